@@ -1,0 +1,119 @@
+"""Data sets as dicts of arrays: reading them from files, and their units.
+
+What every reader of this package returns has the same conventions: `image` is
+f32[..., height, width, channels] in [-1, 1] where it was stored as uint8,
+whole numbers are i32, other numbers f32.
+"""
+
+import os
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+IMAGE_AND_LABEL: Mapping[str, str] = {"image": "image", "label": "label"}
+
+
+def scale(image: np.ndarray) -> np.ndarray:
+  """Maps u8 pixels, 0..255, to f32 in [-1, 1]."""
+  # In place after the cast: a data set held twice in float32 may not fit.
+  scaled = image.astype(np.float32)
+  scaled *= np.float32(2 / 255)
+  scaled -= np.float32(1)
+  return scaled
+
+
+def standard(name: str, value: np.ndarray, *, rank: int) -> np.ndarray:
+  """Brings one field to the conventions of this package.
+
+  Args:
+    name: the field's name; `image` is treated as pixels.
+    value: the stored array.
+    rank: dimensions of a complete image array, 3 for one image and 4 for a
+      stack; an image with one fewer has its channel axis added.
+
+  Returns:
+    f32, i32, or what was stored where it is neither (strings, booleans, and
+    whole numbers that do not fit 32 bits).
+  """
+  value = np.asarray(value)
+  if name == "image":
+    if value.ndim == rank - 1:
+      value = value[..., None]
+    return scale(value) if value.dtype == np.uint8 else _narrow(value)
+  return _narrow(value)
+
+
+def _narrow(value: np.ndarray) -> np.ndarray:
+  if np.issubdtype(value.dtype, np.floating):
+    return value.astype(np.float32, copy=False)
+  if np.issubdtype(value.dtype, np.integer):
+    low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+    fits = not value.size or (value.min() >= low and value.max() <= high)
+    return value.astype(np.int32, copy=False) if fits else value
+  return value
+
+
+def from_npz(
+  path: str | os.PathLike[str], *, keys: Mapping[str, str] | None = None
+) -> dict[str, np.ndarray]:
+  """Reads a data set from an .npz file.
+
+  Args:
+    path: the file, as written by `np.savez`.
+    keys: names in the result to names in the file, for instance
+      `{"image": "x_train", "label": "y_train"}`; by default `image` and
+      `label` under their own names.
+
+  Returns:
+    Dict of arrays of one length n: u8 images become f32[n, h, w, c] in
+    [-1, 1] (u8[n, h, w] is given one channel), floats f32 as they are, whole
+    numbers i32.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is no .npz archive, lacks a key, or its arrays have
+      different lengths.
+  """
+  keys = dict(IMAGE_AND_LABEL if keys is None else keys)
+  if not os.path.isfile(path):
+    raise FileNotFoundError(
+      f"path: there is no file {os.fspath(path)!r}; it is looked for from "
+      f"{os.getcwd()!r}. Write one with np.savez(path, image=..., label=...)."
+    )
+  if not zipfile.is_zipfile(path):
+    raise ValueError(
+      f"path: {os.fspath(path)!r} is not an .npz archive, or was cut short "
+      "while it was written or copied. Write it with np.savez, or copy it "
+      "again."
+    )
+  with np.load(path, allow_pickle=False) as archive:
+    missing = sorted(set(keys.values()) - set(archive.files))
+    if missing:
+      raise ValueError(
+        f"keys: {os.fspath(path)!r} has no {', '.join(map(repr, missing))}; "
+        f"it has {', '.join(map(repr, sorted(archive.files)))}. Name what to "
+        'read, for instance keys={"image": "x_train", "label": "y_train"}.'
+      )
+    fields = {
+      name: standard(name, archive[stored], rank=4)
+      for name, stored in keys.items()
+    }
+  check_lengths(fields)
+  return fields
+
+
+def check_lengths(fields: Mapping[str, np.ndarray]) -> int:
+  """Returns the one length of all arrays of `fields`.
+
+  Raises:
+    ValueError: there are no arrays, one has no axis, or lengths differ.
+  """
+  shapes = {name: np.shape(value) for name, value in fields.items()}
+  lengths = {shape[0] if shape else None for shape in shapes.values()}
+  if len(lengths) != 1 or None in lengths:
+    raise ValueError(
+      "source: every array needs the same first axis, the examples; got "
+      f"shapes {shapes}. Cut or stack them to one length."
+    )
+  return lengths.pop()

@@ -1,0 +1,159 @@
+"""From a network and its parameters to a model: model(x, t) -> Prediction.
+
+A `Denoiser` is a pytree: its parameters and labels are arrays that travel into
+jitted functions as arguments, its network and process are static. It is the
+only place where a network's input is scaled, its output decoded, and a scalar
+time broadcast.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import checks
+from jaxdiff import predictions
+from jaxdiff import tree
+from jaxdiff.processes import GaussianProcess
+
+PyTree = Any
+
+_CLIP = 20.0  # of the log-SNR that the network sees: sigma = 0 or alpha = 0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+  """A network, its parameters, and how to read it.
+
+  The network is called as apply(params, scale * x, c) or, with a label,
+  apply(params, scale * x, c, label), where scale * x has unit variance for data
+  of standard deviation `sigma_data` and c f32[batch] is what the network is
+  told about the time: -lambda / 4 = log(sigma / alpha) / 4 for "log_snr" (as in
+  EDM), t itself for "t".
+
+  Attributes:
+    params: parameters, a tree of arrays.
+    label: i32[batch] or None; the condition of every sample.
+    apply: the network as a function of (params, x, c[, label]).
+    process: the forward process.
+    prediction: what the network outputs, one of `predictions.KINDS`.
+    sigma_data: standard deviation of the data.
+    time: "log_snr" or "t".
+    dtype: what the network's input is cast to; None keeps x's dtype.
+  """
+
+  params: PyTree
+  label: Any = None
+  apply: Any = dataclasses.field(default=None, metadata={"static": True})
+  process: GaussianProcess = dataclasses.field(
+      default=None, metadata={"static": True}
+  )
+  prediction: str = dataclasses.field(default="edm", metadata={"static": True})
+  sigma_data: float = dataclasses.field(default=0.5, metadata={"static": True})
+  time: str = dataclasses.field(default="log_snr", metadata={"static": True})
+  dtype: Any = dataclasses.field(default=None, metadata={"static": True})
+
+  def __call__(
+      self, x: jax.Array, t: jax.Array, label: Any = None
+  ) -> predictions.Prediction:
+    """Returns (x0, eps) for noisy x [batch, ...] at t, scalar or [batch].
+
+    Raises:
+      ValueError: if the network's output is not shaped like x.
+    """
+    label = self.label if label is None else label
+    t = jnp.asarray(t, tree.compute_dtype(x.dtype))
+    alpha = tree.expand(self.process.alpha(t), x)
+    sigma = tree.expand(self.process.sigma(t), x)
+    scale = predictions.input_scale(alpha, sigma, self.sigma_data)
+    condition = t
+    if self.time == "log_snr":
+      lam = jnp.clip(self.process.log_snr(t), -_CLIP, _CLIP)
+      condition = -0.25 * lam
+    condition = jnp.broadcast_to(condition, x.shape[:1])
+    inputs = (scale * x).astype(self.dtype or x.dtype)
+    args = () if label is None else (label,)
+    output = self.apply(self.params, inputs, condition, *args)
+    if output.shape != x.shape:
+      raise ValueError(
+          f"the network returned shape {output.shape} for an input of shape"
+          f" {x.shape}; a denoiser predicts one value for every input value"
+          " (check the number of output channels)"
+      )
+    return predictions.decode(
+        self.prediction,
+        output.astype(alpha.dtype),
+        x,
+        alpha,
+        sigma,
+        self.sigma_data,
+    )
+
+
+def from_function(
+    apply: Any, params: PyTree, process: GaussianProcess, **options: Any
+) -> Denoiser:
+  """Returns a model from any function apply(params, x, c[, label]).
+
+  Keep one function object for the life of the program: it is part of the key
+  under which programs are compiled.
+
+  Args:
+    apply: the network.
+    params: its parameters, a tree of arrays.
+    process: the forward process it was trained on.
+    **options: further fields of `Denoiser`.
+
+  Raises:
+    ValueError: for an unknown prediction kind or time.
+  """
+  denoiser = Denoiser(params, apply=apply, process=process, **options)
+  checks.one_of(denoiser.prediction, predictions.KINDS, "prediction")
+  checks.one_of(denoiser.time, ("log_snr", "t"), "time")
+  return denoiser
+
+
+def from_linen(
+    module: Any, params: PyTree, process: GaussianProcess, **options: Any
+) -> Denoiser:
+  """Returns a model from a Flax Linen module and its "params" collection."""
+  return from_function(LinenApply(module), params, process, **options)
+
+
+def from_nnx(
+    module: Any, process: GaussianProcess, **options: Any
+) -> Denoiser:
+  """Returns a model from a Flax NNX module; its state becomes the params."""
+  from flax import nnx
+
+  graph, state = nnx.split(module)
+  return from_function(NnxApply(graph), state, process, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenApply:
+  """module.apply as a function that equals itself when the modules do."""
+
+  module: Any
+
+  def __call__(self, params: PyTree, *args: Any) -> jax.Array:
+    return self.module.apply({"params": params}, *args)
+
+
+@dataclasses.dataclass(frozen=True)
+class NnxApply:
+  """The call of an NNX graph as a function of its state."""
+
+  graph: Any
+
+  def __call__(self, state: PyTree, *args: Any) -> jax.Array:
+    from flax import nnx
+
+    return nnx.merge(self.graph, state)(*args)
+
+
+def with_label(denoiser: Denoiser, label: Any) -> Denoiser:
+  """Returns the denoiser conditioned on label, i32[batch]."""
+  return dataclasses.replace(denoiser, label=jnp.asarray(label))

@@ -1,0 +1,257 @@
+r"""Times to ask the network at: f64[n + 1], falling from noise to data.
+
+Every grid begins at the process's t_max (or at a given `start`, as in image to
+image) and takes n steps. By default it ends at t_min. With `to_zero=True` its
+last step goes from t_min to the time without noise, so that n steps still are n
+steps. A noise level is sigma / alpha; all but `uniform` and `quadratic` are
+defined in it and hence the same for every process.
+
+| function            | uniform in                                           |
+|---------------------|------------------------------------------------------|
+| `uniform`           | t                                                    |
+| `quadratic`         | sqrt(t)                                              |
+| `log_snr`           | log(alpha / sigma)                                   |
+| `karras`            | (sigma / alpha)^(1 / rho)                            |
+| `cosine`            | the time of the cosine process, arctan(sigma / alpha)|
+| `align_your_steps`  | a published table, interpolated                      |
+
+`uniform` and `quadratic` take the time of another process as `clock`:
+`quadratic(edm(), n, clock=vp_linear_covering(0.002, 80))` is the grid that few
+calls like best.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from jaxdiff import checks
+from jaxdiff.processes import GaussianProcess
+from jaxdiff.processes import vp_cosine
+
+# Sabour et al. (2024), "Align Your Steps", https://arxiv.org/abs/2404.14507:
+# noise levels of the ten-step schedules published with the paper.
+_ALIGN_YOUR_STEPS = {
+    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399,
+             0.152, 0.029),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234,
+             0.113, 0.029),
+    "svd": (700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173,
+            0.034, 0.002),
+}  # fmt: skip
+
+
+def uniform(
+    process: GaussianProcess,
+    n: int,
+    *,
+    clock: GaussianProcess | None = None,
+    start: float | None = None,
+    to_zero: bool = False,
+) -> np.ndarray:
+  """Returns n + 1 times with equal steps in t, or in the time of `clock`."""
+  return polynomial(process, n, 1.0, clock=clock, start=start, to_zero=to_zero)
+
+
+def quadratic(
+    process: GaussianProcess,
+    n: int,
+    *,
+    clock: GaussianProcess | None = None,
+    start: float | None = None,
+    to_zero: bool = False,
+) -> np.ndarray:
+  """Returns n + 1 times with equal steps in sqrt(t), or in `clock`'s."""
+  return polynomial(process, n, 2.0, clock=clock, start=start, to_zero=to_zero)
+
+
+def polynomial(
+    process: GaussianProcess,
+    n: int,
+    power: float,
+    *,
+    clock: GaussianProcess | None = None,
+    start: float | None = None,
+    to_zero: bool = False,
+) -> np.ndarray:
+  """Returns n + 1 times with equal steps in t^(1 / power).
+
+  Args:
+    process: whose times are returned.
+    n: number of steps.
+    power: 1 is uniform, 2 quadratic.
+    clock: the process in whose time the steps are equal; matched to `process`
+      by noise level. By default the process itself.
+    start: first time (of `process`); t_max by default.
+    to_zero: whether the last step ends at sigma = 0.
+  """
+  clock = process if clock is None else clock
+
+  def places(first, last, steps):
+    ends = np.asarray([first, last])
+    high, low = _translate(process, clock, ends)
+    if not np.isfinite(high):
+      high, low = _translate(process, clock, _with_signal(process, ends))
+    if not 0 <= low < high:
+      raise ValueError(
+          f"the clock gives the times {high:.4g} and {low:.4g} to the ends of"
+          " the grid; they must fall and not be negative over the process's"
+          " noise levels (vp_linear_covering makes such a clock)"
+      )
+    root = np.linspace(high ** (1 / power), low ** (1 / power), steps + 1)
+    return _translate(clock, process, root**power)
+
+  return _grid(process, n, start, to_zero, places)
+
+
+def log_snr(
+    process: GaussianProcess,
+    n: int,
+    *,
+    start: float | None = None,
+    to_zero: bool = False,
+) -> np.ndarray:
+  """Returns n + 1 times with equal steps in log(alpha / sigma)."""
+
+  def places(first, last, steps):
+    ends = process.log_snr(_with_signal(process, [first, last]))
+    return process.log_snr_inverse(np.linspace(*ends, steps + 1))
+
+  return _grid(process, n, start, to_zero, places)
+
+
+def karras(
+    process: GaussianProcess,
+    n: int,
+    *,
+    rho: float = 7.0,
+    start: float | None = None,
+    to_zero: bool = False,
+) -> np.ndarray:
+  """Returns n + 1 times with equal steps in (sigma / alpha)^(1 / rho).
+
+  Karras et al. (2022), eq. 5. Their N steps with the last into sigma = 0 are
+  `karras(process, N, to_zero=True)`.
+  """
+
+  def places(first, last, steps):
+    ends = process.noise_level(_with_signal(process, [first, last]))
+    return process.time_at(np.linspace(*ends ** (1 / rho), steps + 1) ** rho)
+
+  return _grid(process, n, start, to_zero, places)
+
+
+def cosine(
+    process: GaussianProcess,
+    n: int,
+    *,
+    start: float | None = None,
+    to_zero: bool = False,
+) -> np.ndarray:
+  """Returns n + 1 times with equal steps in arctan(sigma / alpha)."""
+  return uniform(process, n, clock=vp_cosine(), start=start, to_zero=to_zero)
+
+
+def align_your_steps(
+    process: GaussianProcess,
+    n: int = 10,
+    *,
+    table: str = "sdxl",
+    to_zero: bool = False,
+) -> np.ndarray:
+  """Returns a published Align-Your-Steps table, interpolated to n steps.
+
+  Log-linear in the noise level, as its authors advise for n other than 10. The
+  noise levels are taken verbatim: the grid begins and ends where they do.
+
+  Args:
+    process: whose times are returned.
+    n: number of steps.
+    table: "sd15", "sdxl" or "svd", the model it was optimized for.
+    to_zero: whether the last step ends at sigma = 0.
+
+  Raises:
+    ValueError: for an unknown table, or if its noise levels are outside of
+      the process's.
+  """
+  checks.one_of(table, tuple(_ALIGN_YOUR_STEPS), "table")
+  levels = np.log(_ALIGN_YOUR_STEPS[table])
+
+  def places(first, last, steps):
+    del first, last  # the table brings its own ends
+    at = np.linspace(0.0, 1.0, steps + 1)
+    known = np.linspace(0.0, 1.0, len(levels))
+    return process.time_at(np.exp(np.interp(at, known, levels)))
+
+  return _grid(process, n, None, to_zero, places, own_ends=True)
+
+
+def from_times(process: GaussianProcess, times: Any) -> np.ndarray:
+  """Returns the user's times verbatim, f64[n + 1], once they are checked."""
+  return checks.falling_grid(
+      times, process.t_min, process.t_max, process.t_zero
+  )
+
+
+def from_noise_levels(process: GaussianProcess, levels: Any) -> np.ndarray:
+  """Returns the times of the user's noise levels sigma / alpha, [n + 1].
+
+  A last level of 0 is the time without noise.
+  """
+  levels = np.asarray(levels, np.float64)
+  times = np.asarray(process.time_at(levels))
+  if levels[-1] == 0:
+    times[-1] = _zero(process)
+  return from_times(process, times)
+
+
+def _grid(process, n, start, to_zero, places, own_ends=False):
+  """Walks from start to t_min (and on to zero) in n steps through `places`."""
+  steps = n - 1 if to_zero else n
+  if not (isinstance(n, (int, np.integer)) and n >= 1):
+    raise ValueError(f"a grid takes n >= 1 steps, an integer; got n={n!r}")
+  first = process.t_max if start is None else float(start)
+  if not process.t_min < first <= process.t_max:
+    raise ValueError(
+        f"start={first:.6g} must lie in ({process.t_min:.6g},"
+        f" {process.t_max:.6g}], the times of the process"
+    )
+  if steps == 0:
+    times = np.asarray([first])
+  else:
+    times = np.array(places(first, process.t_min, steps), np.float64)
+    if not own_ends:  # exactly, not up to the rounding of a round trip
+      times[0], times[-1] = first, process.t_min
+  if to_zero:
+    times = np.append(times, _zero(process))
+  return from_times(process, times)
+
+
+def _zero(process: GaussianProcess) -> float:
+  if np.isnan(process.t_zero):
+    raise ValueError(
+        "to_zero=True needs a process that reaches sigma = 0, but this one"
+        " does not say where; give from_alpha_sigma its t_zero"
+    )
+  return process.t_zero
+
+
+def _translate(source, target, t: np.ndarray) -> np.ndarray:
+  """Returns the times of `target` with the noise levels of source's t."""
+  if source == target:
+    return t
+  return np.asarray(target.log_snr_inverse(source.log_snr(t)))
+
+
+_LEAST_LOG_SNR = -7.0
+
+
+def _with_signal(process: GaussianProcess, ends: list[float]) -> np.ndarray:
+  """Returns the ends, the first moved in to where alpha is not 0.
+
+  Steps in the noise level need a finite one to start from; the first time
+  itself stays in the grid.
+  """
+  ends = np.asarray(ends)
+  if process.alpha(ends[0]) == 0:
+    ends[0] = process.log_snr_inverse(_LEAST_LOG_SNR)
+  return ends

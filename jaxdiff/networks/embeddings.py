@@ -1,0 +1,103 @@
+r"""Features of the scalar time condition c and of class labels.
+
+A network is told the time as one number per sample, c f32[batch]. It is spread
+over sines and cosines of geometrically spaced angular frequencies,
+
+  [cos(w_k c), sin(w_k c)],   w_k = low (high / low)^{k / (m - 1)}.
+
+Networks see c = log(sigma / alpha) / 4, between -2 and 2 as a rule, or t
+itself, between 0 and 1. The default frequencies resolve both, and are lower
+than those of Song et al. (2021): the network stays smooth in time, which
+high-order solvers live on. As positional features of a discrete index they are
+Vaswani et al. (2017), with low = 1e-4 and high = 1.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def fourier(
+    c: jax.Array, features: int, low: float = 0.5, high: float = 16.0
+) -> jax.Array:
+  """Returns the cosines, then the sines, of c: f32[batch, features].
+
+  Args:
+    c: f32[batch], the time condition.
+    features: number of features, even.
+    low: smallest angular frequency, radians per unit of c.
+    high: largest angular frequency, radians per unit of c.
+
+  Raises:
+    ValueError: if `features` is odd or below 4.
+  """
+  if features % 2 or features < 4:
+    raise ValueError(
+        "Fourier features come in pairs of a cosine and a sine; features must"
+        f" be even and at least 4, got {features}"
+    )
+  w = np.geomspace(low, high, features // 2)
+  angle = c.astype(jnp.float32)[:, None] * w.astype(np.float32)
+  return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class Condition(nn.Module):
+  """An embedding of the time and, with `num_classes`, of a class label.
+
+  Attributes:
+    features: width of the embedding.
+    num_classes: number of classes; label `num_classes` stands for "no class"
+      and is also what label None means. 0 is a network without classes.
+    dtype: of the computation; None is that of the parameters.
+  """
+
+  features: int
+  num_classes: int = 0
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, c: jax.Array, label: Any = None) -> jax.Array:
+    """Returns [batch, features] for c f32[batch], label i32[batch] or None.
+
+    Labels are looked up, not clipped: one above `num_classes` gives NaN.
+
+    Raises:
+      ValueError: if c is not 1-D, or a label is given to a network without
+        classes, or is not an integer.
+    """
+    if c.ndim != 1:
+      raise ValueError(
+          f"the time condition c must be f[batch], got shape {c.shape};"
+          " broadcast a scalar with jnp.full(x.shape[:1], c)"
+      )
+    h = nn.Dense(self.features, dtype=self.dtype, name="time_in")(
+        fourier(c, self.features)
+    )
+    if self.num_classes:
+      label = self.num_classes if label is None else label
+      label = jnp.asarray(label)
+      if not jnp.issubdtype(label.dtype, jnp.integer):
+        raise ValueError(
+            f"labels must be integers in 0..{self.num_classes} (the last is"
+            f" the null label), got dtype {label.dtype}"
+        )
+      table = nn.Embed(
+          self.num_classes + 1,
+          self.features,
+          dtype=self.dtype,
+          embedding_init=nn.initializers.normal(1.0 / math.sqrt(2.0)),
+          name="label",
+      )
+      h = h + table(jnp.broadcast_to(label, c.shape))
+    elif label is not None:
+      raise ValueError(
+          "a label was given to a network without classes; build it with"
+          " num_classes, or drop the label"
+      )
+    h = nn.silu(h)
+    h = nn.Dense(self.features, dtype=self.dtype, name="time_out")(h)
+    return nn.silu(h)

@@ -1,0 +1,55 @@
+r"""The empirical distribution of a finite data set, and its exact denoiser.
+
+x0(x) = sum_i p_i x_i with p_i proportional to exp(-|x - alpha x_i|^2 / (2
+sigma^2)): what a network that memorized its training set would answer.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import tree
+from jaxdiff.predictions import Prediction
+
+Array = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Empirical:
+  """Equal point masses at the rows of `data`, f[N, ...]; a pytree."""
+
+  data: Array
+
+  def predict(
+      self, x: Array, alpha: Array, sigma: Array, label: Array | None = None
+  ) -> Prediction:
+    """Returns the exact (x0, eps) at x, f[batch, ...].
+
+    Args:
+      x: noisy samples, shaped like the data.
+      alpha: scalar or [batch].
+      sigma: scalar or [batch]; 0 gives the nearest point and eps = 0.
+      label: must be None, the data has no classes here.
+    """
+    if label is not None:
+      raise ValueError(
+          "an Empirical distribution has no classes; make one of the rows of"
+          " each class"
+      )
+    dtype = tree.compute_dtype(x.dtype)
+    flat = x.reshape(x.shape[0], -1).astype(dtype)
+    data = jnp.asarray(self.data, dtype).reshape(len(self.data), -1)
+    column = lambda v: jnp.broadcast_to(
+        jnp.asarray(v, dtype).reshape(-1, 1), (x.shape[0], 1)
+    )
+    alpha, sigma = column(alpha), column(sigma)
+    seen = jnp.maximum(sigma, jnp.finfo(dtype).tiny ** 0.25)
+    # |x|^2 is common to all points; without it no square is lost in another
+    square = jnp.sum(data**2, axis=1)
+    logits = (alpha * (flat @ data.T) - 0.5 * alpha**2 * square) / seen**2
+    x0 = jax.nn.softmax(logits, axis=1) @ data
+    eps = jnp.where(sigma > 0, (flat - alpha * x0) / seen, 0.0)
+    return Prediction(x0.reshape(x.shape), eps.reshape(x.shape))

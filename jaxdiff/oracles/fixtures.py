@@ -1,0 +1,60 @@
+"""Named distributions that tests, benchmarks and notebooks share.
+
+| name               | what                                                     |
+|--------------------|----------------------------------------------------------|
+| `g2`               | 3 Gaussians in 2 dimensions                              |
+| `g16`              | 10 Gaussians in 16 dimensions                            |
+| `grid25`           | 25 narrow Gaussians on a 5 x 5 grid                      |
+| `digits_mixture`   | one full-covariance Gaussian for each class of digits, 64 dimensions |
+| `digits_empirical` | the 1,797 digits themselves                              |
+"""
+
+import numpy as np
+
+from jaxdiff.data import digits
+from jaxdiff.oracles.empirical import Empirical
+from jaxdiff.oracles.mixture import GaussianMixture
+from jaxdiff.oracles.mixture import mixture
+
+
+def g2() -> GaussianMixture:
+  """Three isotropic Gaussians of unequal weights in the plane."""
+  means = [(2.0, 0.0), (-1.0, 1.5), (-1.0, -1.8)]
+  return mixture(means, np.square([0.3, 0.4, 0.5]), [0.5, 0.3, 0.2])
+
+
+def g16(seed: int = 0) -> GaussianMixture:
+  """Ten isotropic Gaussians in 16 dimensions, drawn once from `seed`."""
+  rng = np.random.default_rng(seed)
+  means = rng.standard_normal((10, 16)) * 2.0 * np.linspace(1.5, 0.2, 16)
+  return mixture(means - means.mean(0), rng.uniform(0.1, 0.4, 10) ** 2)
+
+
+def grid25() -> GaussianMixture:
+  """25 equal Gaussians of standard deviation 0.05 on {-1, -.5, 0, .5, 1}^2."""
+  side = np.linspace(-1.0, 1.0, 5)
+  means = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
+  return mixture(means, np.full(25, 0.05**2))
+
+
+def digits_mixture() -> GaussianMixture:
+  """One Gaussian with full covariance for each class of scikit-learn's digits.
+
+  Pixels / 8 - 1 in [-1, 1]; a pixel is an integer, so the variance of its
+  rounding, 0.125^2 / 12, is added to every covariance.
+  """
+  data = digits()
+  x = np.asarray(data["image"], np.float64).reshape(-1, 64)
+  label = np.asarray(data["label"])
+  classes = [x[label == c] for c in range(10)]
+  rounding = 0.125**2 / 12.0 * np.eye(64)
+  return mixture(
+      [rows.mean(0) for rows in classes],
+      [np.cov(rows, rowvar=False) + rounding for rows in classes],
+      [len(rows) for rows in classes],
+  )
+
+
+def digits_empirical() -> Empirical:
+  """The 1,797 digits as point masses, f32[1797, 8, 8, 1]."""
+  return Empirical(np.asarray(digits()["image"]))

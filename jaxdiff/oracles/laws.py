@@ -1,0 +1,75 @@
+r"""Laws without sampling: what a table does to Gaussian data, exactly.
+
+For data N(mu, Sigma) the model is affine, so every row of a table is an affine
+map of (y, a, h_0, ..., h_{K-1}) plus independent noise. In the eigenbasis of
+Sigma the coordinates do not mix: for each eigenvalue v a vector of K + 2 means
+and a (K + 2)^2 covariance propagate by
+
+  m <- M m + b,   P <- M P M^T + N N^T.
+"""
+
+import numpy as np
+
+from jaxdiff.oracles.mixture import GaussianMixture
+from jaxdiff.processes import GaussianProcess
+from jaxdiff.tableau import Tableau
+
+
+def propagate(
+    tableau: Tableau,
+    process: GaussianProcess,
+    single: GaussianMixture,
+    mean: np.ndarray | None = None,
+    variance: np.ndarray | float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the exact law of the samples that a table draws.
+
+  Args:
+    tableau: the solver, of any memory, with or without noise.
+    process: the process its model is exact under.
+    single: data, a mixture of one component with axes None or any.
+    mean: f64[d] of the start, in the eigenbasis; the marginal's by default.
+    variance: f64[d] or scalar of the start; the marginal's by default.
+
+  Returns:
+    (mean, variance): f64[d] each, in the eigenbasis of the covariance.
+  """
+  v = np.asarray(single.variances, np.float64)[0]
+  mu = np.asarray(single.means, np.float64)[0]
+  if single.axes is not None:
+    mu = mu @ np.asarray(single.axes, np.float64)[0]
+  alpha, sigma = process.alpha(tableau.t), process.sigma(tableau.t)
+  if mean is None:
+    mean = alpha[0] * mu
+  if variance is None:
+    variance = alpha[0] ** 2 * v + sigma[0] ** 2
+  k = tableau.memory
+  size = k + 2
+  m = np.zeros((len(v), size))
+  p = np.zeros((len(v), size, size))
+  m[:, :2] = np.asarray(mean)[..., None]
+  p[:, :2, :2] = np.broadcast_to(variance, v.shape)[:, None, None]
+  for i in range(tableau.nfe):
+    p[:, 0, 0] += tableau.noise[i, 0] ** 2
+    c = alpha[i] ** 2 * v + sigma[i] ** 2
+    gain_x0, gain_eps = alpha[i] * v / c, sigma[i] / c
+    w0, w1 = tableau.output[i]
+    slope = w0 * gain_x0 + w1 * gain_eps  # F = slope y + shift
+    shift = w0 * mu - slope * alpha[i] * mu
+    push = np.zeros((len(v), size, size))  # (y, a, h) -> (y, a, F, h_0, ...)
+    push[:, 0, 0] = push[:, 1, 1] = 1.0
+    push[:, 2, 0] = slope
+    for j in range(1, k):
+      push[:, 2 + j, 1 + j] = 1.0
+    step = np.eye(size)
+    step[:2, :2] = tableau.state[i]
+    step[:2, 2:] = tableau.history[i]
+    offset = np.zeros((len(v), size))
+    offset[:, 2] = shift
+    matrix = step @ push
+    m = np.einsum("vij,vj->vi", matrix, m) + offset @ step.T
+    p = matrix @ p @ matrix.transpose(0, 2, 1)
+    noise = np.zeros(size)
+    noise[:2] = tableau.noise[i, 1:]
+    p += np.outer(noise, noise)
+  return m[:, 1], p[:, 1, 1]

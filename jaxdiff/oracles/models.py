@@ -1,0 +1,45 @@
+"""From a known distribution to a model: model(x, t) -> Prediction."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import tree
+from jaxdiff.predictions import Prediction
+from jaxdiff.processes import GaussianProcess
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Exact:
+  """The exact model of a distribution under a process; a pytree.
+
+  Attributes:
+    distribution: has predict(x, alpha, sigma, label).
+    label: i32[batch] or None; the condition of every sample.
+    process: the forward process.
+  """
+
+  distribution: Any
+  label: Any = None
+  process: GaussianProcess = dataclasses.field(
+      default=None, metadata={"static": True}
+  )
+
+  def __call__(
+      self, x: jax.Array, t: jax.Array, label: Any = None
+  ) -> Prediction:
+    """Returns (x0, eps) for noisy x [batch, ...] at t, scalar or [batch]."""
+    label = self.label if label is None else label
+    t = jnp.asarray(t, tree.compute_dtype(x.dtype))
+    alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+    return self.distribution.predict(x, alpha, sigma, label)
+
+
+def exact(
+    distribution: Any, process: GaussianProcess, label: Any = None
+) -> Exact:
+  """Returns the exact model of a distribution (mixture, data set, ...)."""
+  return Exact(distribution, label, process=process)

@@ -1,0 +1,138 @@
+r"""What a network predicts, and the one place that knows how these relate.
+
+With x = alpha x0 + sigma eps, a prediction is the pair (x0, eps). A network may
+output any of these; `decode` makes the pair of it, `target` is its regression
+target:
+
+| kind    | output                                   | x0                              | eps                            |
+|---------|------------------------------------------|---------------------------------|--------------------------------|
+| "x0"    | x0                                       | x0                              | (x - alpha x0) / sigma         |
+| "eps"   | eps                                      | (x - sigma eps) / alpha         | eps                            |
+| "v"     | alpha eps - sigma x0                     | (alpha x - sigma v) / (a2 + s2) | (sigma x + alpha v) / (a2 + s2)|
+| "score" | -eps / sigma                             | (x + sigma^2 s) / alpha         | -sigma s                       |
+| "flow"  | eps - x0                                 | (x - sigma u) / (alpha + sigma) | (x + alpha u) / (alpha + sigma)|
+| "edm"   | (sigma x0 / d - alpha d eps) / S         | (alpha d^2 / S^2) x + (sigma d / S) F | (sigma / S^2) x - (alpha d / S) F |
+
+where a2 + s2 = alpha^2 + sigma^2, d = sigma_data, S^2 = alpha^2 d^2 + sigma^2.
+"edm" is the F of Karras et al. (2022), eq. 7 and table 1, at any alpha; "v" is
+Salimans and Ho (2022), which is -F for d = 1 and VP; "flow" is the velocity of
+the straight path. "v", "flow" and "edm" divide by nothing that vanishes. "x0",
+"eps" and "score" cannot tell the missing half where its coefficient is 0 (eps
+at sigma = 0, x0 at alpha = 0): it is set to 0 there, so that it stays finite.
+"""
+
+from typing import Any, NamedTuple
+
+from jaxdiff import checks
+from jaxdiff import numerics
+
+Array = Any
+
+KINDS = ("x0", "eps", "v", "score", "flow", "edm")
+
+
+class Prediction(NamedTuple):
+  """The pair (x0, eps) with alpha x0 + sigma eps = x; trees shaped like x."""
+
+  x0: Any
+  eps: Any
+
+
+def decode(
+    kind: str,
+    output: Array,
+    x: Array,
+    alpha: Array,
+    sigma: Array,
+    sigma_data: float = 1.0,
+) -> Prediction:
+  """Returns the pair that a network's output stands for.
+
+  Args:
+    kind: one of `KINDS`.
+    output: what the network returned, shaped like x.
+    x: the noisy input, [batch, ...].
+    alpha: broadcasts against x.
+    sigma: broadcasts against x.
+    sigma_data: standard deviation of the data, for "edm" alone.
+
+  Raises:
+    ValueError: for an unknown kind.
+  """
+  checks.one_of(kind, KINDS, "the prediction kind")
+  if kind == "x0":
+    return Prediction(output, numerics.safe_divide(x - alpha * output, sigma))
+  if kind == "eps":
+    return Prediction(numerics.safe_divide(x - sigma * output, alpha), output)
+  if kind == "score":
+    x0 = numerics.safe_divide(x + sigma**2 * output, alpha)
+    return Prediction(x0, -sigma * output)
+  if kind == "v":
+    square = alpha**2 + sigma**2
+    x0 = (alpha * x - sigma * output) / square
+    return Prediction(x0, (sigma * x + alpha * output) / square)
+  if kind == "flow":
+    total = alpha + sigma
+    return Prediction(
+        (x - sigma * output) / total, (x + alpha * output) / total
+    )
+  scale = input_scale(alpha, sigma, sigma_data)
+  x0 = (alpha * sigma_data**2 * scale) * (scale * x)
+  eps = (sigma * scale) * (scale * x)
+  out = (sigma_data * scale) * output
+  return Prediction(x0 + sigma * out, eps - alpha * out)
+
+
+def target(
+    kind: str,
+    x0: Array,
+    eps: Array,
+    alpha: Array,
+    sigma: Array,
+    sigma_data: float = 1.0,
+) -> Array:
+  """Returns what the network should output for data x0 and noise eps.
+
+  Arguments are as in `decode`, and `decode(kind, target(...), ...)` is the
+  pair (x0, eps) again. Raises ValueError for an unknown kind.
+  """
+  checks.one_of(kind, KINDS, "the prediction kind")
+  if kind == "x0":
+    return x0
+  if kind == "eps":
+    return eps
+  if kind == "score":
+    return -numerics.safe_divide(eps, sigma)
+  if kind == "v":
+    return alpha * eps - sigma * x0
+  if kind == "flow":
+    return eps - x0
+  scale = input_scale(alpha, sigma, sigma_data)
+  return scale * (sigma * x0 / sigma_data - alpha * sigma_data * eps)
+
+
+def output_gain(
+    kind: str, alpha: Array, sigma: Array, sigma_data: float = 1.0
+) -> Array:
+  """Returns d x0 / d output: the weight of an output's error in x0.
+
+  A loss w |x0 - x0_hat|^2 is w gain^2 |output - target|^2.
+  """
+  checks.one_of(kind, KINDS, "the prediction kind")
+  if kind == "x0":
+    return numerics.namespace(alpha, sigma).ones_like(alpha + sigma)
+  if kind == "eps":
+    return -numerics.safe_divide(sigma, alpha)
+  if kind == "score":
+    return numerics.safe_divide(sigma**2, alpha)
+  if kind == "v":
+    return -sigma / (alpha**2 + sigma**2)
+  if kind == "flow":
+    return -sigma / (alpha + sigma)
+  return sigma * sigma_data * input_scale(alpha, sigma, sigma_data)
+
+
+def input_scale(alpha: Array, sigma: Array, sigma_data: float = 1.0) -> Array:
+  """Returns 1 / sqrt(alpha^2 sigma_data^2 + sigma^2): x times it has scale 1."""
+  square = alpha**2 * sigma_data**2 + sigma**2
+  return 1.0 / numerics.namespace(square).sqrt(square)

@@ -1,0 +1,282 @@
+r"""Gaussian processes: the forward noising x_t = alpha(t) x0 + sigma(t) eps.
+
+As an SDE, with f = d log(alpha) / dt and g^2 = -2 sigma^2 d lambda / dt,
+
+  dx = f(t) x dt + g(t) dw,
+
+whose marginals the probability-flow ODE dx/dt = alpha' x0 + sigma' eps shares.
+
+| function         | alpha            | sigma                       | t          |
+|------------------|------------------|-----------------------------|------------|
+| `vp_linear`      | exp(-B(t) / 2)   | sqrt(1 - alpha^2)           | 1e-3 .. 1  |
+| `vp_cosine`      | cos(pi t / 2)    | sin(pi t / 2)               | 1e-3 .. 1  |
+| `sub_vp`         | exp(-B(t) / 2)   | 1 - alpha^2                 | 1e-3 .. 1  |
+| `ve`             | 1                | s_min (s_max / s_min)^t     | 0 .. 1     |
+| `edm`            | 1                | t                           | .002 .. 80 |
+| `rectified_flow` | 1 - t            | t                           | 1e-3 .. 1  |
+| `from_alpha_sigma` | yours          | yours                       | yours      |
+
+All of them are one curve in the coordinates x / alpha, sigma / alpha, which is
+why a solver takes any of them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import numerics
+from jaxdiff import tree
+from jaxdiff.processes import schedules
+
+Array = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianProcess:
+  """A schedule and the range of times it is used on; hashable, no arrays.
+
+  Functions of t take scalars or arrays; numpy and Python numbers are computed
+  in float64 on the host, jax arrays in their own dtype.
+
+  Attributes:
+    schedule: alpha, sigma and what derives from them.
+    t_min: smallest time the network is asked at.
+    t_max: time of the prior.
+  """
+
+  schedule: Any
+  t_min: float
+  t_max: float
+
+  def __post_init__(self):
+    if not self.t_min < self.t_max:
+      raise ValueError(
+          "a process needs t_min < t_max (t_max is the noisy end), got"
+          f" t_min={self.t_min}, t_max={self.t_max}"
+      )
+    sigma = self.sigma(self.t_min)
+    if not sigma > 0:
+      raise ValueError(
+          f"sigma(t_min) must be positive, got sigma({self.t_min}) ="
+          f" {float(sigma)}: the score is infinite there. Raise t_min; grids"
+          " reach sigma = 0 by their last step alone (to_zero=True)"
+      )
+
+  @property
+  def t_zero(self) -> float:
+    """The time at which sigma = 0; NaN if the schedule has none."""
+    return self.schedule.t_zero
+
+  def alpha(self, t: Array) -> Array:
+    """Returns the scale of the data at t."""
+    return self.schedule.alpha(numerics.as_float(t))
+
+  def sigma(self, t: Array) -> Array:
+    """Returns the standard deviation of the noise at t."""
+    return self.schedule.sigma(numerics.as_float(t))
+
+  def log_snr(self, t: Array) -> Array:
+    """Returns lambda = log(alpha / sigma), half the logarithm of the SNR."""
+    return self.schedule.log_snr(numerics.as_float(t))
+
+  def log_snr_inverse(self, lam: Array) -> Array:
+    """Returns the t at which log_snr(t) = lam."""
+    return self.schedule.log_snr_inverse(numerics.as_float(lam))
+
+  def noise_level(self, t: Array) -> Array:
+    """Returns sigma / alpha, the sigma of EDM; inf where alpha = 0."""
+    t = numerics.as_float(t)
+    return numerics.namespace(t).exp(-self.log_snr(t))
+
+  def time_at(self, noise_level: Array) -> Array:
+    """Returns the t at which sigma / alpha is `noise_level`."""
+    return self.log_snr_inverse(-numerics.log(numerics.as_float(noise_level)))
+
+  def rates(self, t: Array) -> tuple[Array, Array]:
+    """Returns (d alpha / dt, d sigma / dt)."""
+    return self.schedule.rates(numerics.as_float(t))
+
+  def drift(self, x: Array, t: Array) -> Array:
+    """Returns f(t) x, the drift of the forward SDE; t scalar or [batch]."""
+    alpha_dot, _ = self.rates(t)
+    return tree.expand(alpha_dot / self.alpha(t), x) * x
+
+  def diffusion(self, t: Array) -> Array:
+    """Returns g(t), the diffusion coefficient of the forward SDE."""
+    alpha_dot, sigma_dot = self.rates(t)
+    sigma = self.sigma(t)
+    square = 2.0 * sigma * (sigma_dot - sigma * alpha_dot / self.alpha(t))
+    return numerics.namespace(square).sqrt(square)
+
+  def perturb(
+      self, key: jax.Array, x0: Array, t: Array, index: Array | None = None
+  ) -> tuple[Array, Array]:
+    """Returns (x_t, eps) with x_t = alpha(t) x0 + sigma(t) eps.
+
+    Args:
+      key: PRNG key; each sample folds its index into it.
+      x0: clean data, a tree of [batch, ...].
+      t: scalar or [batch].
+      index: i32[batch], the samples' indices; 0, 1, ... by default.
+    """
+    eps = tree.normal(key, x0, index)
+    t = jnp.asarray(t, tree.compute_dtype(jax.tree.leaves(x0)[0].dtype))
+    alpha, sigma = self.alpha(t), self.sigma(t)
+
+    def mix(x, e):
+      mean, noise = tree.expand(alpha, x) * x, tree.expand(sigma, x) * e
+      return (mean + noise).astype(x.dtype)
+
+    return jax.tree.map(mix, x0, eps), eps
+
+  def prior(
+      self,
+      key: jax.Array,
+      shape: tuple[int, ...],
+      t: float | None = None,
+      index: Array | None = None,
+      data_std: float = 0.0,
+      dtype: Any = jnp.float32,
+  ) -> jax.Array:
+    """Returns where sampling begins: noise of scale sigma(t), [*shape].
+
+    Args:
+      key: PRNG key; each sample folds its index into it.
+      shape: (batch, ...).
+      t: the time it stands for; t_max by default.
+      index: i32[batch], the samples' indices; 0, 1, ... by default.
+      data_std: standard deviation of the data. Give it when alpha(t) is not
+        small against sigma(t): the scale is then sqrt(alpha^2 data_std^2 +
+        sigma^2), the law of x_t up to the shape of the data.
+      dtype: of the result.
+    """
+    t = self.t_max if t is None else t
+    sigma = self.sigma(t)
+    xp = numerics.namespace(sigma)
+    scale = xp.hypot(sigma, self.alpha(t) * data_std)
+    like = jax.ShapeDtypeStruct(shape, tree.compute_dtype(dtype))
+    return (scale * tree.normal(key, like, index)).astype(dtype)
+
+
+def vp_linear(
+    beta_min: float = 0.1,
+    beta_max: float = 20.0,
+    t_min: float = 1e-3,
+    t_max: float = 1.0,
+) -> GaussianProcess:
+  """Variance preserving with beta(t) linear in t (Song et al. 2021, eq. 32).
+
+  Args:
+    beta_min: beta at t = 0, per unit of time.
+    beta_max: beta at t = 1.
+    t_min: 1e-3 suits few steps, 1e-4 or 1e-5 many.
+    t_max: time of the prior.
+  """
+  return GaussianProcess(schedules.LinearVP(beta_min, beta_max), t_min, t_max)
+
+
+def vp_linear_covering(
+    sigma_min: float, sigma_max: float, t_min: float = 1e-3
+) -> GaussianProcess:
+  """The VP-linear process whose sigma / alpha covers a given range.
+
+  It reaches sigma_min at t_min and sigma_max at t = 1 (Karras et al. 2022,
+  table 1, "VP"). Its time makes a good clock for grids of other processes.
+  """
+  low, high = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
+  slope = 2.0 * (low / t_min - high) / (t_min - 1.0)
+  beta_min = high - 0.5 * slope
+  return vp_linear(beta_min, beta_min + slope, t_min, 1.0)
+
+
+def vp_cosine(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:
+  """Variance preserving, alpha = cos(pi t / 2); alpha = 0 at t = 1.
+
+  The continuous form of Nichol and Dhariwal (2021) without their offset.
+  """
+  return GaussianProcess(schedules.CosineVP(), t_min, t_max)
+
+
+def sub_vp(
+    beta_min: float = 0.1,
+    beta_max: float = 20.0,
+    t_min: float = 1e-3,
+    t_max: float = 1.0,
+) -> GaussianProcess:
+  """The sub-VP process of Song et al. (2021), appendix B."""
+  return GaussianProcess(schedules.SubVP(beta_min, beta_max), t_min, t_max)
+
+
+def ve(
+    sigma_min: float = 0.01,
+    sigma_max: float = 50.0,
+    t_min: float = 0.0,
+    t_max: float = 1.0,
+) -> GaussianProcess:
+  """Variance exploding, sigma geometric in t (Song et al. 2021, eq. 30).
+
+  As in their code the variance is sigma(t)^2, not sigma(t)^2 - sigma(0)^2. It
+  has no noise at t = -inf, where a grid's last step may end.
+  """
+  return GaussianProcess(
+      schedules.GeometricVE(sigma_min, sigma_max), t_min, t_max
+  )
+
+
+def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> GaussianProcess:
+  """Karras et al. (2022): alpha = 1 and t is the noise level itself."""
+  return GaussianProcess(schedules.NoiseLevel(), sigma_min, sigma_max)
+
+
+def rectified_flow(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:
+  """Straight paths x_t = (1 - t) x0 + t eps (Liu et al. 2023).
+
+  Time runs as in diffusion: 0 is data, 1 is noise.
+  """
+  return GaussianProcess(schedules.Linear(), t_min, t_max)
+
+
+def from_alpha_sigma(
+    alpha: Callable[[Array], Array],
+    sigma: Callable[[Array], Array],
+    t_min: float,
+    t_max: float,
+    t_zero: float = math.nan,
+) -> GaussianProcess:
+  """A process from any pair of functions of t.
+
+  Args:
+    alpha: scale of the data, written with jax.numpy.
+    sigma: scale of the noise, written with jax.numpy.
+    t_min: smallest time that the network is asked at.
+    t_max: time of the prior.
+    t_zero: the time at which sigma = 0, if the pair reaches it.
+
+  Raises:
+    ValueError: if either is negative or NaN on [t_min, t_max], or alpha /
+      sigma does not fall strictly; the time is named.
+  """
+  low = t_min if math.isnan(t_zero) else t_zero
+  pair = schedules.Pair(alpha, sigma, low, t_max, t_zero)
+  probe = np.linspace(t_min, t_max, 257)
+  for name, value in (("alpha", pair.alpha(probe)), ("sigma", pair.sigma(probe))):
+    bad = ~(value >= 0)
+    if bad.any():
+      raise ValueError(
+          f"{name}(t) must be at least 0 on [{t_min}, {t_max}], got"
+          f" {name}({probe[bad][0]:.4g}) = {value[bad][0]:.4g}"
+      )
+  rising = ~(np.diff(pair.log_snr(probe)) < 0)
+  if rising.any():
+    raise ValueError(
+        "alpha / sigma must fall strictly with t (larger t is noisier), but it"
+        f" does not between t = {probe[:-1][rising][0]:.4g} and"
+        f" {probe[1:][rising][0]:.4g}; if your time runs from noise to data,"
+        " pass alpha(1 - t) and sigma(1 - t)"
+    )
+  return GaussianProcess(pair, t_min, t_max)

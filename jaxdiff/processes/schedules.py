@@ -1,0 +1,251 @@
+r"""Signal and noise as functions of time: x_t = alpha(t) x0 + sigma(t) eps.
+
+A schedule is a frozen dataclass with five functions of t, all of which take
+numpy float64 (tables) and traced arrays (training):
+
+  alpha(t), sigma(t)     never by a difference of nearly equal numbers
+  log_snr(t)             lambda = log(alpha / sigma), falling in t
+  log_snr_inverse(lam)   the t of a given lambda
+  rates(t)               (d alpha / dt, d sigma / dt)
+
+and `t_zero`, the time at which sigma = 0 (NaN if there is none). To add one,
+write such a class and hand it to `GaussianProcess`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import numerics
+
+Array = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearVP:
+  """alpha = exp(-B / 2), sigma^2 = 1 - alpha^2, B = int_0^t beta."""
+
+  beta_min: float
+  beta_max: float
+  t_zero: float = 0.0
+
+  def integral(self, t: Array) -> Array:
+    return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
+
+  def integral_inverse(self, b: Array) -> Array:
+    xp = numerics.namespace(b)
+    slope = self.beta_max - self.beta_min
+    root = xp.sqrt(self.beta_min**2 + 2.0 * slope * b)
+    if self.beta_min < 0:  # the stable one of the two forms of the root
+      return (root - self.beta_min) / slope
+    return 2.0 * b / (root + self.beta_min)
+
+  def beta(self, t: Array) -> Array:
+    return self.beta_min + (self.beta_max - self.beta_min) * t
+
+  def alpha(self, t: Array) -> Array:
+    return numerics.namespace(t).exp(-0.5 * self.integral(t))
+
+  def sigma(self, t: Array) -> Array:
+    xp = numerics.namespace(t)
+    return xp.sqrt(-xp.expm1(-self.integral(t)))
+
+  def log_snr(self, t: Array) -> Array:
+    xp = numerics.namespace(t)
+    return -0.5 * numerics.log(xp.expm1(self.integral(t)))
+
+  def log_snr_inverse(self, lam: Array) -> Array:
+    return self.integral_inverse(numerics.softplus(-2.0 * lam))
+
+  def rates(self, t: Array) -> tuple[Array, Array]:
+    alpha = self.alpha(t)
+    beta = self.beta(t)
+    sigma_dot = 0.5 * beta * alpha**2 / self.sigma(t)
+    return -0.5 * beta * alpha, sigma_dot
+
+
+@dataclasses.dataclass(frozen=True)
+class SubVP:
+  """alpha as in `LinearVP`, sigma = 1 - alpha^2 (Song et al. 2021, eq. 29)."""
+
+  beta_min: float
+  beta_max: float
+  t_zero: float = 0.0
+
+  @property
+  def _vp(self) -> LinearVP:
+    return LinearVP(self.beta_min, self.beta_max)
+
+  def alpha(self, t: Array) -> Array:
+    return self._vp.alpha(t)
+
+  def sigma(self, t: Array) -> Array:
+    return -numerics.namespace(t).expm1(-self._vp.integral(t))
+
+  def log_snr(self, t: Array) -> Array:
+    return -0.5 * self._vp.integral(t) - numerics.log(self.sigma(t))
+
+  def log_snr_inverse(self, lam: Array) -> Array:
+    # alpha - 1 / alpha = -e^{-lam}, hence log(alpha) = -asinh(e^{-lam} / 2)
+    xp = numerics.namespace(lam)
+    return self._vp.integral_inverse(2.0 * xp.arcsinh(0.5 * xp.exp(-lam)))
+
+  def rates(self, t: Array) -> tuple[Array, Array]:
+    alpha = self.alpha(t)
+    beta = self._vp.beta(t)
+    return -0.5 * beta * alpha, beta * alpha**2
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineVP:
+  """alpha = cos(pi t / 2), sigma = sin(pi t / 2)."""
+
+  t_zero: float = 0.0
+
+  def alpha(self, t: Array) -> Array:
+    # as a sine, so that it is exactly zero (and never negative) at t = 1
+    return numerics.namespace(t).sin(0.5 * math.pi * (1.0 - t))
+
+  def sigma(self, t: Array) -> Array:
+    return numerics.namespace(t).sin(0.5 * math.pi * t)
+
+  def log_snr(self, t: Array) -> Array:
+    return numerics.log(self.alpha(t)) - numerics.log(self.sigma(t))
+
+  def log_snr_inverse(self, lam: Array) -> Array:
+    xp = numerics.namespace(lam)
+    return (2.0 / math.pi) * xp.arctan(xp.exp(-lam))
+
+  def rates(self, t: Array) -> tuple[Array, Array]:
+    return -0.5 * math.pi * self.sigma(t), 0.5 * math.pi * self.alpha(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeometricVE:
+  """alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t."""
+
+  sigma_min: float
+  sigma_max: float
+  t_zero: float = -math.inf
+
+  @property
+  def _log_ratio(self) -> float:
+    return math.log(self.sigma_max / self.sigma_min)
+
+  def alpha(self, t: Array) -> Array:
+    return numerics.namespace(t).ones_like(t)
+
+  def sigma(self, t: Array) -> Array:
+    xp = numerics.namespace(t)
+    return self.sigma_min * xp.exp(self._log_ratio * t)
+
+  def log_snr(self, t: Array) -> Array:
+    return -math.log(self.sigma_min) - self._log_ratio * t
+
+  def log_snr_inverse(self, lam: Array) -> Array:
+    return (-lam - math.log(self.sigma_min)) / self._log_ratio
+
+  def rates(self, t: Array) -> tuple[Array, Array]:
+    zero = numerics.namespace(t).zeros_like(t)
+    return zero, self._log_ratio * self.sigma(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseLevel:
+  """alpha = 1, sigma = t: EDM's parameterization."""
+
+  t_zero: float = 0.0
+
+  def alpha(self, t: Array) -> Array:
+    return numerics.namespace(t).ones_like(t)
+
+  def sigma(self, t: Array) -> Array:
+    return t
+
+  def log_snr(self, t: Array) -> Array:
+    return -numerics.log(t)
+
+  def log_snr_inverse(self, lam: Array) -> Array:
+    return numerics.namespace(lam).exp(-lam)
+
+  def rates(self, t: Array) -> tuple[Array, Array]:
+    xp = numerics.namespace(t)
+    return xp.zeros_like(t), xp.ones_like(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+  """alpha = 1 - t, sigma = t: rectified flow."""
+
+  t_zero: float = 0.0
+
+  def alpha(self, t: Array) -> Array:
+    return 1.0 - t
+
+  def sigma(self, t: Array) -> Array:
+    return t
+
+  def log_snr(self, t: Array) -> Array:
+    return -numerics.logit(t)
+
+  def log_snr_inverse(self, lam: Array) -> Array:
+    return numerics.sigmoid(-lam)
+
+  def rates(self, t: Array) -> tuple[Array, Array]:
+    one = numerics.namespace(t).ones_like(t)
+    return -one, one
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+  """Any pair of functions written with jax.numpy; the rest is derived.
+
+  On the host they are evaluated in float64, their derivatives come from
+  forward-mode differentiation, the inverse of the log-SNR from bisection.
+  """
+
+  alpha_fn: Callable[[Array], Array]
+  sigma_fn: Callable[[Array], Array]
+  t_low: float
+  t_high: float
+  t_zero: float
+
+  def alpha(self, t: Array) -> Array:
+    return _evaluate(self.alpha_fn, t)
+
+  def sigma(self, t: Array) -> Array:
+    return _evaluate(self.sigma_fn, t)
+
+  def log_snr(self, t: Array) -> Array:
+    return numerics.log(self.alpha(t)) - numerics.log(self.sigma(t))
+
+  def log_snr_inverse(self, lam: Array) -> Array:
+    return numerics.invert_decreasing(
+        self.log_snr, lam, self.t_low, self.t_high
+    )
+
+  def rates(self, t: Array) -> tuple[Array, Array]:
+    rate = lambda f: lambda s: jax.jvp(f, (s,), (jnp.ones_like(s),))[1]
+    return (
+        _evaluate(rate(self.alpha_fn), t),
+        _evaluate(rate(self.sigma_fn), t),
+    )
+
+
+def _evaluate(f: Callable[[Array], Array], t: Array) -> Array:
+  """Returns f(t): traced arrays as they are, host values in float64."""
+  if isinstance(t, jax.Array):
+    return jnp.broadcast_to(f(t), jnp.shape(t))
+  cpu = jax.local_devices(backend="cpu")[0]
+  with (
+      jax.enable_x64(True),
+      jax.default_device(cpu),
+      jax.ensure_compile_time_eval(),
+  ):
+    value = f(jnp.asarray(t, jnp.float64))
+    return np.broadcast_to(np.asarray(value, np.float64), np.shape(t))

@@ -1,0 +1,502 @@
+r"""The loop that runs every table, and `sample` around it.
+
+`run` is the only fixed-grid loop of the library: it folds the step index into
+the key, walks over rows, and keeps only what a `Collector` keeps. `advance`
+makes the step that a `Tableau` row describes; a method that is no table brings
+an `advance` of its own.
+
+Nothing of the trajectory is kept unless asked. A collector is a fold: `init`
+makes an accumulator, `update` is given every step's `StepInfo`.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import checks
+from jaxdiff import predictions
+from jaxdiff import tableau as tables
+from jaxdiff import tree
+from jaxdiff.processes import GaussianProcess
+
+PyTree = Any
+Model = Callable[[PyTree, jax.Array], predictions.Prediction]
+
+
+class State(NamedTuple):
+  """What a table carries between calls; y and a are trees like x.
+
+  Attributes:
+    y: where the network is asked next.
+    a: the anchor, the last accepted sample.
+    h: the last K outputs in a ring, leaves [K, batch, ...]: the output of call
+      i lies in slot i % K, so that a new one overwrites the oldest in place.
+  """
+
+  y: PyTree
+  a: PyTree
+  h: PyTree
+
+
+class StepInfo(NamedTuple):
+  """What a collector may look at after a step.
+
+  Attributes:
+    step: i32[], index of the row.
+    t: time of the call.
+    y: the state that the network was asked at.
+    a: the sample accepted by this step.
+    prediction: what the network answered.
+  """
+
+  step: jax.Array
+  t: jax.Array
+  y: PyTree
+  a: PyTree
+  prediction: predictions.Prediction
+
+
+class Collector(NamedTuple):
+  """A fold over the steps of a run.
+
+  Attributes:
+    init: (n, info) -> accumulator, where n is the number of rows and info a
+      `StepInfo` of ShapeDtypeStructs.
+    update: (accumulator, info) -> accumulator.
+  """
+
+  init: Callable[[int, StepInfo], PyTree]
+  update: Callable[[PyTree, StepInfo], PyTree]
+
+
+def _denoised(info: StepInfo) -> PyTree:
+  return info.prediction.x0
+
+
+def _accepted(info: StepInfo) -> PyTree:
+  return info.a
+
+
+@functools.cache
+def every(
+    k: int = 1, what: Callable[[StepInfo], PyTree] = _accepted
+) -> Collector:
+  """Keeps what(info) of every k-th step: leaves [ceil(n / k), ...].
+
+  `every(k, denoised)` keeps the previews, `every(k)` the accepted samples.
+  Steps that a run of shorter `length` does not make stay zero.
+  """
+  if k < 1:
+    raise ValueError(f"every(k) needs k >= 1, got k={k}")
+
+  def init(n, info):
+    picked = jax.eval_shape(what, info)
+    return jax.tree.map(
+        lambda s: jnp.zeros((math.ceil(n / k), *s.shape), s.dtype), picked
+    )
+
+  def update(kept, info):
+    def write(kept):
+      return jax.tree.map(
+          lambda old, new: old.at[info.step // k].set(new), kept, what(info)
+      )
+
+    if k == 1:
+      return write(kept)
+    return jax.lax.cond(info.step % k == 0, write, lambda kept: kept, kept)
+
+  return Collector(init, update)
+
+
+denoised = _denoised
+accepted = _accepted
+
+
+def _init_nonfinite(n, info):
+  del info
+  return jnp.asarray(n, jnp.int32)
+
+
+def _update_nonfinite(first, info):
+  finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(info.a)]
+  bad = ~jnp.stack(finite).all()
+  return jnp.where(bad, jnp.minimum(first, info.step), first)
+
+
+first_nonfinite = Collector(_init_nonfinite, _update_nonfinite)
+"""Keeps the first step that accepted a NaN or an infinity; n if none did."""
+
+
+def both(one: Collector, other: Collector) -> Collector:
+  """Keeps what two collectors keep, as a pair."""
+  return Collector(
+      lambda n, info: (one.init(n, info), other.init(n, info)),
+      lambda kept, info: (one.update(kept[0], info), other.update(kept[1], info)),
+  )
+
+
+def run(
+    key: jax.Array,
+    advance: Callable[[jax.Array, PyTree, PyTree], tuple[PyTree, Any]],
+    rows: PyTree,
+    state: PyTree,
+    *,
+    length: jax.Array | int | None = None,
+    collect: Collector | None = None,
+) -> tuple[PyTree, PyTree]:
+  """Walks over rows: the one loop under every sampler.
+
+  Args:
+    key: PRNG key; step i is given fold_in(key, i).
+    advance: (key, row, state) -> (state, info), one step.
+    rows: tree with a leading axis of n steps.
+    state: tree, the carry.
+    length: number of rows to walk, possibly traced: a run of any length then
+      shares one compiled program, without reverse-mode gradients. None walks
+      them all in a scan, with gradients.
+    collect: what to keep of the infos, if anything.
+
+  Returns:
+    (state, collected): `collected` is None without a collector.
+  """
+  n = tree.batch_size(rows)
+  at = lambda i: jax.tree.map(lambda leaf: leaf[i], rows)
+  kept = None
+  if collect is not None:
+    _, info = jax.eval_shape(advance, key, at(0), state)
+    kept = collect.init(n, info)
+
+  def step(i, row, carry):
+    state, kept = carry
+    state, info = advance(jax.random.fold_in(key, i), row, state)
+    if collect is not None:
+      kept = collect.update(kept, info)
+    return state, kept
+
+  if length is None:
+    body = lambda carry, xs: (step(*xs, carry), None)
+    rows = jax.tree.map(jnp.asarray, rows)
+    return jax.lax.scan(body, (state, kept), (jnp.arange(n), rows))[0]
+  rows = jax.tree.map(jnp.asarray, rows)
+  body = lambda i, carry: step(i, at(i), carry)
+  return jax.lax.fori_loop(0, length, body, (state, kept))
+
+
+class Row(NamedTuple):
+  """One row of a table as the loop walks it; the history follows the ring."""
+
+  step: jax.Array
+  slot: jax.Array
+  t: jax.Array
+  output: jax.Array
+  state: jax.Array
+  history: jax.Array
+  noise: jax.Array
+
+
+def rows_of(tableau: tables.Tableau, dtype: Any, first: int = 0) -> Row:
+  """Returns the table in the compute dtype, its history in the ring's order.
+
+  Args:
+    tableau: n rows.
+    dtype: that the solver's arithmetic runs in.
+    first: index of the first row in the whole table, where a run is resumed.
+  """
+  n, memory = tableau.nfe, tableau.memory
+  call = np.arange(first, first + n)
+  ago = (call[:, None] - np.arange(memory)[None, :]) % memory  # of each slot
+  ago = ago.reshape((n, 1, memory) + (1,) * (np.ndim(tableau.history) - 3))
+  cast = lambda leaf: jnp.asarray(leaf, dtype)
+  return Row(
+      step=jnp.asarray(call, jnp.int32),
+      slot=jnp.asarray(call % memory, jnp.int32),
+      t=cast(tableau.t),
+      output=cast(tableau.output),
+      state=cast(tableau.state),
+      history=jnp.take_along_axis(cast(tableau.history), ago, axis=2),
+      noise=cast(tableau.noise),
+  )
+
+
+def initial_state(x: PyTree, memory: int) -> State:
+  """Returns the state at the first call: y = a = x and an empty history."""
+  wide = jax.tree.map(lambda v: v.astype(tree.compute_dtype(v.dtype)), x)
+  ring = jax.tree.map(lambda v: jnp.zeros((memory, *v.shape), v.dtype), wide)
+  return State(y=wide, a=wide, h=ring)
+
+
+def table_advance(
+    model: Model, index: jax.Array
+) -> Callable[[jax.Array, Row, State], tuple[State, StepInfo]]:
+  """Returns the step that a row describes: one network call, one pass.
+
+  Args:
+    model: model(x, t) -> Prediction.
+    index: i32[batch], the samples' indices, which name their noise.
+  """
+
+  def advance(key, row, state):
+    y = _add_noise(key, index, 0, state.y, row.noise[0:1])[0]
+    answer = model(y, row.t)
+    _check_prediction(answer, y)
+    memory = row.history.shape[1]
+
+    def combine(y, a, x0, eps, ring):
+      f = row.output[0] * x0.astype(y.dtype) + row.output[1] * eps.astype(
+          y.dtype
+      )
+      ring = jax.lax.dynamic_update_index_in_dim(ring, f, row.slot, 0)
+      new = [row.state[j, 0] * y + row.state[j, 1] * a for j in (0, 1)]
+      for k in range(memory):
+        new = [v + row.history[j, k] * ring[k] for j, v in enumerate(new)]
+      return (*new, ring)
+
+    combined = jax.tree.map(combine, y, state.a, answer.x0, answer.eps, state.h)
+    pick = lambda i: jax.tree.map(lambda _, parts: parts[i], y, combined)
+    new_y, new_a = _add_noise(
+        key, index, 1, (pick(0), pick(1)), row.noise[1:3]
+    )
+    new = State(new_y, new_a, pick(2))
+    return new, StepInfo(row.step, row.t, y, new_a, answer)
+
+  return advance
+
+
+def _add_noise(key, index, tag, trees, scales):
+  """Adds scales[j] z to each tree, the same z; draws only if it is needed."""
+  single = scales.shape[0] == 1
+  trees = (trees,) if single else trees
+
+  def add(trees):
+    z = tree.normal(jax.random.fold_in(key, tag), trees[0], index)
+    return tuple(
+        jax.tree.map(lambda v, e, s=scale: v + s * e, x, z)
+        for x, scale in zip(trees, scales, strict=True)
+    )
+
+  return jax.lax.cond(jnp.any(scales != 0), add, lambda trees: trees, trees)
+
+
+def sample(
+    key: jax.Array,
+    model: Model,
+    tableau: tables.Tableau,
+    x: Any,
+    *,
+    process: GaussianProcess | None = None,
+    length: int | jax.Array | None = None,
+    index: Any = None,
+    collect: Collector | None = None,
+    check_finite: bool = False,
+    progress: bool = False,
+    sharding: Any = None,
+    donate: bool = False,
+) -> Any:
+  """Runs a solver's table: returns samples, [batch, ...].
+
+  Compiled once for each combination of shapes and model structure: a table of
+  the same shape (another solver, grid, eta or churn) and other parameters or
+  guidance scales reuse the program. Pad the tables and give `length` to change
+  the number of calls too.
+
+  Args:
+    key: PRNG key. A sample's noise depends on it and on the sample's index.
+    model: model(x, t) -> Prediction with t a scalar. If it is a pytree, as
+      `Denoiser` and the oracles are, its arrays are arguments of the compiled
+      program; a plain function is part of the key, so keep one function object.
+    tableau: the solver.
+    x: where to start: an array (or tree) [batch, ...] at time tableau.t[0], or
+      a shape (batch, ...), for which noise is drawn from `process`'s prior.
+    process: the forward process, needed with a shape alone.
+    length: number of rows to run, of a padded table. Without it all are run.
+    index: i32[batch], indices of the samples; 0, 1, ... by default.
+    collect: what to keep of the steps; the result is then (samples, kept).
+    check_finite: whether to look for NaN and infinities, and to raise.
+    progress: whether to show a progress bar, one tick a network call.
+    sharding: a jax.sharding.Sharding of the batch axis to run under.
+    donate: whether x's buffer may be reused (x is then consumed).
+
+  Returns:
+    samples in x's dtype; the solver's arithmetic runs in float32 or wider.
+
+  Raises:
+    ValueError: for a malformed table, a shape without a process, mismatched
+      shapes or trees (the leaf is named), a length outside of 1..n.
+    FloatingPointError: with check_finite, naming the step where it began.
+  """
+  tables.validate(tableau)
+  if _is_shape(x):
+    if process is None:
+      raise ValueError(
+          f"x={tuple(x)} is a shape: the scale of the initial noise is the"
+          " process's; pass process=..., or pass the initial noise itself"
+      )
+    _check_concrete_t(tableau)
+    scale = float(process.sigma(float(np.asarray(tableau.t[0]))))
+    x = jax.ShapeDtypeStruct(tuple(x), jnp.result_type(float))
+  else:
+    x = jax.tree.map(jnp.asarray, x)
+    scale = 1.0
+  size = tree.batch_size(x)
+  index = jnp.arange(size) if index is None else jnp.asarray(index)
+  if index.shape != (size,):
+    raise ValueError(
+        f"index must give every sample its number, shape ({size},), got"
+        f" {index.shape}"
+    )
+  if isinstance(length, (int, np.integer)) and not 1 <= length <= tableau.nfe:
+    raise ValueError(
+        f"length must be within 1..{tableau.nfe}, the rows of the tableau,"
+        f" got {length}"
+    )
+  arrays, static = tree.partition(model)
+  shape = x if isinstance(x, jax.ShapeDtypeStruct) else None
+  start = scale if shape is not None else x
+  bar = _Bar(tableau.nfe, length) if progress else None
+  program = _donating if donate and shape is None else _program
+  result, (kept, bad) = program(
+      start,
+      key,
+      arrays,
+      tableau,
+      index,
+      length,
+      static=static,
+      shape=shape,
+      collect=collect,
+      check_finite=check_finite,
+      tick=bar,
+      sharding=sharding,
+  )
+  if bar is not None:
+    jax.block_until_ready(result)
+    jax.effects_barrier()
+    bar.close()
+  if check_finite and checks.concrete(bad):
+    _raise_nonfinite(int(bad), tableau, length)
+  return result if collect is None else (result, kept)
+
+
+def compilations() -> int:
+  """Returns how many programs `sample` has compiled in this process."""
+  return _program._cache_size() + _donating._cache_size()
+
+
+def _sample(
+    x,
+    key,
+    arrays,
+    tableau,
+    index,
+    length,
+    *,
+    static,
+    shape,
+    collect,
+    check_finite,
+    tick,
+    sharding,
+):
+  """The compiled part of `sample`."""
+  model = tree.combine(arrays, static)
+  if shape is not None:
+    x = x * tree.normal(jax.random.fold_in(key, _PRIOR), shape, index)
+  if sharding is not None:
+    x = jax.lax.with_sharding_constraint(x, sharding)
+  state = initial_state(x, tableau.memory)
+  rows = rows_of(tableau, jax.tree.leaves(state.y)[0].dtype)
+  advance = table_advance(model, index)
+  if tick is not None:
+    advance = _ticking(advance, tick)
+  keep = _NOTHING if collect is None else collect
+  keep = both(keep, first_nonfinite if check_finite else _NOTHING)
+  state, kept = run(key, advance, rows, state, length=length, collect=keep)
+  return jax.tree.map(lambda v, o: v.astype(o.dtype), state.a, x), kept
+
+
+_STATICS = ("static", "shape", "collect", "check_finite", "tick", "sharding")
+_program = jax.jit(_sample, static_argnames=_STATICS)
+_donating = jax.jit(_sample, static_argnames=_STATICS, donate_argnums=0)
+_NOTHING = Collector(lambda n, info: None, lambda kept, info: None)
+_PRIOR = 2**31 - 1  # no step has this index
+
+
+def _is_shape(x: Any) -> bool:
+  return isinstance(x, (tuple, list)) and all(
+      isinstance(d, (int, np.integer)) for d in x
+  )
+
+
+def _check_concrete_t(tableau):
+  if not checks.concrete(tableau.t):
+    raise TypeError(
+        "with a shape the initial noise is scaled by the process at"
+        " tableau.t[0], which is traced here; pass the initial noise itself:"
+        " process.prior(key, shape)"
+    )
+
+
+def _check_prediction(answer, y):
+  if not isinstance(answer, predictions.Prediction):
+    raise TypeError(
+        "a model returns predictions.Prediction(x0, eps), got"
+        f" {type(answer).__name__}; wrap a bare network with"
+        " denoisers.from_function, or decode its output with"
+        " predictions.decode(kind, output, x, alpha, sigma)"
+    )
+  for half in ("x0", "eps"):
+    checks.same_structure(
+        getattr(answer, half), y, f"the model's {half}", "the state"
+    )
+
+
+def _raise_nonfinite(bad, tableau, length):
+  n = tableau.nfe if length is None else int(length)
+  if bad < n:
+    t = float(np.asarray(tableau.t)[bad])
+    raise FloatingPointError(
+        f"the samples hold NaN or infinity since step {bad} of {n} (the call"
+        f" at t = {t:.6g}); look at the model's answer there, e.g. with"
+        " collect=sampling.every(1, sampling.denoised)"
+    )
+
+
+def _ticking(advance, bar):
+  def ticking(key, row, state):
+    jax.debug.callback(bar.tick, row.step)
+    return advance(key, row, state)
+
+  return ticking
+
+
+class _Bar:
+  """A progress bar that compiles once: all bars are equal to one another."""
+
+  current = None
+
+  def __init__(self, rows, length):
+    from tqdm import auto
+
+    total = rows if length is None else int(length)
+    _Bar.current = auto.tqdm(total=total, desc="sampling", unit="call")
+
+  @staticmethod
+  def tick(step):
+    del step
+    if _Bar.current is not None:
+      _Bar.current.update()
+
+  def close(self):
+    _Bar.current.close()
+    _Bar.current = None
+
+  def __hash__(self):
+    return 0
+
+  def __eq__(self, other):
+    return isinstance(other, _Bar)

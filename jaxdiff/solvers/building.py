@@ -1,0 +1,201 @@
+r"""What every solver shares: its coefficients, and both ends of the grid.
+
+`@solver` is the door: it checks the grid, and it defines, once for all of them,
+the two steps that no formula in log(alpha / sigma) survives:
+
+  into sigma = 0:   x' = alpha' x0             (the answer itself)
+  out of alpha = 0: x' = (sigma' / sigma) x + alpha' x0    (one DDIM step)
+
+A solver function sees the grid between them only, where lambda is finite.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdiff import checks
+from jaxdiff import tableau as tables
+from jaxdiff.processes import GaussianProcess
+
+Solver = Callable[..., tables.Tableau]
+
+
+class Coefficients(NamedTuple):
+  """alpha, sigma and lambda = log(alpha / sigma) on a grid, f64[n + 1] each."""
+
+  alpha: np.ndarray
+  sigma: np.ndarray
+  lam: np.ndarray
+
+
+def coefficients(process: GaussianProcess, t: np.ndarray) -> Coefficients:
+  """Returns alpha, sigma and lambda at the times t."""
+  return Coefficients(process.alpha(t), process.sigma(t), process.log_snr(t))
+
+
+def solver(
+    build: Solver | None = None,
+    *,
+    starts_at_zero_alpha: bool = False,
+    ends_at_zero_sigma: bool = False,
+) -> Solver:
+  """Turns build(process, grid, **options) -> Tableau into a solver.
+
+  Args:
+    build: makes the table of a grid between the two ends.
+    starts_at_zero_alpha: whether `build` can leave alpha = 0 by itself.
+    ends_at_zero_sigma: whether `build` can reach sigma = 0 by itself.
+
+  Returns:
+    The checked solver. It raises ValueError for a grid that does not fall, has
+    a NaN, or leaves the process's times.
+  """
+  if build is None:
+    return functools.partial(
+        solver,
+        starts_at_zero_alpha=starts_at_zero_alpha,
+        ends_at_zero_sigma=ends_at_zero_sigma,
+    )
+
+  @functools.wraps(build)
+  def checked(
+      process: GaussianProcess, grid: Any, *args: Any, **options: Any
+  ) -> tables.Tableau:
+    grid = checks.falling_grid(
+        grid, process.t_min, process.t_max, process.t_zero
+    )
+    parts = []
+    if process.alpha(grid[0]) == 0 and not starts_at_zero_alpha:
+      parts.append(_first_row(process, grid))
+      grid = grid[1:]
+    last = None
+    if process.sigma(grid[-1]) == 0 and not ends_at_zero_sigma:
+      if len(grid) > 1:
+        last = denoise(process, grid[-2], grid[-1])
+      grid = grid[:-1]
+    if len(grid) > 1:
+      parts.append(build(process, grid, *args, **options))
+    if last is not None:
+      parts.append(last)
+    return tables.validate(tables.concat(*parts))
+
+  checked.build = build
+  return checked
+
+
+def denoise(process: GaussianProcess, t: float, t_end: float) -> tables.Tableau:
+  """Returns the row that accepts alpha' x0, the step from t into sigma = 0."""
+  return tables.row(t, "x0", y=(0.0, 0.0, float(process.alpha(t_end))))
+
+
+def _first_row(process, grid):
+  alpha, sigma, _ = coefficients(process, grid[:2])
+  return tables.row(grid[0], "x0", y=(sigma[1] / sigma[0], 0.0, alpha[1]))
+
+
+def encoder(
+    build: Solver, process: GaussianProcess, grid: np.ndarray, **options: Any
+) -> tables.Tableau:
+  """Returns the solver's table walked from data to noise, on the same grid.
+
+  `sample(key, model, encoder(dpmpp_2m, process, grid), x)` encodes x at time
+  grid[-1] to noise at grid[0]; the same grid's solver decodes it up to both
+  discretization errors (explicit solvers are not exactly reversible).
+
+  Args:
+    build: a deterministic solver.
+    process: the forward process.
+    grid: f64[n + 1], falling, as for sampling; sigma > 0 and alpha > 0.
+    **options: of the solver.
+
+  Raises:
+    ValueError: for a grid that touches sigma = 0 or alpha = 0, or a solver
+      that draws noise.
+  """
+  grid = checks.falling_grid(grid, process.t_min, process.t_max, process.t_zero)
+  alpha, sigma, _ = coefficients(process, grid)
+  if sigma[-1] == 0 or alpha[0] == 0:
+    raise ValueError(
+        "encoding starts from data with a little noise and ends where some"
+        f" signal is left, but this grid has sigma = {sigma[-1]:.3g} at its"
+        f" last time and alpha = {alpha[0]:.3g} at its first; use a grid"
+        " without to_zero, and start= below t_max where alpha(t_max) = 0"
+    )
+  table = tables.validate(build.build(process, grid[::-1], **options))
+  if table.stochastic:
+    raise ValueError(
+        f"{build.__name__} draws noise with these options, so its path cannot"
+        " be walked backwards; encode with a deterministic solver (eta=0,"
+        " churn=0)"
+    )
+  return table
+
+
+def runge_kutta(
+    process: GaussianProcess,
+    grid: np.ndarray,
+    stages: Sequence[Sequence[float]],
+    weights: Sequence[float],
+) -> tables.Tableau:
+  """Returns an explicit Runge-Kutta method on dx/dt = alpha' x0 + sigma' eps.
+
+  Args:
+    process: the forward process.
+    grid: f64[n + 1].
+    stages: the strictly lower triangle of the Butcher array, row by row; the
+      places c are its row sums.
+    weights: b, one for each stage.
+  """
+  rows = []
+  places = [0.0] + [sum(stage) for stage in stages]
+  for t, t_next in zip(grid[:-1], grid[1:], strict=True):
+    h = t_next - t
+    for i, c in enumerate(places):
+      at = t + c * h
+      if i < len(stages):  # outputs are newest first
+        y = (0.0, 1.0, *(h * w for w in reversed(stages[i])))
+        a = (0.0, 1.0)
+      else:
+        y = a = (0.0, 1.0, *(h * w for w in reversed(weights)))
+      rows.append(tables.row(at, velocity(process, at), y, a))
+  return tables.concat(*rows)
+
+
+def velocity(process: GaussianProcess, t: Any) -> Any:
+  """Returns the weights of (x0, eps) in dx/dt, f64[..., 2]."""
+  return np.stack(process.rates(t), axis=-1)
+
+
+def adams_bashforth(order: int) -> np.ndarray:
+  """Returns the Adams-Bashforth weights for equal steps, newest first."""
+  table = {
+      1: [1.0],
+      2: [3 / 2, -1 / 2],
+      3: [23 / 12, -16 / 12, 5 / 12],
+      4: [55 / 24, -59 / 24, 37 / 24, -9 / 24],
+  }
+  return np.asarray(table[order])
+
+
+def for_budget(
+    build: Callable[[np.ndarray], tables.Tableau],
+    grid: Callable[[int], np.ndarray],
+    calls: int,
+) -> tables.Tableau | None:
+  """Returns the table with the most steps that costs at most `calls`.
+
+  Args:
+    build: from a grid to a table.
+    grid: from a number of steps to a grid.
+    calls: the budget of network calls.
+
+  Returns:
+    None if not even one step fits.
+  """
+  for steps in range(calls, 0, -1):
+    table = build(grid(steps))
+    if table.nfe <= calls:
+      return table
+  return None

@@ -1,0 +1,294 @@
+r"""A solver as data: the table of what to do after every network call.
+
+State between calls: `y` (where the network is asked next), `a` (the anchor: the
+last accepted sample) and `h` (the last K outputs, newest first). One row is one
+call:
+
+  y  <- y + noise[0] z0
+  (x0, eps) = model(y, t)
+  F  = output[0] x0 + output[1] eps
+  h  <- (F, h_0, ..., h_{K-2})
+  y' = state[0, 0] y + state[0, 1] a + history[0] . h + noise[1] z
+  a' = state[1, 0] y + state[1, 1] a + history[1] . h + noise[2] z
+
+After the last row `a` is the result. Tables are built on the host in float64
+and hold nothing but numbers, so that tables of one shape share one compiled
+program, stack under vmap, and can be differentiated and searched.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdiff import checks
+from jaxdiff import numerics
+
+Array = Any
+
+OUTPUTS = {"x0": (1.0, 0.0), "eps": (0.0, 1.0)}
+
+
+class Tableau(NamedTuple):
+  """The coefficients of n network calls with a memory of K outputs.
+
+  Leaves may carry trailing data dimensions that broadcast against a sample
+  from the right (coefficients per dimension).
+
+  Attributes:
+    t: f64[n], the time at which each call is made.
+    output: f64[n, 2], weights of (x0, eps) in the extrapolated F.
+    state: f64[n, 2, 2], from (y, a) to (y', a').
+    history: f64[n, 2, K], from the last K outputs, newest first.
+    noise: f64[n, 3], scales of the noise before the call, in y' and in a'.
+  """
+
+  t: Array
+  output: Array
+  state: Array
+  history: Array
+  noise: Array
+
+  @property
+  def nfe(self) -> int:
+    """Number of network calls (rows), the padding included."""
+    return self.t.shape[0]
+
+  @property
+  def memory(self) -> int:
+    """K, the number of outputs that are kept."""
+    return self.history.shape[2]
+
+  @property
+  def stochastic(self) -> bool:
+    """Whether any row draws noise; needs concrete coefficients."""
+    return bool(np.any(np.asarray(self.noise) != 0))
+
+
+def row(
+    t: float,
+    output: str | tuple[float, float],
+    y: Sequence[float],
+    a: Sequence[float] | None = None,
+    noise: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Tableau:
+  """Returns the table of a single call.
+
+  Args:
+    t: time of the call.
+    output: the F that is remembered: "x0", "eps" or weights (of x0, of eps).
+    y: (from y, from a, from h_0, from h_1, ...), the next place to ask.
+    a: the same for the anchor; None makes it equal to y.
+    noise: scales of the noise before the call, in y' and in a'.
+  """
+  a = y if a is None else a
+  k = max(len(y), len(a)) - 2
+  history = np.zeros((1, 2, max(k, 1)))
+  history[0, 0, : len(y) - 2] = y[2:]
+  history[0, 1, : len(a) - 2] = a[2:]
+  return Tableau(
+      t=np.asarray([t], np.float64),
+      output=np.asarray([_weights(output)], np.float64),
+      state=np.asarray([[y[:2], a[:2]]], np.float64),
+      history=history,
+      noise=np.asarray([noise], np.float64),
+  )
+
+
+def multistep(
+    t: np.ndarray,
+    output: str | np.ndarray,
+    carry: np.ndarray,
+    history: np.ndarray,
+    noise: np.ndarray | float = 0.0,
+) -> Tableau:
+  """Returns the table of a method whose every call ends a step (a = y).
+
+  Row i is y' = carry_i y + history_i . h + noise_i z.
+
+  Args:
+    t: f64[n].
+    output: "x0", "eps" or weights f64[n, 2].
+    carry: f64[n].
+    history: f64[n, K].
+    noise: f64[n] or a scalar.
+  """
+  t = np.asarray(t, np.float64)
+  n = len(t)
+  history = np.asarray(history, np.float64)
+  state = np.zeros((n, 2, 2))
+  state[:, :, 0] = np.broadcast_to(carry, (n,))[:, None]
+  scales = np.zeros((n, 3))
+  scales[:, 1:] = np.broadcast_to(noise, (n,))[:, None]
+  return Tableau(
+      t=t,
+      output=np.broadcast_to(_weights(output), (n, 2)).astype(np.float64),
+      state=state,
+      history=np.stack([history, history], axis=1),
+      noise=scales,
+  )
+
+
+def validate(tableau: Tableau) -> Tableau:
+  """Returns the tableau after checking its shapes and that it is finite.
+
+  Raises:
+    ValueError: naming the leaf, its shape and the one expected.
+  """
+  n = np.shape(tableau.t)[0] if np.ndim(tableau.t) else 0
+  if n == 0:
+    raise ValueError(
+        "a tableau needs at least one row, one network call; got t of shape"
+        f" {np.shape(tableau.t)}"
+    )
+  memory = np.shape(tableau.history)[2:3] or (1,)
+  expected = {
+      "t": (n,),
+      "output": (n, 2),
+      "state": (n, 2, 2),
+      "history": (n, 2, *memory),
+      "noise": (n, 3),
+  }
+  for name, shape in expected.items():
+    leaf = getattr(tableau, name)
+    if np.shape(leaf)[: len(shape)] != shape:
+      raise ValueError(
+          f"tableau.{name} must have shape {shape} (and trailing data"
+          f" dimensions, if any) for n = {n} calls, got {np.shape(leaf)}"
+      )
+    if isinstance(leaf, np.ndarray) and not np.isfinite(leaf).all():
+      bad = np.argwhere(~np.isfinite(leaf))[0]
+      raise ValueError(
+          f"tableau.{name}{[int(i) for i in bad]} is"
+          f" {leaf[tuple(bad)]}; row {int(bad[0])} of the solver divides by"
+          " something that vanishes on this grid"
+      )
+  return tableau
+
+
+def pad(
+    tableau: Tableau, n: int | None = None, memory: int | None = None
+) -> Tableau:
+  """Returns the table with rows that change nothing and unused memory added.
+
+  Padding rows cost network calls unless the run is given its `length`.
+
+  Args:
+    tableau: the table.
+    n: rows to reach; None keeps them.
+    memory: K to reach; None keeps it.
+
+  Raises:
+    ValueError: if the table already is larger than asked.
+  """
+  xp = numerics.namespace(*tableau)
+  more = (n or tableau.nfe) - tableau.nfe
+  deeper = (memory or tableau.memory) - tableau.memory
+  if more < 0 or deeper < 0:
+    raise ValueError(
+        f"cannot pad a tableau of {tableau.nfe} rows and memory"
+        f" {tableau.memory} to {n} rows and memory {memory}; use take to"
+        " shorten it"
+    )
+
+  def zeros(leaf, axis, count):
+    width = [(0, 0)] * leaf.ndim
+    width[axis] = (0, count)
+    return xp.pad(leaf, width)
+
+  history = zeros(tableau.history, 2, deeper)
+  identity = np.eye(2).reshape((1, 2, 2) + (1,) * (tableau.state.ndim - 3))
+  rest = xp.broadcast_to(identity, (more, *tableau.state.shape[1:]))
+  return Tableau(
+      t=xp.concatenate([tableau.t, xp.repeat(tableau.t[-1:], more, axis=0)]),
+      output=zeros(tableau.output, 0, more),
+      state=xp.concatenate([tableau.state, rest]),
+      history=zeros(history, 0, more),
+      noise=zeros(tableau.noise, 0, more),
+  )
+
+
+def stack(tableaux: Sequence[Tableau]) -> tuple[Tableau, np.ndarray]:
+  """Returns one table with a leading axis over solvers, and their lengths.
+
+  The tables are padded to the longest and deepest of them. Run slice i with
+  `length=lengths[i]`, or all of them under vmap.
+
+  Returns:
+    (tableau, lengths): leaves with a leading axis of size m, and i32[m].
+  """
+  n = max(t.nfe for t in tableaux)
+  memory = max(t.memory for t in tableaux)
+  padded = [pad(t, n, memory) for t in tableaux]
+  xp = numerics.namespace(*padded[0])
+  leaves = [xp.stack(leaf) for leaf in zip(*padded, strict=True)]
+  return Tableau(*leaves), np.asarray([t.nfe for t in tableaux], np.int32)
+
+
+def concat(*tableaux: Tableau) -> Tableau:
+  """Returns the tables one after the other; memory is carried across."""
+  if not tableaux:
+    raise ValueError("concat needs at least one tableau")
+  memory = max(t.memory for t in tableaux)
+  deep = [pad(t, memory=memory) for t in tableaux]
+  xp = numerics.namespace(*deep[0])
+  return Tableau(*(xp.concatenate(leaf) for leaf in zip(*deep, strict=True)))
+
+
+def take(tableau: Tableau, rows: Any) -> Tableau:
+  """Returns the chosen rows: a slice or an array of indices, of axis 0."""
+  return Tableau(*(leaf[rows] for leaf in tableau))
+
+
+def repeat(tableau: Tableau, times: int) -> Tableau:
+  """Returns the table run `times` times over (Restart, Gibbs-like chains)."""
+  if times < 1:
+    raise ValueError(f"times must be at least 1, got {times}")
+  return concat(*([tableau] * times))
+
+
+def reverse(tableau: Tableau, t_end: float) -> Tableau:
+  r"""Returns the table that walks a one-step method backwards.
+
+  A row x' = c x + w F(x, t) is undone by x = (x' - w F(x', t')) / c with the
+  output at the far end of the step, which is how DDIM is inverted; the error
+  is that of one first-order step.
+
+  Args:
+    tableau: of memory 1 and without noise.
+    t_end: the time that the table ends at.
+
+  Raises:
+    ValueError: if a row draws noise, remembers outputs, or forgets the state
+      (a step into sigma = 0).
+  """
+  if np.any(tableau.noise):
+    raise ValueError("a table that draws noise cannot be reversed; use eta=0")
+  carry, weight = tableau.state[:, 0, 0], tableau.history[:, 0, 0]
+  deep = np.any(tableau.history[:, :, 1:])
+  if deep or np.any(tableau.state[:, :, 1]):
+    raise ValueError(
+        "only one-step methods are reversed row by row; to encode with a"
+        " multistep or multistage solver build it on the reversed grid:"
+        " solvers.encoder(solver, process, grid)"
+    )
+  if np.any(carry == 0):
+    i = int(np.flatnonzero(carry == 0)[0])
+    raise ValueError(
+        f"row {i} forgets its state (a step into sigma = 0) and cannot be"
+        " undone; end the grid at sigma > 0"
+    )
+  t = np.append(tableau.t[1:], t_end)
+  return multistep(
+      t=t[::-1],
+      output=tableau.output[::-1],
+      carry=(1.0 / carry)[::-1],
+      history=(-weight / carry)[::-1, None],
+  )
+
+
+def _weights(output: Any) -> Any:
+  if isinstance(output, str):
+    checks.one_of(output, tuple(OUTPUTS), "output")
+    return OUTPUTS[output]
+  return output

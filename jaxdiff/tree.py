@@ -1,0 +1,127 @@
+"""Helpers over pytrees of arrays: batches of samples, randomness, partition."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+
+
+def batch_size(x: PyTree) -> int:
+  """Returns the common leading dimension of all leaves of x.
+
+  Raises:
+    ValueError: if x has no leaves, or leaves without or with different
+      leading dimensions; the leaf is named.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(x)
+  if not leaves:
+    raise ValueError(
+        "expected a batch of samples, got a tree without leaves; pass an array"
+        " f[batch, ...] or a tree of them"
+    )
+  size = None
+  for path, leaf in leaves:
+    name = jax.tree_util.keystr(path) or "x"
+    if not jnp.shape(leaf):
+      raise ValueError(
+          f"expected a batch of samples, but leaf {name} is a scalar; add a"
+          " leading batch dimension, x[None] for a single sample"
+      )
+    if size is None:
+      size = jnp.shape(leaf)[0]
+    elif size != jnp.shape(leaf)[0]:
+      raise ValueError(
+          f"all leaves need one batch size, but leaf {name} has"
+          f" {jnp.shape(leaf)[0]} samples where earlier leaves have {size}"
+      )
+  return size
+
+
+def compute_dtype(dtype: Any) -> jnp.dtype:
+  """Returns the dtype that solver arithmetic runs in: float32 or wider."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def expand(t: Any, x: Any) -> Any:
+  """Returns t (scalar or [batch]) shaped to broadcast against x [batch, ...]."""
+  if jnp.ndim(t) == 0:
+    return t
+  return t.reshape(t.shape + (1,) * (jnp.ndim(x) - jnp.ndim(t)))
+
+
+def normal(key: jax.Array, like: PyTree, index: Any = None) -> PyTree:
+  """Returns standard normal noise shaped like a batch of samples.
+
+  Every sample draws from a key of its own, folded from `key` and the sample's
+  index: its noise does not depend on how many others are drawn with it, nor on
+  how the batch is split over devices.
+
+  Args:
+    key: PRNG key.
+    like: tree of arrays or ShapeDtypeStructs, each [batch, ...].
+    index: i32[batch], the samples' indices; 0, 1, ... by default.
+
+  Returns:
+    A tree like `like`; drawn in float32 (or wider), then cast.
+  """
+  leaves, treedef = jax.tree.flatten(like)
+  if index is None:
+    index = jnp.arange(batch_size(like))
+
+  def one(i):
+    own = jax.random.fold_in(key, i)
+    return [
+        jax.random.normal(
+            jax.random.fold_in(own, j), leaf.shape[1:], compute_dtype(leaf.dtype)
+        )
+        for j, leaf in enumerate(leaves)
+    ]
+
+  draws = jax.vmap(one)(index)
+  draws = [d.astype(leaf.dtype) for d, leaf in zip(draws, leaves, strict=True)]
+  return jax.tree.unflatten(treedef, draws)
+
+
+def is_array(x: Any) -> bool:
+  """Returns whether x can be a traced argument of a jitted function."""
+  return isinstance(x, (jax.Array, np.ndarray, np.generic, float, int, complex))
+
+
+def partition(tree: PyTree) -> tuple[list, tuple]:
+  """Splits a tree into its arrays and a hashable rest.
+
+  This is how a model travels into a jitted function: arrays (parameters,
+  labels, a guidance scale) as traced arguments, whatever else is in it (a plain
+  function, a process) as part of the compilation key.
+
+  Returns:
+    (arrays, static): `combine(arrays, static)` is the tree again.
+  """
+  leaves, treedef = jax.tree.flatten(tree)
+  arrays = [leaf for leaf in leaves if is_array(leaf)]
+  rest = tuple(None if is_array(leaf) else _Static(leaf) for leaf in leaves)
+  return arrays, (treedef, rest)
+
+
+def combine(arrays: list, static: tuple) -> PyTree:
+  """Returns the tree that `partition` split."""
+  treedef, rest = static
+  arrays = iter(arrays)
+  leaves = [next(arrays) if leaf is None else leaf.value for leaf in rest]
+  return jax.tree.unflatten(treedef, leaves)
+
+
+class _Static:
+  """Wraps a non-array leaf, so that None can stand for an array."""
+
+  def __init__(self, value: Any):
+    self.value = value
+
+  def __hash__(self) -> int:
+    return hash(self.value)
+
+  def __eq__(self, other: Any) -> bool:
+    return isinstance(other, _Static) and self.value == other.value

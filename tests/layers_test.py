@@ -1,0 +1,156 @@
+"""The layer diagram of the library, asserted on the syntax tree of every file.
+
+A module may import modules of lower layers and those of its own unit (a unit
+is a top-level module or package of jaxdiff, or the whole of experiments).
+Imports inside functions count too.
+"""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Lowest first; units of one line do not know each other. A layer of the
+# diagram may be two lines here, where one of its modules builds on others.
+LAYERS = [
+  ("0", {"numerics", "tree", "checks", "parallel", "checkpoints"}),
+  (
+    "1a",
+    {"processes", "predictions", "tableau", "networks", "data", "metrics"},
+  ),
+  ("1b", {"grids"}),
+  ("2a", {"denoisers", "guidance", "losses", "solvers", "oracles"}),
+  ("3", {"sampling", "likelihood", "training", "discrete", "diagnostics"}),
+  (
+    "4",
+    {
+      "distillation",
+      "finetuning",
+      "steering",
+      "inverse",
+      "search",
+      "quantization",
+    },
+  ),
+  ("5", {"domains"}),
+  ("6", {"experiments", "colabs"}),
+]
+RANK = {unit: i for i, (_, units) in enumerate(LAYERS) for unit in units}
+NAME = {unit: name for name, units in LAYERS for unit in units}
+
+# It hands on names of every layer; nothing else may import from it.
+FRONT = "jaxdiff"
+
+
+def modules(root: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Returns the dotted name of every module of jaxdiff and experiments."""
+  found = {}
+  for package in ("jaxdiff", "experiments"):
+    for path in sorted((root / package).rglob("*.py")):
+      parts = path.relative_to(root).with_suffix("").parts
+      parts = parts[:-1] if parts[-1] == "__init__" else parts
+      found[".".join(parts)] = path
+  return found
+
+
+def unit(module: str) -> str:
+  """Returns what of the table `module` belongs to, FRONT for jaxdiff itself."""
+  parts = module.split(".")
+  return parts[1] if parts[0] == "jaxdiff" and len(parts) > 1 else parts[0]
+
+
+def imports(path: pathlib.Path, module: str) -> list[tuple[int, str]]:
+  """Returns (line, module) for every import of this repository's modules."""
+  package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+  found = []
+  for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    if isinstance(node, ast.Import):
+      found += [(node.lineno, alias.name) for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      base = node.module or ""
+      if node.level:
+        parts = package.split(".")
+        parts = parts[: len(parts) - node.level + 1]
+        base = ".".join([*parts, base] if base else parts)
+      # `from jaxdiff import tree` imports jaxdiff.tree; a name that is no
+      # unit comes from jaxdiff/__init__.py.
+      if base == "jaxdiff":
+        found += [
+          (node.lineno, f"jaxdiff.{a.name}" if a.name in RANK else FRONT)
+          for a in node.names
+        ]
+      else:
+        found.append((node.lineno, base))
+  mine = ("jaxdiff", "experiments", "colabs")
+  return [(line, name) for line, name in found if name.split(".")[0] in mine]
+
+
+def violations(root: pathlib.Path) -> list[str]:
+  """Returns one line for every import that the table does not allow."""
+  wrong = []
+  for module, path in modules(root).items():
+    own = unit(module)
+    if own == FRONT:
+      continue
+    if own not in RANK:
+      wrong.append(f"{module}: has no layer; give it one in layers_test.py")
+      continue
+    for line, target in imports(path, module):
+      other = unit(target)
+      where = f"{path.relative_to(root)}:{line}"
+      if other == own:
+        continue
+      if other == FRONT:
+        # Scripts are users of the library, the library itself is not.
+        if own not in ("experiments", "colabs"):
+          wrong.append(f"{where}: imports from jaxdiff/__init__.py")
+      elif other not in RANK:
+        wrong.append(f"{where}: imports {target}, which has no layer")
+      elif RANK[other] >= RANK[own]:
+        wrong.append(
+          f"{where}: {own} (layer {NAME[own]}) imports {other} "
+          f"(layer {NAME[other]}); what both need moves down"
+        )
+  return wrong
+
+
+def test_imports_go_only_downward():
+  wrong = violations(ROOT)
+  assert not wrong, "\n".join(wrong)
+
+
+def test_every_unit_has_one_layer():
+  listed = [unit for _, units in LAYERS for unit in units]
+  assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize(
+  ("module", "source", "expected"),
+  [
+    ("tree", "import jaxdiff.solvers.euler", "tree (layer 0) imports solvers"),
+    ("tree", "from jaxdiff import checks", "tree (layer 0) imports checks"),
+    ("processes", "from jaxdiff import grids", "processes (layer 1a) imports"),
+    ("grids", "from jaxdiff import processes", None),
+    ("training", "from jaxdiff import sampling", "training (layer 3) imports"),
+    ("solvers.x", "from . import y", None),
+    ("solvers.x", "from ..guidance import cfg", "solvers (layer 2a) imports"),
+    ("solvers.x", "def f():\n  from jaxdiff import search", "imports search"),
+    ("solvers.x", "from jaxdiff import sample", "jaxdiff/__init__.py"),
+    ("solvers.x", "import jaxdiff", "jaxdiff/__init__.py"),
+    ("novel", "import jax", "has no layer"),
+    ("domains.x", "from jaxdiff.novel import f", "has no layer"),
+    ("solvers.x", "from jaxdiff.tree import normal", None),
+  ],
+)
+def test_the_walk_sees_what_it_should(tmp_path, module, source, expected):
+  path = tmp_path / "jaxdiff" / (module.replace(".", "/") + ".py")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(source + "\n")
+  wrong = violations(tmp_path)
+  if expected is None:
+    assert not wrong
+  else:
+    assert len(wrong) == 1
+    assert expected in wrong[0]
