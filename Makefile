@@ -12,8 +12,8 @@ STAMP := .venv/.installed
 WORKERS ?= 2
 
 # One thread for each worker of the test suite: two workers that each start a
-# thread for every core spend their time waiting for each other.
-ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+# thread for every core take two to four times as long. XLA reads NPROC.
+ONE_THREAD := NPROC=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 TEST_ENV := JAX_PLATFORMS=cpu $(ONE_THREAD)
 
 .DEFAULT_GOAL := help
@@ -52,7 +52,7 @@ $(STAMP): setup.py
 	  echo "jaxdiff needs Python 3.11 or newer."; \
 	  echo "PYTHON is '$(PYTHON)'; found:"; \
 	  for p in $(PYTHON) python3 python; do command -v $$p >/dev/null 2>&1 \
-	    && echo "  $$(command -v $$p): $$($$p --version 2>&1)"; done; \
+	    && echo "  $$(command -v $$p): $$($$p --version 2>&1 | head -n 1)"; done; \
 	  echo "Name one that is new enough: make PYTHON=/path/to/python3.11 ..."; \
 	  exit 1; } >&2
 	"$(PYTHON)" -m venv .venv

@@ -1,0 +1,58 @@
+"""jaxdiff: diffusion solvers and samplers as data, in JAX.
+
+  process   how data turns into noise           jaxdiff.processes
+  grid      the times the network is asked at   jaxdiff.grids
+  solver    (process, grid) -> Tableau          jaxdiff.solvers
+  model     model(x, t) -> (x0, eps)            jaxdiff.denoisers, .oracles
+  sample    key, model, tableau, x -> samples   jaxdiff.sampling
+
+Importing it touches no device and loads no plotting, data or checkpoint
+library.
+"""
+
+from jaxdiff import denoisers
+from jaxdiff import grids
+from jaxdiff import guidance
+from jaxdiff import oracles
+from jaxdiff import predictions
+from jaxdiff import processes
+from jaxdiff import sampling
+from jaxdiff import solvers
+from jaxdiff import tableau
+from jaxdiff.denoisers import Denoiser
+from jaxdiff.denoisers import from_function
+from jaxdiff.denoisers import from_linen
+from jaxdiff.denoisers import from_nnx
+from jaxdiff.denoisers import with_label
+from jaxdiff.guidance import cfg
+from jaxdiff.oracles import exact
+from jaxdiff.predictions import Prediction
+from jaxdiff.processes import edm
+from jaxdiff.processes import from_alpha_sigma
+from jaxdiff.processes import GaussianProcess
+from jaxdiff.processes import rectified_flow
+from jaxdiff.processes import sub_vp
+from jaxdiff.processes import ve
+from jaxdiff.processes import vp_cosine
+from jaxdiff.processes import vp_linear
+from jaxdiff.sampling import run
+from jaxdiff.sampling import sample
+from jaxdiff.solvers import ddim
+from jaxdiff.solvers import ddpm
+from jaxdiff.solvers import deis
+from jaxdiff.solvers import dpm_solver
+from jaxdiff.solvers import dpmpp_2m
+from jaxdiff.solvers import dpmpp_3m
+from jaxdiff.solvers import encoder
+from jaxdiff.solvers import euler
+from jaxdiff.solvers import heun
+from jaxdiff.solvers import heun_churn
+from jaxdiff.solvers import ipndm
+from jaxdiff.solvers import midpoint
+from jaxdiff.solvers import rk4
+from jaxdiff.solvers import solver
+from jaxdiff.solvers import unipc
+from jaxdiff.tableau import Tableau
+
+__version__ = "0.1.0"
+__all__ = [name for name in dir() if not name.startswith("_")]

@@ -37,7 +37,7 @@ def falling_grid(grid: Any, t_min: float, t_max: float, t_zero: float):
         " float64; build the table outside of jit and pass it as an argument"
         " (tables of one shape share one compilation)"
     )
-  grid = np.asarray(grid, np.float64)
+  grid = np.array(grid, np.float64)
   if grid.ndim != 1 or len(grid) < 2:
     raise ValueError(
         f"a grid is a 1-D array of at least two times, got shape {grid.shape};"
@@ -69,6 +69,7 @@ def falling_grid(grid: Any, t_min: float, t_max: float, t_zero: float):
             else f" (its last time alone may be {t_zero:.6g}, free of noise)"
         )
     )
+  grid[0] = min(grid[0], t_max)  # alpha may be negative beyond, if by rounding
   return grid
 
 
@@ -93,8 +94,9 @@ def order(value: int | None, steps: int, highest: int, name: str) -> int:
   if value > steps:
     raise ValueError(
         f"{name} of order {value} needs at least {value} steps, but the grid"
-        f" has {steps}; lower the order or leave it out (the highest that the"
-        " grid allows is then taken)"
+        f" has {steps} (a step out of alpha = 0 or into sigma = 0 does not"
+        " count); lower the order, or leave it out and the highest that the"
+        " grid allows is taken"
     )
   return value
 

@@ -68,10 +68,7 @@ class Denoiser:
     alpha = tree.expand(self.process.alpha(t), x)
     sigma = tree.expand(self.process.sigma(t), x)
     scale = predictions.input_scale(alpha, sigma, self.sigma_data)
-    condition = t
-    if self.time == "log_snr":
-      lam = jnp.clip(self.process.log_snr(t), -_CLIP, _CLIP)
-      condition = -0.25 * lam
+    condition = t if self.time == "t" else -0.25 * self._clipped_log_snr(t)
     condition = jnp.broadcast_to(condition, x.shape[:1])
     inputs = (scale * x).astype(self.dtype or x.dtype)
     args = () if label is None else (label,)
@@ -89,6 +86,21 @@ class Denoiser:
         alpha,
         sigma,
         self.sigma_data,
+    )
+
+  def _clipped_log_snr(self, t: jax.Array) -> jax.Array:
+    """Returns lambda(t) within +-20, with gradients that are finite at the ends.
+
+    The slope of lambda is infinite at alpha = 0 and sigma = 0, and 0 * inf is
+    NaN: t is moved inside before the logarithm where lambda is clipped after.
+    """
+    lam = self.process.log_snr(jax.lax.stop_gradient(t))
+    inside = abs(lam) < _CLIP
+    middle = 0.5 * (self.process.t_min + self.process.t_max)
+    return jnp.where(
+        inside,
+        self.process.log_snr(jnp.where(inside, t, middle)),
+        jnp.clip(lam, -_CLIP, _CLIP),
     )
 
 

@@ -84,6 +84,8 @@ def polynomial(
     start: first time (of `process`); t_max by default.
     to_zero: whether the last step ends at sigma = 0.
   """
+  if not power > 0:
+    raise ValueError(f"power must be positive, got {power}")
   clock = process if clock is None else clock
 
   def places(first, last, steps):
@@ -91,11 +93,12 @@ def polynomial(
     high, low = _translate(process, clock, ends)
     if not np.isfinite(high):
       high, low = _translate(process, clock, _with_signal(process, ends))
-    if not 0 <= low < high:
+    if not (low < high and (low >= 0 or power == 1)):
       raise ValueError(
           f"the clock gives the times {high:.4g} and {low:.4g} to the ends of"
-          " the grid; they must fall and not be negative over the process's"
-          " noise levels (vp_linear_covering makes such a clock)"
+          " the grid; they must fall over the process's noise levels and, but"
+          " for uniform steps, not be negative (vp_linear_covering makes such a"
+          " clock)"
       )
     root = np.linspace(high ** (1 / power), low ** (1 / power), steps + 1)
     return _translate(clock, process, root**power)
@@ -132,6 +135,11 @@ def karras(
   Karras et al. (2022), eq. 5. Their N steps with the last into sigma = 0 are
   `karras(process, N, to_zero=True)`.
   """
+
+  if not rho > 0:
+    raise ValueError(
+        f"rho must be positive, got {rho}; the limit of large rho is log_snr"
+    )
 
   def places(first, last, steps):
     ends = process.noise_level(_with_signal(process, [first, last]))
@@ -180,7 +188,7 @@ def align_your_steps(
     del first, last  # the table brings its own ends
     at = np.linspace(0.0, 1.0, steps + 1)
     known = np.linspace(0.0, 1.0, len(levels))
-    return process.time_at(np.exp(np.interp(at, known, levels)))
+    return _times_of(process, np.exp(np.interp(at, known, levels)))
 
   return _grid(process, n, None, to_zero, places, own_ends=True)
 
@@ -196,19 +204,23 @@ def from_noise_levels(process: GaussianProcess, levels: Any) -> np.ndarray:
   """Returns the times of the user's noise levels sigma / alpha, [n + 1].
 
   A last level of 0 is the time without noise.
+
+  Raises:
+    ValueError: for levels that do not fall or are outside of the process's.
   """
   levels = np.asarray(levels, np.float64)
-  times = np.asarray(process.time_at(levels))
-  if levels[-1] == 0:
-    times[-1] = _zero(process)
+  if levels.ndim == 1 and len(levels) > 1 and levels[-1] == 0:
+    times = np.append(_times_of(process, levels[:-1]), _zero(process))
+  else:
+    times = _times_of(process, levels)
   return from_times(process, times)
 
 
 def _grid(process, n, start, to_zero, places, own_ends=False):
   """Walks from start to t_min (and on to zero) in n steps through `places`."""
-  steps = n - 1 if to_zero else n
   if not (isinstance(n, (int, np.integer)) and n >= 1):
     raise ValueError(f"a grid takes n >= 1 steps, an integer; got n={n!r}")
+  steps = n - 1 if to_zero else n
   first = process.t_max if start is None else float(start)
   if not process.t_min < first <= process.t_max:
     raise ValueError(
@@ -224,6 +236,20 @@ def _grid(process, n, start, to_zero, places, own_ends=False):
   if to_zero:
     times = np.append(times, _zero(process))
   return from_times(process, times)
+
+
+def _times_of(process: GaussianProcess, levels: np.ndarray) -> np.ndarray:
+  """Returns the times of noise levels that the process is known to have."""
+  low, high = process.noise_level(np.asarray([process.t_min, process.t_max]))
+  slack = 1.0 + 1e-9
+  outside = ~((levels <= high * slack) & (levels >= low / slack))
+  if outside.any():
+    raise ValueError(
+        f"the noise level sigma / alpha = {levels[outside][0]:.6g} is outside"
+        f" of the process's [{low:.6g}, {high:.6g}]; give the process a wider"
+        " range of times (a last level of 0 is its time without noise)"
+    )
+  return np.clip(process.time_at(levels), process.t_min, process.t_max)
 
 
 def _zero(process: GaussianProcess) -> float:

@@ -178,7 +178,8 @@ def invert_decreasing(
   """Returns x in [low, high] with f(x) = value for a decreasing f.
 
   Bisection with a fixed number of halvings, so that it can be traced: accurate
-  to the rounding of x. Values outside f's range return the nearer end.
+  to the rounding of x. Values outside f's range return the nearer end. A traced
+  x has the first derivative of the inverse, 1 / f'(x), with respect to `value`.
   """
   xp = namespace(value)
   value = as_float(value)
@@ -189,4 +190,13 @@ def invert_decreasing(
     left = f(middle) > value  # f decreases: the solution lies right of middle
     lower = xp.where(left, middle, lower)
     upper = xp.where(left, upper, middle)
-  return 0.5 * (lower + upper)
+  x = 0.5 * (lower + upper)
+  if xp is np:
+    return x
+  # the halvings carry no gradient, so it is added to an x that is held fixed
+  x = jax.lax.stop_gradient(x)
+  inside = (lower > low) & (upper < high)
+  at = xp.where(inside, x, 0.5 * (low + high))
+  slope = jax.jvp(f, (at,), (xp.ones_like(at),))[1]
+  shift = safe_divide(value - jax.lax.stop_gradient(value), slope)
+  return x + xp.where(inside, shift, 0.0)

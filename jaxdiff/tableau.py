@@ -141,12 +141,12 @@ def validate(tableau: Tableau) -> Tableau:
         "a tableau needs at least one row, one network call; got t of shape"
         f" {np.shape(tableau.t)}"
     )
-  memory = np.shape(tableau.history)[2:3] or (1,)
+  memory = max([1, *np.shape(tableau.history)[2:3]])
   expected = {
       "t": (n,),
       "output": (n, 2),
       "state": (n, 2, 2),
-      "history": (n, 2, *memory),
+      "history": (n, 2, memory),
       "noise": (n, 3),
   }
   for name, shape in expected.items():
@@ -197,7 +197,7 @@ def pad(
     return xp.pad(leaf, width)
 
   history = zeros(tableau.history, 2, deeper)
-  identity = np.eye(2).reshape((1, 2, 2) + (1,) * (tableau.state.ndim - 3))
+  identity = np.eye(2, dtype=tableau.state.dtype).reshape((1, 2, 2) + (1,) * (tableau.state.ndim - 3))
   rest = xp.broadcast_to(identity, (more, *tableau.state.shape[1:]))
   return Tableau(
       t=xp.concatenate([tableau.t, xp.repeat(tableau.t[-1:], more, axis=0)]),
@@ -266,7 +266,10 @@ def reverse(tableau: Tableau, t_end: float) -> Tableau:
     raise ValueError("a table that draws noise cannot be reversed; use eta=0")
   carry, weight = tableau.state[:, 0, 0], tableau.history[:, 0, 0]
   deep = np.any(tableau.history[:, :, 1:])
-  if deep or np.any(tableau.state[:, :, 1]):
+  apart = np.any(tableau.state[:, 0] != tableau.state[:, 1]) or np.any(
+      tableau.history[:, 0] != tableau.history[:, 1]
+  )
+  if deep or apart or np.any(tableau.state[:, :, 1]):
     raise ValueError(
         "only one-step methods are reversed row by row; to encode with a"
         " multistep or multistage solver build it on the reversed grid:"

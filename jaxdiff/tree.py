@@ -41,8 +41,11 @@ def batch_size(x: PyTree) -> int:
 
 
 def compute_dtype(dtype: Any) -> jnp.dtype:
-  """Returns the dtype that solver arithmetic runs in: float32 or wider."""
-  return jnp.promote_types(dtype, jnp.float32)
+  """Returns the dtype that solver arithmetic runs in: float32 or wider.
+
+  Wider only if jax may use it: float64 host arrays count as float32 otherwise.
+  """
+  return jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32))
 
 
 def expand(t: Any, x: Any) -> Any:
@@ -66,22 +69,38 @@ def normal(key: jax.Array, like: PyTree, index: Any = None) -> PyTree:
 
   Returns:
     A tree like `like`; drawn in float32 (or wider), then cast.
+
+  Raises:
+    TypeError: if a leaf is not of a floating dtype.
+    ValueError: if `index` does not number every sample.
   """
   leaves, treedef = jax.tree.flatten(like)
-  if index is None:
-    index = jnp.arange(batch_size(like))
+  size = batch_size(like)
+  index = jnp.arange(size) if index is None else jnp.asarray(index)
+  if index.shape != (size,):
+    raise ValueError(
+        f"index must give every sample its number, shape ({size},), got"
+        f" {index.shape}"
+    )
+  dtypes = [jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves]
+  for dtype in dtypes:
+    if not jnp.issubdtype(dtype, jnp.floating):
+      raise TypeError(
+          f"Gaussian noise cannot be held in {dtype}; convert the data to"
+          " float32 first (and scale it: pixels 0..255 to x / 127.5 - 1)"
+      )
 
   def one(i):
     own = jax.random.fold_in(key, i)
     return [
         jax.random.normal(
-            jax.random.fold_in(own, j), leaf.shape[1:], compute_dtype(leaf.dtype)
+            jax.random.fold_in(own, j), leaf.shape[1:], compute_dtype(dtype)
         )
-        for j, leaf in enumerate(leaves)
+        for j, (leaf, dtype) in enumerate(zip(leaves, dtypes, strict=True))
     ]
 
   draws = jax.vmap(one)(index)
-  draws = [d.astype(leaf.dtype) for d, leaf in zip(draws, leaves, strict=True)]
+  draws = [d.astype(dtype) for d, dtype in zip(draws, dtypes, strict=True)]
   return jax.tree.unflatten(treedef, draws)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from jaxdiff.data.arrays import from_npz
 from jaxdiff.data.digits import digits
-from jaxdiff.data.loader import Batches, batches
+from jaxdiff.data.loader import Batches
+from jaxdiff.data.loader import batches
 from jaxdiff.data.patches import patches
 from jaxdiff.data.tfds import from_tfds
 

@@ -9,7 +9,8 @@ it, so the two share no pixel.
 import numpy as np
 
 from jaxdiff import checks
-from jaxdiff.data import arrays, optional
+from jaxdiff.data import arrays
+from jaxdiff.data import optional
 
 # First and last + 1 column of each split.
 COLUMNS = {"train": (0, 480), "test": (480, 640)}

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff.data import arrays, optional
+from jaxdiff.data import arrays
+from jaxdiff.data import optional
 
 _READABLE = ("array_record", "parquet", "arrow")
 
@@ -98,13 +99,13 @@ def from_tfds(
       f"{', '.join(map(repr, builder.info.splits))}."
     )
   keys = dict(arrays.IMAGE_AND_LABEL if keys is None else keys)
-  features = list(builder.info.features)
+  features = sorted(builder.info.features)
   missing = sorted(set(keys.values()) - set(features))
   if missing:
     raise ValueError(
       f"keys: {name!r} has no feature {', '.join(map(repr, missing))}; it has "
       f"{', '.join(map(repr, features))}. Name what to read, for instance "
-      f"keys={{'image': {features[0]!r}}}."
+      f"keys={{'image': '<feature>'}}."
     )
   return Examples(builder.as_data_source(split=split), keys)
 

@@ -1,3 +1,28 @@
-"""Networks in Flax Linen: network(x, c, label) is shaped like x."""
-from jaxdiff.networks.mlp import MLP, ResidualMLP
+"""Networks in Flax Linen, which know nothing of diffusion.
+
+Every one is called as network(x, c, label) -> like x, with x [batch, ...], the
+time condition c f[batch] and label i32[batch] or None. `denoisers.from_linen`
+makes a model of it.
+"""
+
+from jaxdiff.networks.embeddings import Condition
+from jaxdiff.networks.embeddings import fourier
+from jaxdiff.networks.mlp import MLP
+from jaxdiff.networks.mlp import ResidualMLP
+from jaxdiff.networks.presets import digits_mlp
+from jaxdiff.networks.presets import digits_unet
+from jaxdiff.networks.presets import make
+from jaxdiff.networks.presets import NETWORKS
 from jaxdiff.networks.unet import UNet
+
+__all__ = [
+    "Condition",
+    "MLP",
+    "NETWORKS",
+    "ResidualMLP",
+    "UNet",
+    "digits_mlp",
+    "digits_unet",
+    "fourier",
+    "make",
+]

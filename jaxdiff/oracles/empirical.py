@@ -5,6 +5,7 @@ sigma^2)): what a network that memorized its training set would answer.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -49,7 +50,9 @@ class Empirical:
     seen = jnp.maximum(sigma, jnp.finfo(dtype).tiny ** 0.25)
     # |x|^2 is common to all points; without it no square is lost in another
     square = jnp.sum(data**2, axis=1)
-    logits = (alpha * (flat @ data.T) - 0.5 * alpha**2 * square) / seen**2
-    x0 = jax.nn.softmax(logits, axis=1) @ data
+    # float32 is float32: accelerators round matrix products to fewer bits
+    dot = functools.partial(jnp.matmul, precision="highest")
+    logits = (alpha * dot(flat, data.T) - 0.5 * alpha**2 * square) / seen**2
+    x0 = dot(jax.nn.softmax(logits, axis=1), data)
     eps = jnp.where(sigma > 0, (flat - alpha * x0) / seen, 0.0)
     return Prediction(x0.reshape(x.shape), eps.reshape(x.shape))

@@ -33,7 +33,15 @@ def propagate(
 
   Returns:
     (mean, variance): f64[d] each, in the eigenbasis of the covariance.
+
+  Raises:
+    ValueError: for more than one component.
   """
+  if np.shape(single.means)[0] != 1:
+    raise ValueError(
+        "laws propagate exactly for one Gaussian only, this mixture has"
+        f" {np.shape(single.means)[0]}; sample it"
+    )
   v = np.asarray(single.variances, np.float64)[0]
   mu = np.asarray(single.means, np.float64)[0]
   if single.axes is not None:

@@ -12,6 +12,7 @@ sigma) costs two matrix products for each component.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -23,6 +24,10 @@ from jaxdiff import tree
 from jaxdiff.predictions import Prediction
 
 Array = Any
+
+# float32 is float32: accelerators round matrix products to fewer bits, and an
+# error of x is divided by sigma^2 here
+_einsum = functools.partial(jnp.einsum, precision="highest")
 
 
 @jax.tree_util.register_dataclass
@@ -60,8 +65,8 @@ class GaussianMixture:
     toward = jnp.asarray(self.means, flat.dtype) + self._rotate(
         alpha[:, None] * jnp.asarray(self.variances, flat.dtype) * whitened
     )
-    x0 = jnp.einsum("bk,bkd->bd", p, toward)
-    eps = sigma * jnp.einsum("bk,bkd->bd", p, self._rotate(whitened))
+    x0 = _einsum("bk,bkd->bd", p, toward)
+    eps = sigma * _einsum("bk,bkd->bd", p, self._rotate(whitened))
     return Prediction(x0.reshape(x.shape), eps.reshape(x.shape))
 
   def log_prob(self, x: Array, alpha: Array = 1.0, sigma: Array = 0.0) -> Array:
@@ -73,7 +78,7 @@ class GaussianMixture:
     """Returns the gradient of log p_t at x, shaped like x."""
     flat, alpha, sigma = _flatten(x, alpha, sigma)
     p, z, scale = self._posterior(flat, alpha, sigma, None)
-    score = -jnp.einsum("bk,bkd->bd", p, self._rotate(z / scale))
+    score = -_einsum("bk,bkd->bd", p, self._rotate(z / scale))
     return score.reshape(x.shape)
 
   def sample(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
@@ -84,7 +89,7 @@ class GaussianMixture:
     like = jax.ShapeDtypeStruct((n, means.shape[1]), means.dtype)
     z = jnp.sqrt(variances)[label] * tree.normal(draw, like)
     if self.axes is not None:
-      z = jnp.einsum("bde,be->bd", jnp.asarray(self.axes)[label], z)
+      z = _einsum("bde,be->bd", jnp.asarray(self.axes)[label], z)
     return means[label] + z, label
 
   def moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +111,7 @@ class GaussianMixture:
     """Eigencoordinates f[b, K, d] to data coordinates."""
     if self.axes is None:
       return z
-    return jnp.einsum("kde,bke->bkd", jnp.asarray(self.axes, z.dtype), z)
+    return _einsum("kde,bke->bkd", jnp.asarray(self.axes, z.dtype), z)
 
   def _log_joint(self, x, alpha, sigma):
     """Returns log w_k N(x; k), [b, K], and the parts of C_k^{-1}(x - mean)."""
@@ -115,7 +120,7 @@ class GaussianMixture:
     z = (
         offset
         if self.axes is None
-        else jnp.einsum("kde,bkd->bke", jnp.asarray(self.axes, x.dtype), offset)
+        else _einsum("kde,bkd->bke", jnp.asarray(self.axes, x.dtype), offset)
     )
     scale = alpha[:, None] ** 2 * jnp.asarray(self.variances, x.dtype)
     scale = scale + sigma[:, None] ** 2
@@ -148,8 +153,9 @@ def mixture(
     weights: [K], normalized here; equal by default.
 
   Raises:
-    ValueError: for mismatched shapes, or a covariance with a negative
-      eigenvalue (the component is named).
+    ValueError: for mismatched shapes, a weight that is not positive, or a
+      covariance that is not symmetric or has a negative eigenvalue (the
+      component is named).
   """
   means = np.asarray(means, np.float64)
   covariances = np.asarray(covariances, np.float64)
@@ -157,12 +163,22 @@ def mixture(
     raise ValueError(f"means must be [K, d], got shape {means.shape}")
   k, d = means.shape
   weights = np.ones(k) if weights is None else np.asarray(weights, np.float64)
+  if weights.shape != (k,) or not (weights > 0).all():
+    raise ValueError(
+        f"weights must be [{k}], one positive number for each component, got"
+        f" {weights}"
+    )
   axes = None
   if covariances.shape == (k,):
     variances = np.broadcast_to(covariances[:, None], (k, d)).copy()
   elif covariances.shape == (k, d):
     variances = covariances
   elif covariances.shape == (k, d, d):
+    skew = abs(covariances - covariances.transpose(0, 2, 1)).max((1, 2))
+    if (skew > 1e-6 * abs(covariances).max()).any():
+      raise ValueError(
+          f"the covariance of component {int(skew.argmax())} is not symmetric"
+      )
     variances, axes = np.linalg.eigh(covariances)
     rounding = 1e-12 * abs(variances).max()
     variances = np.where(abs(variances) < rounding, 0.0, variances)
@@ -220,8 +236,9 @@ def flow_map(
   if single.axes is None:
     moved = ratio * offset
   else:
-    moved = ((offset @ single.axes[0]) * ratio) @ single.axes[0].T
-  return (end[0] * single.means[0] + moved).reshape(x.shape)
+    with jax.default_matmul_precision("highest"):
+      moved = ((offset @ single.axes[0]) * ratio) @ single.axes[0].T
+  return (end[0] * single.means[0] + moved).reshape(x.shape).astype(x.dtype)
 
 
 def _flatten(x, alpha, sigma):

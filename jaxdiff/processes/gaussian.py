@@ -66,6 +66,19 @@ class GaussianProcess:
           f" {float(sigma)}: the score is infinite there. Raise t_min; grids"
           " reach sigma = 0 by their last step alone (to_zero=True)"
       )
+    alpha = self.alpha(self.t_max)
+    if not alpha >= 0:
+      raise ValueError(
+          f"alpha(t_max) must be at least 0, got alpha({self.t_max}) ="
+          f" {float(alpha)}; lower t_max"
+      )
+    low, high = self.log_snr(self.t_min), self.log_snr(self.t_max)
+    if not high < low:
+      raise ValueError(
+          "alpha / sigma must fall from t_min to t_max (t_max is the noisy"
+          f" end), but its logarithm is {float(low):.4g} at t_min={self.t_min}"
+          f" and {float(high):.4g} at t_max={self.t_max}"
+      )
 
   @property
   def t_zero(self) -> float:
@@ -104,7 +117,7 @@ class GaussianProcess:
   def drift(self, x: Array, t: Array) -> Array:
     """Returns f(t) x, the drift of the forward SDE; t scalar or [batch]."""
     alpha_dot, _ = self.rates(t)
-    return tree.expand(alpha_dot / self.alpha(t), x) * x
+    return (tree.expand(alpha_dot / self.alpha(t), x) * x).astype(x.dtype)
 
   def diffusion(self, t: Array) -> Array:
     """Returns g(t), the diffusion coefficient of the forward SDE."""
@@ -124,6 +137,7 @@ class GaussianProcess:
       t: scalar or [batch].
       index: i32[batch], the samples' indices; 0, 1, ... by default.
     """
+    x0 = jax.tree.map(jnp.asarray, x0)
     eps = tree.normal(key, x0, index)
     t = jnp.asarray(t, tree.compute_dtype(jax.tree.leaves(x0)[0].dtype))
     alpha, sigma = self.alpha(t), self.sigma(t)
@@ -157,7 +171,7 @@ class GaussianProcess:
     """
     t = self.t_max if t is None else t
     sigma = self.sigma(t)
-    xp = numerics.namespace(sigma)
+    xp = numerics.namespace(sigma, data_std)
     scale = xp.hypot(sigma, self.alpha(t) * data_std)
     like = jax.ShapeDtypeStruct(shape, tree.compute_dtype(dtype))
     return (scale * tree.normal(key, like, index)).astype(dtype)
@@ -261,10 +275,13 @@ def from_alpha_sigma(
     ValueError: if either is negative or NaN on [t_min, t_max], or alpha /
       sigma does not fall strictly; the time is named.
   """
+  if math.isnan(t_zero):
+    t_zero = math.nan  # the one object: NaNs are equal by identity alone
   low = t_min if math.isnan(t_zero) else t_zero
   pair = schedules.Pair(alpha, sigma, low, t_max, t_zero)
   probe = np.linspace(t_min, t_max, 257)
-  for name, value in (("alpha", pair.alpha(probe)), ("sigma", pair.sigma(probe))):
+  for name, f in (("alpha", alpha), ("sigma", sigma)):
+    value = schedules.evaluate(f, probe)
     bad = ~(value >= 0)
     if bad.any():
       raise ValueError(

@@ -1,12 +1,14 @@
 """Solvers: functions (process, grid, **options) -> Tableau.
 
 One method, one file, named as its paper names it. To add one: its file, a line
-here, an entry in the table of cases of tests/solver_cases.py.
+here, an entry in the table of cases, `catalogue.py`.
 """
 
 from jaxdiff.solvers.building import encoder
 from jaxdiff.solvers.building import for_budget
 from jaxdiff.solvers.building import solver
+from jaxdiff.solvers.catalogue import Case
+from jaxdiff.solvers.catalogue import CASES
 from jaxdiff.solvers.ddim import ddim
 from jaxdiff.solvers.ddpm import ddpm
 from jaxdiff.solvers.deis import deis
@@ -23,6 +25,8 @@ from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.unipc import unipc
 
 __all__ = [
+    "CASES",
+    "Case",
     "ddim",
     "ddpm",
     "deis",

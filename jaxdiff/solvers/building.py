@@ -85,6 +85,15 @@ def solver(
   return checked
 
 
+def inner_steps(process: GaussianProcess, grid: np.ndarray) -> int:
+  """Returns how many of the grid's steps a solver takes itself.
+
+  The steps out of alpha = 0 and into sigma = 0 are not among them.
+  """
+  out_of, into = process.alpha(grid[0]) == 0, process.sigma(grid[-1]) == 0
+  return max(0, len(grid) - 1 - int(out_of) - int(into))
+
+
 def denoise(process: GaussianProcess, t: float, t_end: float) -> tables.Tableau:
   """Returns the row that accepts alpha' x0, the step from t into sigma = 0."""
   return tables.row(t, "x0", y=(0.0, 0.0, float(process.alpha(t_end))))
@@ -123,14 +132,15 @@ def encoder(
         f" last time and alpha = {alpha[0]:.3g} at its first; use a grid"
         " without to_zero, and start= below t_max where alpha(t_max) = 0"
     )
-  table = tables.validate(build.build(process, grid[::-1], **options))
+  with np.errstate(invalid="ignore"):  # noise scales have no meaning backwards
+    table = build.build(process, grid[::-1], **options)
   if table.stochastic:
     raise ValueError(
         f"{build.__name__} draws noise with these options, so its path cannot"
         " be walked backwards; encode with a deterministic solver (eta=0,"
         " churn=0)"
     )
-  return table
+  return tables.validate(table)
 
 
 def runge_kutta(

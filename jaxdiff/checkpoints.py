@@ -1,0 +1,384 @@
+"""Checkpoints of training: atomic, asynchronous, resumed to the exact step.
+
+A directory of checkpoints holds one folder per step, written by Orbax (which
+is imported when first needed), and `config.json`, which describes the model:
+
+  directory/config.json
+  directory/1000/state/       the arrays, under their names in the state's tree
+  directory/1000/position/    names, shapes and dtypes of the leaves, and where
+                              the data iterator stood
+  directory/1000/metrics/
+
+A step's folder gets its name once it is complete, so that a run which is
+killed at any moment leaves its last complete checkpoint behind. PRNG keys are
+stored as their raw data; everything is restored bit for bit.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import tempfile
+import time
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+
+_CONFIG = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+  """An open directory of checkpoints; made by `open`.
+
+  Attributes:
+    directory: where they are.
+    manager: the Orbax manager that does the work.
+    best_metric: name of the metric by which the best one is kept, or None.
+    read_only: a directory that another run may be writing to: refuses to save.
+  """
+
+  directory: pathlib.Path
+  manager: Any
+  best_metric: str | None = None
+  read_only: bool = False
+
+  def save(
+      self,
+      step: int,
+      state: PyTree,
+      data_state: Any = None,
+      metrics: dict | None = None,
+      wait: bool = False,
+  ) -> None:
+    """Writes a checkpoint in the background; a step that exists is kept.
+
+    Args:
+      step: its number.
+      state: a tree of arrays and PRNG keys. It is copied before this returns:
+        its buffers may be donated.
+      data_state: where the data iterator stands, as JSON can store it.
+      metrics: name to number; `best_metric` must be among them.
+      wait: returns only when the checkpoint is complete.
+
+    Raises:
+      ValueError: if metrics lack `best_metric`, or the directory was opened
+        with create=False.
+    """
+    import orbax.checkpoint as ocp
+
+    if self.read_only:
+      raise ValueError(
+          f"{self.directory} was opened with create=False, for reading; open it"
+          " with create=True to save"
+      )
+
+    metrics = {k: float(v) for k, v in (metrics or {}).items()}
+    if self.best_metric and self.best_metric not in metrics:
+      raise ValueError(
+          f"the best checkpoint is kept by {self.best_metric!r}, but metrics"
+          f" hold {', '.join(map(repr, metrics)) or 'nothing'}; pass"
+          f" metrics={{{self.best_metric!r}: ...}}"
+      )
+    if step not in self.steps():
+      arrays = {k: _snapshot(v) for k, v in _named(state).items()}
+      leaves = {k: [list(v.shape), str(v.dtype)] for k, v in arrays.items()}
+      position = {"step": int(step), "leaves": leaves, "data": data_state}
+      self.manager.save(
+          int(step),
+          args=ocp.args.Composite(
+              state=ocp.args.PyTreeSave(arrays),
+              position=ocp.args.JsonSave(position),
+          ),
+          metrics=metrics or None,
+          force=True,
+      )
+    if wait:
+      self.wait()
+
+  def restore(
+      self, template: PyTree, step: int | None = None
+  ) -> tuple[PyTree, Any]:
+    """Returns (state, data_state) of a checkpoint.
+
+    Args:
+      template: a tree like the stored state, of arrays, ShapeDtypeStructs or
+        PRNG keys; the result has its structure, dtypes and shardings. It may
+        be a part of the stored state: `{"ema_params": params}`.
+      step: which one; by default the latest complete one. If that cannot be
+        read (half-copied, a full disk), the one before it is taken, with a
+        warning.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint, or no such step.
+      ValueError: if there are only half-written ones, or the checkpoint is one
+        of another model; the leaf and both shapes are named.
+    """
+    self.wait()
+    steps = self.steps()
+    if step is not None and step not in steps:
+      raise FileNotFoundError(
+          f"{self.directory} holds no checkpoint of step {step}; it holds"
+          f" {_listed(steps)}"
+      )
+    if not steps:
+      raise self._nothing()
+    wanted = [step] if step is not None else sorted(steps, reverse=True)
+    damaged = {}
+    for number in wanted:
+      folder = self.directory / str(number)
+      try:
+        position = self._position(number)
+      except Exception as e:  # whatever Orbax meets in a damaged folder
+        damaged[number] = f"{folder} cannot be read ({_first_line(e)})"
+        continue
+      _same_leaves(template, position["leaves"], folder)
+      try:
+        state = self._arrays(number, template)
+      except Exception as e:
+        damaged[number] = f"{folder} cannot be read ({_first_line(e)})"
+        continue
+      for failure in damaged.values():
+        warnings.warn(f"{failure}; step {number} is used instead", stacklevel=2)
+      self._set_aside(damaged)
+      return state, position["data"]
+    raise ValueError(
+        "no checkpoint can be read: " + "; ".join(damaged.values()) + ". It was"
+        " damaged after it was written: restore the folder from a copy, or"
+        " delete it to start again"
+    )
+
+  def steps(self) -> list[int]:
+    """Returns the steps of all complete checkpoints, rising."""
+    return sorted(self.manager.all_steps())
+
+  def latest(self) -> int | None:
+    """Returns the last complete step, None if there is none."""
+    return max(self.steps(), default=None)
+
+  def best(self) -> int | None:
+    """Returns the step with the smallest `best_metric`, None without one."""
+    return self.manager.best_step() if self.best_metric else None
+
+  def wait(self) -> None:
+    """Returns when everything that was saved is on disk."""
+    self.manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Finishes writing and releases the directory."""
+    self.wait()
+    self.manager.close()
+
+  def _position(self, step: int) -> dict:
+    import orbax.checkpoint as ocp
+
+    items = ocp.args.Composite(position=ocp.args.JsonRestore())
+    return self.manager.restore(step, args=items)["position"]
+
+  def _arrays(self, step: int, template: PyTree) -> PyTree:
+    import orbax.checkpoint as ocp
+
+    wanted = {k: _raw(v) for k, v in _named(template).items()}
+    items = ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+            item=wanted,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True,
+        )
+    )
+    arrays = self.manager.restore(step, args=items)["state"]
+    treedef = jax.tree.structure(template)
+    leaves = [
+        _typed(arrays[name], like) for name, like in _named(template).items()
+    ]
+    return jax.tree.unflatten(treedef, leaves)
+
+  def _set_aside(self, damaged: dict) -> None:
+    """Renames damaged folders, so that their steps can be written again."""
+    if self.read_only or not damaged:
+      return
+    for step in damaged:
+      folder = self.directory / str(step)
+      folder.rename(folder.with_name(f"damaged-{step}-{time.time_ns()}"))
+    self.manager.reload()
+
+  def _nothing(self) -> Exception:
+    partial = [p for p in self.directory.glob("*") if p.is_dir()]
+    if partial:
+      return ValueError(
+          f"{partial[0]} is half-written (the run was killed during its first"
+          " save) and there is no complete checkpoint beside it; start the run"
+          " again, which removes it"
+      )
+    return FileNotFoundError(
+        f"there is no checkpoint in {self.directory}; check the path, or train"
+        " first"
+    )
+
+
+def open(  # pylint: disable=redefined-builtin
+    directory: str | os.PathLike,
+    *,
+    keep: int = 2,
+    best_metric: str | None = None,
+    create: bool = True,
+) -> Checkpoints:
+  """Opens a directory of checkpoints; half-written ones are left over.
+
+  Args:
+    directory: made if it does not exist.
+    keep: how many of the latest checkpoints are kept.
+    best_metric: also keep the checkpoint with the smallest value of this
+      metric.
+    create: False refuses a directory that does not exist, and only reads.
+
+  Raises:
+    FileNotFoundError: if the directory does not exist and create is False.
+    ValueError: if keep is below 1.
+  """
+  import orbax.checkpoint as ocp
+
+  if keep < 1:
+    raise ValueError(f"keep must be at least 1, got {keep}")
+  directory = pathlib.Path(directory).expanduser().absolute()
+  if not create and not directory.is_dir():
+    raise FileNotFoundError(
+        f"there is no directory {directory}; check the path, or train first"
+    )
+  best = lambda metrics: _ordered(metrics[best_metric])
+  policies = [ocp.checkpoint_managers.LatestN(keep)]
+  if best_metric:
+    policies.append(
+        ocp.checkpoint_managers.BestN(get_metric_fn=best, reverse=True, n=1)
+    )
+  options = ocp.CheckpointManagerOptions(
+      create=create,
+      cleanup_tmp_directories=create,
+      best_fn=best if best_metric else None,
+      best_mode="min",
+      preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
+          policies
+      ),
+  )
+  manager = ocp.CheckpointManager(directory, options=options)
+  return Checkpoints(directory, manager, best_metric, not create)
+
+
+def write_config(directory: str | os.PathLike, config: dict) -> None:
+  """Writes `config.json`, which describes the model, atomically.
+
+  Args:
+    directory: made if it does not exist.
+    config: what JSON can store.
+  """
+  directory = pathlib.Path(directory).expanduser().absolute()
+  directory.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+  handle, name = tempfile.mkstemp(dir=directory, prefix=f".{_CONFIG}.")
+  with os.fdopen(handle, "w") as f:
+    f.write(text)
+  os.replace(name, directory / _CONFIG)
+
+
+def read_config(directory: str | os.PathLike) -> dict:
+  """Returns what `write_config` wrote.
+
+  Raises:
+    FileNotFoundError: if there is no config.json.
+  """
+  path = pathlib.Path(directory).expanduser().absolute() / _CONFIG
+  if not path.is_file():
+    raise FileNotFoundError(
+        f"there is no {path}, which describes the model of a checkpoint; check"
+        " the path, or train first"
+    )
+  return json.loads(path.read_text())
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+  """Returns the leaves of a tree under their paths, as in params/out/bias."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+  return {name(path) or "value": leaf for path, leaf in leaves}
+
+
+def _is_key(leaf: Any) -> bool:
+  dtype = getattr(leaf, "dtype", np.float64)
+  return jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _snapshot(leaf: Any) -> jax.Array:
+  """Returns a leaf as an array that donation cannot overwrite."""
+  if _is_key(leaf):
+    leaf = jax.random.key_data(leaf)
+  # Orbax copies to the host before it returns, but on a CPU that copy may be
+  # a view of the very buffer which the next update reuses.
+  return jnp.copy(jnp.asarray(leaf))
+
+
+def _raw(leaf: Any) -> jax.ShapeDtypeStruct:
+  """Returns shape, dtype and sharding under which a leaf is stored."""
+  if _is_key(leaf):
+    if isinstance(leaf, jax.Array):
+      leaf = jax.random.key_data(leaf)
+    else:
+      leaf = jax.eval_shape(jax.random.key_data, leaf)
+  elif not hasattr(leaf, "dtype"):
+    leaf = jnp.asarray(leaf)
+  sharding = getattr(leaf, "sharding", None)
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _typed(stored: Any, like: Any) -> jax.Array:
+  if not _is_key(like):
+    return jnp.asarray(stored)
+  return jax.random.wrap_key_data(
+      jnp.asarray(stored), impl=str(jax.random.key_impl(like))
+  )
+
+
+def _same_leaves(template: PyTree, stored: dict, folder: Any) -> None:
+  """Raises a ValueError naming the first leaf that is not the stored one."""
+  wanted = {k: _raw(v) for k, v in _named(template).items()}
+  mend = (
+      "; it is a checkpoint of another model: build the model from the"
+      " config.json beside it, or choose another directory"
+  )
+  for name, leaf in wanted.items():
+    if name not in stored:
+      raise ValueError(
+          f"the checkpoint {folder} lacks the leaf {name} of shape"
+          f" {leaf.shape} that the model has{mend}"
+      )
+    shape, dtype = tuple(stored[name][0]), stored[name][1]
+    if shape != leaf.shape or dtype != str(leaf.dtype):
+      raise ValueError(
+          f"the checkpoint {folder} has {dtype}{list(shape)} at leaf {name},"
+          f" but the model has {leaf.dtype}{list(leaf.shape)} there{mend}"
+      )
+  parts = {name.split("/")[0] for name in wanted}
+  for name, (shape, dtype) in stored.items():
+    if name not in wanted and name.split("/")[0] in parts:
+      raise ValueError(
+          f"the checkpoint {folder} has a leaf {name}, {dtype}{shape}, that"
+          f" the model lacks{mend}"
+      )
+
+
+def _ordered(value: float) -> float:
+  """Returns NaN as infinity: it is never the best."""
+  return math.inf if math.isnan(value) else value
+
+
+def _listed(steps: list[int]) -> str:
+  return ", ".join(map(str, steps)) or "none"
+
+
+def _first_line(e: Exception) -> str:
+  return f"{type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"

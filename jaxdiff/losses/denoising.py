@@ -1,0 +1,204 @@
+r"""Denoising: the loss that trains every network of `predictions.py`.
+
+With x = alpha x0 + sigma eps, lam = log(alpha / sigma), a model's error in x0
+and in eps are one error, alpha d_x0 + sigma d_eps = 0, and every network output
+is linear in the pair: its error is d_out = target(d_x0, d_eps). Hence
+
+  loss = E w(lam) |d_x0|^2 = E w(lam) g^2 |d_out|^2,   g = d x0 / d out.
+
+The right-hand side is computed: it divides by nothing that vanishes at either
+end, where the error of one half of the pair is all rounding. Weightings w:
+
+| weighting | w(lam), on the error in x0          | equals                        |
+|-----------|-------------------------------------|-------------------------------|
+| "edm"     | e^{2 lam} + 1 / sigma_data^2        | plain mse on EDM's F          |
+| "eps"     | e^{2 lam}, the SNR                  | plain mse on eps              |
+| "x0"      | 1                                   | plain mse on x0               |
+| "output"  | 1 / g^2                             | plain mse on the raw output   |
+| callable  | yours, of lam                       |                               |
+
+("edm" is (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 of Karras et al.
+(2022) in units of sigma / alpha; "snr" is accepted for "eps".)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import checks
+from jaxdiff import predictions
+from jaxdiff import tree
+from jaxdiff.losses import times as times_lib
+
+PyTree = Any
+Loss = Callable[[jax.Array, PyTree, dict], tuple[jax.Array, dict]]
+Weighting = str | Callable[[jax.Array], jax.Array]
+
+WEIGHTINGS = ("edm", "eps", "snr", "x0", "output")
+
+_CLIP = 20.0  # of the log-SNR: e^{2 lam} stays inside float32
+
+
+def denoising(
+    denoiser: Any,
+    *,
+    times: times_lib.Times | None = None,
+    weighting: Weighting = "edm",
+    num_classes: int = 0,
+    label_dropout: float = 0.1,
+    buckets: int = 8,
+) -> Loss:
+  """Returns loss(key, params, batch) -> (scalar, metrics).
+
+  The batch is a dict with "image" f[batch, ...] and, for class-conditional
+  networks, "label" i32[batch]. Metrics are "loss" and, over equal buckets of
+  the log-SNR from the noisy end to the clean one, "bucket_loss" f32[buckets]
+  (weighted loss, 0 where no sample fell) and "bucket_count" f32[buckets].
+
+  Args:
+    denoiser: a `denoisers.Denoiser`; its parameters are replaced by the ones
+      that the loss is called with.
+    times: sampler times(key, n) -> t f32[n], as in `losses.times`; by default
+      EDM's log-normal, stratified.
+    weighting: one of `WEIGHTINGS` or a function of the log-SNR, the weight of
+      the squared error in x0.
+    num_classes: number of classes of the network; 0 ignores labels.
+    label_dropout: probability of replacing a label by the null label
+      `num_classes`, for classifier-free guidance (Ho and Salimans 2022).
+    buckets: number of buckets of the metrics.
+
+  Raises:
+    ValueError: for an unknown weighting, or a label_dropout outside [0, 1].
+  """
+  if not callable(weighting):
+    checks.one_of(weighting, WEIGHTINGS, "weighting")
+  if not 0.0 <= label_dropout <= 1.0:
+    raise ValueError(
+        f"label_dropout is a probability, got {label_dropout}; 0.1 is usual,"
+        " 0 trains without the null label"
+    )
+  model = dataclasses.replace(denoiser, params=None, label=None)
+  process = model.process
+  times = times or times_lib.log_normal(process)
+
+  def loss(key: jax.Array, params: PyTree, batch: dict):
+    x0 = _images(batch)
+    time_key, noise_key, label_key = jax.random.split(key, 3)
+    t = times(time_key, x0.shape[0])
+    x, eps = process.perturb(noise_key, x0, t)
+    label = _labels(label_key, batch, num_classes, label_dropout)
+    predicted = dataclasses.replace(model, params=params)(x, t, label)
+    per_sample = error(model, predicted, x0, eps, t, weighting)
+    value = jnp.mean(per_sample)
+    by_bucket, count = _bucket_means(process, t, per_sample, buckets)
+    metrics = dict(loss=value, bucket_loss=by_bucket, bucket_count=count)
+    return value, metrics
+
+  return loss
+
+
+def error(
+    model: Any,
+    predicted: predictions.Prediction,
+    x0: jax.Array,
+    eps: jax.Array,
+    t: jax.Array,
+    weighting: Weighting = "edm",
+) -> jax.Array:
+  """Returns the weighted squared error per sample, its mean over values: f[n].
+
+  Args:
+    model: has `process`, `prediction` and `sigma_data`, as a Denoiser does.
+    predicted: the pair that it returned at x_t.
+    x0: clean data, [batch, ...].
+    eps: the noise in x_t, like x0.
+    t: f[batch], the times.
+    weighting: as in `denoising`.
+  """
+  kind, scale = model.prediction, model.sigma_data
+  alpha = tree.expand(model.process.alpha(t), x0)
+  sigma = tree.expand(model.process.sigma(t), x0)
+  lam = jnp.clip(tree.expand(model.process.log_snr(t), x0), -_CLIP, _CLIP)
+  d_x0, d_eps = predicted.x0 - x0, predicted.eps - eps
+  d_out = predictions.target(kind, d_x0, d_eps, alpha, sigma, scale)
+  square = coefficient(model, alpha, sigma, lam, weighting) * d_out**2
+  return jnp.mean(square.reshape(x0.shape[0], -1), axis=-1)
+
+
+def coefficient(
+    model: Any,
+    alpha: jax.Array,
+    sigma: jax.Array,
+    lam: jax.Array,
+    weighting: Weighting,
+) -> jax.Array:
+  """Returns w(lam) g^2, the weight of the squared error of the raw output."""
+  if weighting == "output":
+    return jnp.ones_like(lam)
+  # alpha = 0 would make the gain of "eps" 0 where it is infinite
+  alpha = jnp.maximum(alpha, jnp.exp(-_CLIP) * sigma)
+  gain = predictions.output_gain(
+      model.prediction, alpha, sigma, model.sigma_data
+  )
+  if callable(weighting):
+    return weighting(lam) * gain**2
+  if weighting == "x0":
+    return gain**2
+  if weighting in ("eps", "snr"):
+    return (jnp.exp(lam) * gain) ** 2
+  return (jnp.exp(2.0 * lam) + model.sigma_data**-2) * gain**2
+
+
+def _images(batch: dict) -> jax.Array:
+  if not isinstance(batch, dict) or "image" not in batch:
+    raise ValueError(
+        'a batch is a dict with "image" f[batch, ...] and optionally "label"'
+        f" i32[batch], got {_describe(batch)}"
+    )
+  x0 = jnp.asarray(batch["image"])
+  if not jnp.issubdtype(x0.dtype, jnp.floating):
+    raise ValueError(
+        f'batch["image"] must be floating point, got {x0.dtype}; scale integer'
+        " pixels to [-1, 1] first, x / 127.5 - 1"
+    )
+  return x0
+
+
+def _describe(batch: Any) -> str:
+  if isinstance(batch, dict):
+    return f"a dict with {', '.join(map(repr, batch)) or 'no entries'}"
+  return f"{type(batch).__name__}"
+
+
+def _labels(
+    key: jax.Array, batch: dict, num_classes: int, dropout: float
+) -> jax.Array | None:
+  """Returns the labels, each replaced by the null label at rate `dropout`."""
+  if not num_classes:
+    return None
+  if "label" not in batch:
+    raise ValueError(
+        f"a network of {num_classes} classes needs batch[\"label\"]"
+        " i32[batch]; pass num_classes=0 to train without labels"
+    )
+  label = jnp.asarray(batch["label"])
+  drop = jax.random.uniform(key, label.shape) < dropout
+  return jnp.where(drop, num_classes, label)
+
+
+def _bucket_means(
+    process: Any, t: jax.Array, value: jax.Array, buckets: int
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the mean of `value` f[n] by log-SNR bucket, and counts: f[b]."""
+  low, high = (
+      min(max(float(process.log_snr(end)), -_CLIP), _CLIP)
+      for end in (process.t_max, process.t_min)
+  )
+  place = (process.log_snr(t) - low) / (high - low)
+  index = jnp.clip(buckets * place, 0, buckets - 1).astype(jnp.int32)
+  count = jnp.zeros(buckets, value.dtype).at[index].add(1.0)
+  total = jnp.zeros(buckets, value.dtype).at[index].add(value)
+  return total / jnp.maximum(count, 1.0), count

@@ -1,0 +1,125 @@
+r"""Which times a loss is measured at: samplers times(key, n) -> t f[n].
+
+Every sampler pushes uniform numbers u through the inverse of its distribution
+function, cut to the range of the process (not clipped: no mass piles up at the
+ends). Two ways to draw u:
+
+  plain         u_i independent
+  stratified    u_i = (u + i / n) mod 1 with one u for the batch
+
+The second puts exactly one time into each of n equally likely strata, which
+lowers the variance of the loss; every u_i by itself is still uniform, so that a
+time does not depend on a sample's place in the batch (Kingma et al. 2021,
+appendix I.1).
+
+| function          | distribution                                             |
+|-------------------|----------------------------------------------------------|
+| `uniform`         | t uniform                                                |
+| `log_normal`      | log(sigma / alpha) normal (Karras et al. 2022, table 1)  |
+| `logit_normal`    | logit(t) normal for flows (Esser et al. 2024, eq. 19)    |
+| `uniform_log_snr` | log(alpha / sigma) uniform                               |
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.scipy import special
+
+from jaxdiff.processes import GaussianProcess
+
+Times = Callable[[jax.Array, int], jax.Array]
+
+_CLIP = 20.0  # of the log-SNR at ends where alpha or sigma is 0
+
+
+def uniform(process: GaussianProcess, stratified: bool = True) -> Times:
+  """Returns a sampler of t uniform in [t_min, t_max]."""
+  low, high = process.t_min, process.t_max
+
+  def times(key: jax.Array, n: int) -> jax.Array:
+    u = _uniform(key, n, stratified)
+    return jnp.clip(low + (high - low) * u, low, high)
+
+  return times
+
+
+def log_normal(
+    process: GaussianProcess,
+    mean: float = -1.2,
+    std: float = 1.2,
+    stratified: bool = True,
+) -> Times:
+  """Returns a sampler of t whose log(sigma / alpha) is normal.
+
+  Args:
+    process: gives the range, to which the normal distribution is cut, and t.
+    mean: of log(sigma / alpha); P_mean of EDM.
+    std: of log(sigma / alpha); P_std of EDM.
+    stratified: one time in each of n equally likely strata.
+
+  Raises:
+    ValueError: if std is not positive, or the process's range holds less than
+      a thousandth of the distribution.
+  """
+  if not std > 0:
+    raise ValueError(
+        f"std must be positive, got {std}; it is the standard deviation of"
+        " log(sigma / alpha), 1.2 in EDM"
+    )
+  low, high = _log_noise_range(process)
+  edges = [0.5 * math.erfc((mean - x) / (std * math.sqrt(2))) for x in (low, high)]
+  if edges[1] - edges[0] < 1e-3:
+    raise ValueError(
+        f"log(sigma / alpha) ~ N({mean}, {std}^2) lies outside of the process's"
+        f" range [{low:.3g}, {high:.3g}]; choose a mean inside of it"
+    )
+
+  def times(key: jax.Array, n: int) -> jax.Array:
+    u = edges[0] + (edges[1] - edges[0]) * _uniform(key, n, stratified)
+    log_noise = jnp.clip(mean + std * special.ndtri(u), low, high)
+    return _time(process, -log_noise)
+
+  return times
+
+
+def logit_normal(
+    process: GaussianProcess,
+    mean: float = 0.0,
+    std: float = 1.0,
+    stratified: bool = True,
+) -> Times:
+  """Returns a sampler of t with logit(t) normal on a rectified flow.
+
+  There sigma / alpha = t / (1 - t), hence log(sigma / alpha) = logit(t): this
+  is `log_normal` with the defaults of Esser et al. (2024), and carries their
+  choice to any process.
+  """
+  return log_normal(process, mean, std, stratified)
+
+
+def uniform_log_snr(process: GaussianProcess, stratified: bool = True) -> Times:
+  """Returns a sampler of t whose log-SNR is uniform over the process's range."""
+  low, high = _log_noise_range(process)
+
+  def times(key: jax.Array, n: int) -> jax.Array:
+    return _time(process, -low - (high - low) * _uniform(key, n, stratified))
+
+  return times
+
+
+def _uniform(key: jax.Array, n: int, stratified: bool) -> jax.Array:
+  if stratified:
+    return jnp.mod(jax.random.uniform(key) + jnp.arange(n) / n, 1.0)
+  return jax.random.uniform(key, (n,))
+
+
+def _time(process: GaussianProcess, lam: jax.Array) -> jax.Array:
+  t = process.log_snr_inverse(lam)
+  return jnp.clip(t, process.t_min, process.t_max)
+
+
+def _log_noise_range(process: GaussianProcess) -> tuple[float, float]:
+  ends = [-float(process.log_snr(t)) for t in (process.t_min, process.t_max)]
+  return max(ends[0], -_CLIP), min(ends[1], _CLIP)

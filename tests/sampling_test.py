@@ -1,0 +1,489 @@
+"""The loop: one program for all tables, randomness, collecting, mistakes."""
+
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import grids
+from jaxdiff import guidance
+from jaxdiff import oracles
+from jaxdiff import predictions
+from jaxdiff import processes
+from jaxdiff import sampling
+from jaxdiff import solvers
+from jaxdiff import tableau as tables
+
+EDM = processes.edm()
+KEY = jax.random.key(0)
+CALLS = (3, 4, 5, 6, 8, 10, 15, 20, 30)
+
+
+def elementwise(x, t):
+  """A model of one operation for each number: the exact answer for N(0, 1)."""
+  variance = 1.0 + t * t
+  return predictions.Prediction(x / variance, x * (t / variance))
+
+
+def table(steps=6, build=solvers.dpmpp_2m, **options):
+  return build(EDM, grids.karras(EDM, steps), **options)
+
+
+@functools.cache
+def sweep():
+  """12 and more solvers x 9 budgets, padded to one shape."""
+  every = [
+    solvers.for_budget(
+      functools.partial(case.build, EDM),
+      functools.partial(grids.karras, EDM),
+      calls,
+    )
+    for case in solvers.CASES.values()
+    for calls in CALLS
+  ]
+  return [t for t in every if t is not None]
+
+
+# --- one program -----------------------------------------------------------------
+
+
+def test_the_whole_sweep_compiles_once():
+  """Solvers x NFE, then another grid, eta and guidance scale: one entry."""
+  all_tables = sweep()
+  assert len(solvers.CASES) >= 12 and len(all_tables) >= 12 * 9
+  traces = []
+  mixture = oracles.exact(oracles.g2(), EDM)
+
+  def model(x, t, label):
+    traces.append(None)
+    return mixture(x, t, label)
+
+  def guided(scale):
+    return guidance.cfg(model, label=jnp.arange(4) % 3, null=3, scale=scale)
+
+  x = EDM.prior(KEY, (4, 2))
+  before = sampling.compilations()
+  run = lambda t, scale: sampling.sample(
+    KEY, guided(scale), tables.pad(t, 32, 4), x, length=t.nfe
+  )
+  for one in all_tables:
+    run(one, 1.0)
+  run(solvers.dpmpp_2m(EDM, grids.quadratic(EDM, 7)), 1.0)
+  run(solvers.ddim(EDM, grids.karras(EDM, 7), eta=0.3), 1.0)
+  run(solvers.heun_churn(EDM, grids.karras(EDM, 7), churn=5.0), 1.0)
+  for scale in (0.0, 3.5, np.float32(2.0)):
+    run(all_tables[0], jnp.float32(scale))
+  run(all_tables[0], jnp.float32(1.0))
+  # a Python float and an array are two kinds of argument, hence at most two
+  assert sampling.compilations() - before <= 2
+  assert len(traces) <= 4  # each trace calls the model at most twice
+
+
+def test_sweep_with_one_kind_of_scale_is_one_entry_in_the_jit_cache():
+  model = oracles.exact(oracles.g2(), EDM)
+  x = EDM.prior(KEY, (3, 2))
+  before = sampling.compilations()
+  for one in sweep():
+    sampling.sample(KEY, model, tables.pad(one, 32, 4), x, length=one.nfe)
+  other = oracles.exact(
+    oracles.mixture(np.ones((3, 2)), np.ones(3)), EDM
+  )  # other parameters of the same shapes
+  sampling.sample(
+    KEY, other, tables.pad(sweep()[0], 32, 4), x, length=sweep()[0].nfe
+  )
+  assert sampling.compilations() - before == 1
+
+
+def test_padded_run_of_a_length_equals_the_scan():
+  x = EDM.prior(KEY, (5, 2))
+  model = oracles.exact(oracles.g2(), EDM)
+  for build in (solvers.unipc, solvers.heun, solvers.ddpm, solvers.ipndm):
+    one = table(5, build)
+    scan = sampling.sample(KEY, model, one, x)
+    padded = tables.pad(one, 32, 4)
+    loop = sampling.sample(KEY, model, padded, x, length=one.nfe)
+    np.testing.assert_allclose(scan, loop, rtol=2e-6, atol=1e-6)
+
+
+def test_a_stack_under_vmap_equals_the_tables_one_by_one():
+  x = EDM.prior(KEY, (5, 2))
+  model = oracles.exact(oracles.g2(), EDM)
+  three = [table(4), table(6, solvers.heun), table(5, solvers.ddpm)]
+  stacked, lengths = tables.stack(three)
+  together = jax.vmap(
+    lambda t, n: sampling.sample(KEY, model, t, x, length=n)
+  )(jax.tree.map(jnp.asarray, stacked), jnp.asarray(lengths))
+  for i, one in enumerate(three):
+    alone = sampling.sample(KEY, model, one, x)
+    np.testing.assert_allclose(together[i], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_jit_equals_eager():
+  x = EDM.prior(KEY, (3, 2))
+  model = oracles.exact(oracles.g2(), EDM)
+  one = table(4, solvers.ddim, eta=0.7)
+  compiled = sampling.sample(KEY, model, one, x)
+  with jax.disable_jit():
+    eager = sampling.sample(KEY, model, one, x)
+  np.testing.assert_allclose(compiled, eager, rtol=1e-5, atol=1e-6)
+
+
+def test_the_network_is_called_as_often_as_the_table_has_rows():
+  calls = []
+
+  def counting(x, t):
+    jax.debug.callback(lambda t: calls.append(float(t)), t)
+    return elementwise(x, t)
+
+  for build in (solvers.heun, solvers.rk4, solvers.unipc):
+    calls.clear()
+    one = build(EDM, grids.karras(EDM, 4, to_zero=True))
+    sampling.sample(KEY, counting, one, jnp.ones((1, 1)))
+    jax.effects_barrier()
+    assert len(calls) == one.nfe
+    np.testing.assert_allclose(sorted(calls), sorted(one.t), rtol=1e-6)
+    calls.clear()
+    sampling.sample(
+      KEY, counting, tables.pad(one, 40), jnp.ones((1, 1)), length=one.nfe
+    )
+    jax.effects_barrier()
+    assert len(calls) == one.nfe  # padding is not run
+
+
+def test_step_holds_no_matrix_product_and_writes_the_history_in_place():
+  """The compiled loop of an elementwise model has no dot, and K buffers."""
+  one = table(8, solvers.ipndm)
+  text = (
+    jax.jit(lambda t, x: sampling.sample(KEY, elementwise, t, x))
+    .lower(jax.tree.map(jnp.float32, one), jnp.ones((64, 512)))
+    .compile()
+    .as_text()
+  )
+  assert " dot(" not in text
+  assert "dynamic-update-slice" in text
+
+
+# --- randomness ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [solvers.ddpm, solvers.heun_churn])
+def test_sample_seven_is_bit_identical_alone_and_in_a_batch(build):
+  options = {"churn": 9.0} if build is solvers.heun_churn else {}
+  one = table(9, build, **options)
+  shape = (4, 4, 3)
+  draw = functools.partial(
+    sampling.sample, KEY, elementwise, one, process=EDM
+  )
+  batch = draw((64, *shape))
+  alone = draw((1, *shape), index=[7])
+  few = draw((3, *shape), index=[20, 7, 1])
+  assert np.array_equal(batch[7], alone[0])
+  assert np.array_equal(batch[7], few[1])
+  assert np.array_equal(batch[20], few[0])
+
+
+def test_samples_are_bit_identical_over_virtual_devices():
+  """1, 2, 4, 8 devices, an elementwise model: all noise, all arithmetic."""
+  program = textwrap.dedent("""
+    import jax, jax.numpy as jnp, numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    from jaxdiff import grids, parallel, predictions, processes, sampling
+    from jaxdiff import solvers
+    edm = processes.edm()
+    def model(x, t):
+      v = 1.0 + t * t
+      return predictions.Prediction(x / v, x * (t / v))
+    table = solvers.heun_churn(edm, grids.karras(edm, 9), churn=9.0)
+    outs = []
+    for n in (1, 2, 4, 8):
+      sharding = parallel.batch_sharding(parallel.data_mesh(n))
+      x = sampling.sample(jax.random.key(0), model, table, (64, 4, 4, 3),
+                          process=edm, sharding=sharding)
+      assert len(x.sharding.device_set) == n, x.sharding
+      outs.append(np.asarray(x))
+    alone = sampling.sample(jax.random.key(0), model, table, (1, 4, 4, 3),
+                            process=edm, index=[7])
+    assert np.array_equal(alone[0], outs[0][7])
+    print([bool(np.array_equal(o, outs[0])) for o in outs])
+  """)
+  environment = dict(
+    os.environ,
+    XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    JAX_PLATFORMS="cpu",
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    env=environment,
+    capture_output=True,
+    text=True,
+    cwd=pathlib.Path(__file__).parent.parent,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert done.stdout.strip() == "[True, True, True, True]"
+
+
+def test_the_noises_of_a_step_are_independent_of_one_another():
+  """Before the call and after it, and from step to step and to the prior."""
+  draws = []
+  for tag in (0, 1):
+    rows = tables.row(1.0, "x0", (1.0, 0.0, 0.0), noise=(tag == 0, tag == 1, 0))
+    both = tables.concat(rows._replace(), rows)
+    out, kept = sampling.sample(
+      KEY, elementwise, both, jnp.zeros((2000, 1)),
+      collect=sampling.every(1, lambda info: info.y),
+    )
+    first, second = np.asarray(kept[0])[:, 0], np.asarray(kept[1])[:, 0]
+    draws += [first, second - first]
+  draws.append(np.asarray(sampling.sample(
+    KEY, elementwise, tables.row(1.0, "x0", (1.0, 0.0, 0.0)), (2000, 1),
+    process=EDM))[:, 0])
+  used = [d for d in draws if d.std() > 0]
+  assert len(used) >= 4
+  correlation = np.corrcoef(used) - np.eye(len(used))
+  assert np.abs(correlation).max() < 5 / np.sqrt(2000)
+
+
+def test_a_stochastic_sampler_has_the_law_that_propagation_predicts():
+  process = processes.edm(0.1, 10.0)
+  single = oracles.gaussian([1.0, -0.5], [0.25, 1.5])
+  n = 20000
+  one = solvers.ddim(process, grids.karras(process, 6), eta=1.0)
+  model = oracles.exact(single, process)
+  x = sampling.sample(
+    KEY,
+    model,
+    one,
+    process.prior(jax.random.key(5), (n, 2), data_std=0.0) + single.means[0],
+  )
+  mean, variance = oracles.propagate(
+    one, process, single, mean=single.means[0], variance=100.0
+  )
+  error = np.abs(np.mean(x, 0) - mean) / np.sqrt(variance / n)
+  assert error.max() < 4.5
+  error = np.abs(np.var(x, 0) / variance - 1) / np.sqrt(2 / n)
+  assert error.max() < 4.5
+
+
+# --- dtypes, trees, gradients -----------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_dtype_of_x_is_kept_and_arithmetic_is_wide(dtype):
+  seen = []
+
+  def model(x, t):
+    seen.append((x.dtype, t.dtype))
+    return elementwise(x, t)
+
+  with jax.enable_x64(dtype == "float64"):
+    x = jnp.ones((2, 3), dtype)
+    out = sampling.sample(KEY, model, table(5, solvers.ddpm), x)
+    assert out.dtype == dtype
+    wide = jnp.promote_types(dtype, jnp.float32)
+    assert set(seen) == {(wide, wide)}
+
+
+def test_a_float32_state_stays_float32_under_x64():
+  with jax.enable_x64(True):
+    out = sampling.sample(
+      KEY, elementwise, table(), jnp.ones((2, 3), jnp.float32)
+    )
+    assert out.dtype == jnp.float32
+
+
+def test_x_may_be_a_tree_and_each_leaf_is_sampled_as_alone():
+  def model(x, t):
+    pairs = jax.tree.map(lambda v: elementwise(v, t), x)
+    pick = lambda i: jax.tree.map(
+      lambda p: p[i],
+      pairs,
+      is_leaf=lambda p: isinstance(p, predictions.Prediction),
+    )
+    return predictions.Prediction(pick(0), pick(1))
+
+  x = {"a": jnp.ones((2, 3)), "b": 2.0 * jnp.ones((2, 4, 1))}
+  one = table(5, solvers.unipc)
+  out = sampling.sample(KEY, model, one, x)
+  for name in x:
+    alone = sampling.sample(KEY, elementwise, one, x[name])
+    np.testing.assert_allclose(out[name], alone, rtol=1e-6)
+
+
+def test_coefficients_may_carry_data_dimensions():
+  """Two tables at once, one for each half of a sample."""
+  fast, slow = table(5), table(5, solvers.ddim)
+  slow = tables.pad(slow, memory=2)
+  both = jax.tree.map(lambda a, b: np.stack([a, b], -1), fast, slow)
+  both = both._replace(t=fast.t)
+  x = EDM.prior(KEY, (4, 2))
+  out = sampling.sample(KEY, elementwise, both, x)
+  for i, one in enumerate((fast, slow)):
+    alone = sampling.sample(KEY, elementwise, one, x)
+    np.testing.assert_allclose(out[:, i], alone[:, i], rtol=1e-6)
+
+
+def test_gradients_reach_tables_and_start_and_are_finite(x64):
+  model = oracles.exact(oracles.g2(), EDM)
+  x = EDM.prior(KEY, (3, 2), dtype=jnp.float64)
+  one = jax.tree.map(
+    jnp.asarray, solvers.unipc(EDM, grids.karras(EDM, 5, to_zero=True))
+  )
+
+  def loss(one, x):
+    return jnp.sum(sampling.sample(KEY, model, one, x) ** 2)
+
+  by_table, by_x = jax.jit(jax.grad(loss, (0, 1)))(one, x)
+  for leaf in (*by_table, by_x):
+    assert np.isfinite(leaf).all()
+  step = 1e-5
+  bump = one._replace(state=one.state.at[2, 0, 1].add(step))
+  dip = one._replace(state=one.state.at[2, 0, 1].add(-step))
+  slope = (loss(bump, x) - loss(dip, x)) / (2 * step)
+  np.testing.assert_allclose(by_table.state[2, 0, 1], slope, rtol=1e-5)
+
+
+def test_donated_start_is_consumed_and_gives_the_same():
+  x = jnp.ones((4, 3))
+  expected = sampling.sample(KEY, elementwise, table(), x)
+  out = sampling.sample(KEY, elementwise, table(), x, donate=True)
+  assert np.array_equal(out, expected)
+  assert x.is_deleted()
+
+
+# --- starts and ends ----------------------------------------------------------------
+
+
+def test_image_to_image_spends_all_calls_below_its_start():
+  grid = grids.karras(EDM, 7, start=1.5)
+  one = solvers.dpmpp_2m(EDM, grid)
+  assert one.nfe == 7 and one.t[0] == 1.5 and one.t.max() == 1.5
+  single = oracles.gaussian([3.0], [1e-4])
+  image = jnp.full((64, 1), 3.0)
+  noisy, eps = EDM.perturb(KEY, image, 1.5)
+  np.testing.assert_allclose(noisy, image + 1.5 * eps, rtol=1e-6)
+  back = sampling.sample(KEY, oracles.exact(single, EDM), one, noisy)
+  assert np.abs(back - image).max() < 0.1
+
+
+def test_prior_of_a_shape_is_scaled_to_the_start_of_the_table():
+  idle = tables.row(2.5, "x0", (1.0, 0.0, 0.0))
+  x = sampling.sample(KEY, elementwise, idle, (4000, 1), process=EDM)
+  assert abs(float(x.std()) - 2.5) < 4 * 2.5 / np.sqrt(2 * 4000)
+
+
+# --- collecting ----------------------------------------------------------------------
+
+
+def test_nothing_of_the_trajectory_is_kept_unless_asked():
+  jaxpr = jax.make_jaxpr(
+    lambda x: sampling.sample(KEY, elementwise, table(50), x)
+  )(jnp.ones((2, 3)))
+  shapes = {v.aval.shape for e in jaxpr.eqns for v in e.outvars}
+  assert shapes <= {(2,), (2, 3)}  # the indices, the samples
+
+
+def test_collectors_keep_states_previews_and_reductions():
+  x = EDM.prior(KEY, (3, 2))
+  one = table(7)
+  out, states = sampling.sample(
+    KEY, elementwise, one, x, collect=sampling.every()
+  )
+  assert states.shape == (7, 3, 2)
+  assert np.array_equal(states[-1], out)
+  _, third = sampling.sample(
+    KEY, elementwise, one, x, collect=sampling.every(3)
+  )
+  np.testing.assert_allclose(third, states[::3], rtol=1e-6)
+  _, previews = sampling.sample(
+    KEY, elementwise, one, x, collect=sampling.every(1, sampling.denoised)
+  )
+  np.testing.assert_allclose(
+    previews[0], elementwise(x, jnp.float32(80.0)).x0, rtol=1e-6
+  )
+  longest = sampling.Collector(
+    lambda n, info: jnp.zeros(()),
+    lambda kept, info: jnp.maximum(kept, jnp.abs(info.a).max()),
+  )
+  _, reduced = sampling.sample(KEY, elementwise, one, x, collect=longest)
+  np.testing.assert_allclose(reduced, np.abs(states).max(), rtol=1e-6)
+
+
+def test_collecting_a_padded_run_leaves_the_rest_zero():
+  x = EDM.prior(KEY, (3, 2))
+  one = table(5)
+  _, states = sampling.sample(
+    KEY, elementwise, tables.pad(one, 9), x, length=5,
+    collect=sampling.every(),
+  )
+  assert states.shape == (9, 3, 2)
+  assert np.abs(states[4]).min() > 0 and np.all(states[5:] == 0)
+
+
+def test_progress_bar_ticks_once_a_call_and_compiles_once(capsys):
+  before = sampling.compilations()
+  for build in (solvers.dpmpp_2m, solvers.dpmpp_2m):
+    sampling.sample(
+      KEY, elementwise, table(5, build), jnp.ones((2, 3)), progress=True
+    )
+  assert sampling.compilations() - before == 1
+  assert "5/5" in capsys.readouterr().err
+
+
+# --- mistakes -------------------------------------------------------------------------
+
+
+def test_nan_is_reported_with_the_step_where_it_began():
+  def breaks(x, t):
+    x0 = jnp.where(t < 1.0, jnp.nan, 0.0) * x
+    return predictions.Prediction(x0, x / t)
+
+  one = table(8)
+  began = int(np.flatnonzero(one.t < 1.0)[0])
+  with pytest.raises(FloatingPointError, match=f"since step {began} of 8"):
+    sampling.sample(
+      KEY, breaks, one, jnp.ones((2, 2)), check_finite=True
+    )
+  fine = sampling.sample(
+    KEY, elementwise, one, jnp.ones((2, 2)), check_finite=True
+  )
+  assert np.isfinite(fine).all()
+
+
+def test_mistakes_are_named():
+  x = jnp.ones((2, 3))
+  one = table(5)
+  sample = sampling.sample
+  with pytest.raises(ValueError, match=r"\(2, 3\) is a shape.*process="):
+    sample(KEY, elementwise, one, (2, 3))
+  with pytest.raises(ValueError, match="within 1..5, the rows"):
+    sample(KEY, elementwise, one, x, length=6)
+  with pytest.raises(ValueError, match=r"shape \(2,\), got \(3,\)"):
+    sample(KEY, elementwise, one, x, index=jnp.arange(3))
+  with pytest.raises(TypeError, match="returns predictions.Prediction"):
+    sample(KEY, lambda x, t: x, one, x)
+  with pytest.raises(ValueError, match=r"model's x0 has shape \(2,\)"):
+    sample(KEY, lambda x, t: predictions.Prediction(x[:, 0], x), one, x)
+  with pytest.raises(ValueError, match=r"lacks the leaf \['b'\]"):
+    tree_x = {"a": x, "b": x}
+    short = lambda x, t: predictions.Prediction({"a": x["a"]}, x)
+    sample(KEY, short, one, tree_x)
+  with pytest.raises(ValueError, match=r"leaf \['b'\] has 3 samples"):
+    sample(KEY, elementwise, one, {"a": x, "b": jnp.ones((3, 1))})
+  with pytest.raises(ValueError, match="leaf x is a scalar"):
+    sample(KEY, elementwise, one, jnp.ones(()))
+  with pytest.raises(ValueError, match=r"tableau.noise must have shape \(5, 3"):
+    sample(KEY, elementwise, one._replace(noise=np.zeros((5, 2))), x)
+  with pytest.raises(ValueError, match=r"tableau.state\[0, 0, 0\] is nan"):
+    broken = one._replace(state=one.state * np.nan)
+    sample(KEY, elementwise, broken, x)
+  with pytest.raises(TypeError, match="is traced here"):
+    jax.jit(lambda t: sample(KEY, elementwise, t, (2, 3), process=EDM))(one)
+  with pytest.raises(ValueError, match="needs k >= 1"):
+    sampling.every(0)
