@@ -13,13 +13,14 @@ defined in it and hence the same for every process.
 | `log_snr`           | log(alpha / sigma)                                   |
 | `karras`            | (sigma / alpha)^(1 / rho)                            |
 | `cosine`            | the time of the cosine process, arctan(sigma / alpha)|
+| `vp_quadratic`      | sqrt(t) of the VP-linear process of the same range   |
 | `align_your_steps`  | a published table, interpolated                      |
 
-`uniform` and `quadratic` take the time of another process as `clock`:
-`quadratic(edm(), n, clock=vp_linear_covering(0.002, 80))` is the grid that few
-calls like best.
+`uniform` and `quadratic` take the time of another process as `clock`.
+`vp_quadratic` is the grid that few calls like best.
 """
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.processes import vp_cosine
+from jaxdiff.processes import vp_linear_covering
 
 # Sabour et al. (2024), "Align Your Steps", https://arxiv.org/abs/2404.14507:
 # noise levels of the ten-step schedules published with the paper.
@@ -146,6 +148,24 @@ def karras(
     return process.time_at(np.linspace(*ends ** (1 / rho), steps + 1) ** rho)
 
   return _grid(process, n, start, to_zero, places)
+
+
+def vp_quadratic(
+    process: GaussianProcess,
+    n: int,
+    *,
+    start: float | None = None,
+    to_zero: bool = False,
+) -> np.ndarray:
+  """Returns n + 1 times, quadratic in a VP-linear process's time.
+
+  That process covers the noise levels of `process`, as `vp_linear_covering`
+  makes it; where alpha(t_max) = 0 up to 1000 times the signal.
+  """
+  ends = _with_signal(process, [process.t_max, process.t_min])
+  high, low = process.noise_level(ends)
+  clock = vp_linear_covering(float(low), float(high))
+  return quadratic(process, n, clock=clock, start=start, to_zero=to_zero)
 
 
 def cosine(
@@ -281,3 +301,14 @@ def _with_signal(process: GaussianProcess, ends: list[float]) -> np.ndarray:
   if process.alpha(ends[0]) == 0:
     ends[0] = process.log_snr_inverse(_LEAST_LOG_SNR)
   return ends
+
+
+GRIDS = MappingProxyType({
+    "uniform": uniform,
+    "quadratic": quadratic,
+    "log_snr": log_snr,
+    "karras": karras,
+    "cosine": cosine,
+    "vp_quadratic": vp_quadratic,
+})
+"""The grids that take (process, n) alone, by name."""

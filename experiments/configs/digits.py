@@ -16,8 +16,10 @@ def get_config() -> config_dict.ConfigDict:
   config.num_classes = 10
   config.seed = 0
 
-  config.network = "digits_unet"
-  config.network_options = config_dict.ConfigDict()
+  config.network = "unet"
+  config.network_options = dict(
+      channels=48, multipliers=(1,), blocks=1, attention=(4,), patch=2
+  )
   config.process = "edm"
   config.process_options = dict(sigma_min=0.002, sigma_max=80.0)
   config.prediction = "edm"
@@ -27,7 +29,7 @@ def get_config() -> config_dict.ConfigDict:
   config.weighting = "edm"
   config.label_dropout = 0.1
 
-  config.steps = 2000
+  config.steps = 1500
   config.batch_size = 128
   config.learning_rate = 2e-3
   config.warmup_steps = 100

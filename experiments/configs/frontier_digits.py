@@ -1,0 +1,27 @@
+"""The frontier on a trained network: the digits U-Net of `experiments.train`.
+
+  python -m experiments.train --config=experiments/configs/digits.py \
+      --workdir=runs/digits
+  python -m experiments.frontier \
+      --config=experiments/configs/frontier_digits.py
+
+About a minute on two cores, in float32. Expect the same ranking as on the exact
+mixture: ipndm and unipc first, at 10 calls a median error near 0.01.
+"""
+
+import ml_collections
+
+from experiments.configs import frontier_mixture
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the config; every field can be overridden on the command line."""
+  config = frontier_mixture.get_config()
+  config.target = "runs/digits"
+  config.grids = ("vp_quadratic",)
+  config.noises = 128
+  config.reference_steps = 150
+  config.float64 = False
+  config.out = "runs/frontier_digits"
+  config.title = "U-Net trained on digits, EDM noise"
+  return config

@@ -1,0 +1,380 @@
+r"""The frontier: which solver is best at which number of network calls.
+
+Runs solvers x grids x calls on one target from the same noises and compares
+each result with the same ODE solved to convergence. The whole sweep, the
+reference included, is ONE compiled program: tables are padded to one shape and
+walked for a traced number of rows.
+
+  python -m experiments.frontier                     # digits mixture, 2 minutes
+  python -m experiments.frontier --config.target=g2 --config.process=vp
+  python -m experiments.frontier --config.target=runs/digits   # a trained model
+
+Writes frontier.csv, frontier.png and frontier.json to --config.out, and prints
+a table. Interrupted, it goes on where it stopped.
+
+Columns of the CSV: solver, grid, calls (the budget), nfe (calls really made),
+rmse and median (per coordinate, over noises, to the converged ODE; a few
+samples near a ridge switch modes and dominate the rmse), distance (sliced
+Wasserstein to data; the converged ODE's own is in frontier.json as the floor).
+Stochastic solvers follow no ODE path: their distance counts alone.
+"""
+
+import csv
+import functools
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+from tqdm import auto as tqdm
+
+from experiments import plots
+from jaxdiff import data
+from jaxdiff import denoisers
+from jaxdiff import grids
+from jaxdiff import metrics
+from jaxdiff import oracles
+from jaxdiff import processes
+from jaxdiff import sampling
+from jaxdiff import solvers
+from jaxdiff import tableau as tables
+from jaxdiff import training
+
+FIELDS = ("solver", "grid", "calls", "nfe", "rmse", "median", "distance")
+PROCESSES = {
+    "edm": processes.edm,
+    "vp": processes.vp_linear,
+    "flow": processes.rectified_flow,
+    "cosine": processes.vp_cosine,
+    "ve": processes.ve,
+    "sub_vp": processes.sub_vp,
+}
+ORACLES = {
+    "digits_mixture": oracles.digits_mixture,
+    "digits_empirical": oracles.digits_empirical,
+    "g2": oracles.g2,
+    "g16": oracles.g16,
+    "grid25": oracles.grid25,
+}
+_PIECE = 40  # rows of the compiled program
+
+
+class Target(NamedTuple):
+  """What the solvers are compared on.
+
+  Attributes:
+    model: the denoiser.
+    process: its forward process.
+    shape: of one sample.
+    data: samples of the true distribution, for the distance.
+  """
+
+  model: Any
+  process: processes.GaussianProcess
+  shape: tuple[int, ...]
+  data: jax.Array
+
+
+def load_target(config: ml_collections.ConfigDict) -> Target:
+  """Returns the oracle or the trained model that the config names.
+
+  Raises:
+    ValueError: for a target that is neither an oracle nor a run's folder.
+  """
+  if config.target in ORACLES:
+    if config.process not in PROCESSES:
+      raise ValueError(
+          f"config.process={config.process!r} is none of"
+          f" {', '.join(PROCESSES)}"
+      )
+    process = PROCESSES[config.process]()
+    distribution = ORACLES[config.target]()
+    model = oracles.exact(distribution, process)
+    key = jax.random.key(config.seed + 1)
+    if isinstance(distribution, oracles.Empirical):
+      draws = jnp.asarray(distribution.data)
+    else:
+      draws, _ = distribution.sample(key, config.noises)
+    return Target(model, process, draws.shape[1:], draws)
+  if pathlib.Path(config.target).is_dir():
+    model = training.load_denoiser(config.target)
+    folder = training.checkpoint_directory(config.target)
+    classes = training.load_config(folder).num_classes
+    if classes:  # every class in turn
+      label = jnp.arange(config.noises) % classes
+      model = denoisers.with_label(model, label)
+    draws = jnp.asarray(data.load(config.data)["image"])
+    return Target(model, model.process, draws.shape[1:], draws)
+  raise ValueError(
+      f"config.target={config.target!r} is neither an oracle"
+      f" ({', '.join(ORACLES)}) nor a folder with a trained model; train one"
+      " with: python -m experiments.train --workdir=runs/digits"
+  )
+
+
+def cells(
+    config: ml_collections.ConfigDict, process: processes.GaussianProcess
+) -> Iterable[tuple[str, str, int, tables.Tableau]]:
+  """Yields (solver, grid, calls, table) for every cell that fits a budget."""
+  unknown = [s for s in config.solvers if s not in solvers.CASES]
+  unknown += [g for g in config.grids if g not in grids.GRIDS]
+  if unknown:
+    raise ValueError(
+        f"unknown in config.solvers or config.grids: {', '.join(unknown)};"
+        f" solvers: {', '.join(solvers.CASES)}; grids:"
+        f" {', '.join(grids.GRIDS)}"
+    )
+  for name in config.solvers:
+    for grid in config.grids:
+      for calls in config.calls:
+        table = solvers.for_budget(
+            functools.partial(solvers.CASES[name].build, process),
+            functools.partial(grids.GRIDS[grid], process),
+            calls,
+        )
+        if table is not None:
+          yield name, grid, calls, table
+
+
+class Sweep:
+  """Runs tables from the same noises through one compiled program."""
+
+  def __init__(self, target: Target, config: ml_collections.ConfigDict):
+    self.target = target
+    self.noises = config.noises
+    dtype = jnp.float64 if config.float64 else jnp.float32
+    self.key = jax.random.key(config.seed)
+    self.start = target.process.prior(
+        self.key, (config.noises, *target.shape), dtype=dtype
+    )
+    self.distance_key = jax.random.key(0)
+
+  def __call__(self, table: tables.Tableau, x: Any = None) -> jax.Array:
+    """Returns the samples that a table makes of the noises, [noises, ...]."""
+    x = self.start if x is None else x
+    for first in range(0, table.nfe, _PIECE):
+      piece = tables.take(table, slice(first, first + _PIECE))
+      padded = tables.pad(piece, _PIECE, 4)
+      key = jax.random.fold_in(self.key, first)
+      x = sampling.sample(
+          key, self.target.model, padded, x, length=piece.nfe
+      )
+    return x
+
+  def reference(self, steps: int) -> jax.Array:
+    """Returns the noises taken along the ODE by RK4, in pieces.
+
+    Each of its steps starts from the anchor alone, so it can be cut between
+    any two of them.
+    """
+    process = self.target.process
+    grid = grids.karras(process, steps)
+    x = self.start
+    bar = tqdm.tqdm(total=4 * steps, desc="reference", unit="call")
+    per_piece = _PIECE // 4
+    for first in range(0, steps, per_piece):
+      part = grid[first : first + per_piece + 1]
+      table = solvers.CASES["rk4"].build(process, part)
+      x = self(table, x)
+      bar.update(table.nfe)
+    jax.block_until_ready(x)
+    bar.close()
+    return x
+
+  def distance(self, x: jax.Array) -> float:
+    """Returns the sliced Wasserstein distance to data."""
+    draws = self.target.data.astype(x.dtype)
+    return float(_sliced(self.distance_key, x, draws))
+
+
+_sliced = jax.jit(metrics.sliced_wasserstein)
+
+
+def run(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
+  """Runs the sweep; returns its rows and writes csv, json and picture."""
+  jax.config.update("jax_enable_x64", config.float64)
+  out = pathlib.Path(config.out)
+  out.mkdir(parents=True, exist_ok=True)
+  target = load_target(config)
+  sweep = Sweep(target, config)
+  todo = list(cells(config, target.process))
+  stamp = _stamp(config)
+  rows, reference = _resume(out, stamp)
+  before = sampling.compilations()
+  if reference is None:
+    reference = np.asarray(sweep.reference(config.reference_steps))
+    _write_npz(out / "reference.npz", reference=reference, stamp=stamp)
+    _write_csv(out / "frontier.csv", [])
+  done = {(r["solver"], r["grid"], r["calls"]) for r in rows}
+  bar = tqdm.tqdm(todo, desc="frontier", unit="table")
+  for name, grid, calls, table in bar:
+    if (name, grid, calls) in done:
+      continue
+    bar.set_postfix_str(f"{name} {calls}")
+    x = sweep(table)
+    row = dict(solver=name, grid=grid, calls=calls, nfe=table.nfe)
+    row |= dict(rmse=math.nan, median=math.nan, distance=sweep.distance(x))
+    if solvers.CASES[name].order:
+      row |= errors(np.asarray(x), reference)
+    rows.append(row)
+    _append_csv(out / "frontier.csv", row)
+  summary = dict(
+      config=config.to_dict(),
+      floor=sweep.distance(jnp.asarray(reference)),
+      compilations=sampling.compilations() - before,
+      tables=len(todo),
+      device=jax.devices()[0].device_kind,
+      jax=jax.__version__,
+  )
+  (out / "frontier.json").write_text(json.dumps(summary, indent=1) + "\n")
+  print(table_text(rows, config.calls))
+  print(
+      f"{len(todo)} tables and the reference ran in {summary['compilations']}"
+      f" compiled program(s) on {summary['device']}."
+  )
+  plots.frontier(rows, summary["floor"], out / "frontier.png", config.title)
+  print(f"Wrote {out}/frontier.csv, frontier.png and frontier.json.")
+  return rows
+
+
+def errors(x: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+  """Returns rmse and median over samples of the error per coordinate."""
+  square = np.mean((x - reference) ** 2, axis=tuple(range(1, x.ndim)))
+  return dict(
+      rmse=float(np.sqrt(square.mean())),
+      median=float(np.sqrt(np.median(square))),
+  )
+
+
+def best_by_grid(
+    rows: list[dict[str, Any]], by: str = "rmse"
+) -> dict[tuple[str, int], dict[str, Any]]:
+  """Returns each (solver, calls)'s row on the grid that suits it best."""
+  best = {}
+  for row in rows:
+    at = (row["solver"], row["calls"])
+    if at not in best or row[by] < best[at][by]:
+      best[at] = row
+  return best
+
+
+def table_text(rows: list[dict[str, Any]], calls: Iterable[int]) -> str:
+  """Returns the table for the terminal: median / rmse, best of each marked."""
+  best = best_by_grid([r for r in rows if not math.isnan(r["rmse"])])
+  names = list(dict.fromkeys(r["solver"] for r in rows))
+  width = max(map(len, names)) + 2
+  lines = [
+      "error per coordinate to the converged ODE, median / rmse, each solver at"
+      " its best grid; * lowest rmse",
+      "calls".ljust(width) + "".join(f"{c:>18}" for c in calls),
+  ]
+  lowest = {
+      c: min((v["rmse"] for (_, k), v in best.items() if k == c), default=None)
+      for c in calls
+  }
+  for name in names:
+    if not any((name, c) in best for c in calls):
+      continue
+    line = name.ljust(width)
+    for c in calls:
+      row = best.get((name, c))
+      if row is None:
+        line += " " * 18
+        continue
+      star = "*" if row["rmse"] == lowest[c] else " "
+      line += f"{row['median']:.1e} / {row['rmse']:.1e}{star}".rjust(18)
+    lines.append(line)
+  noisy = [n for n in names if not any((n, c) in best for c in calls)]
+  if noisy:
+    lines.append("sliced Wasserstein distance to data of the stochastic ones")
+    by_distance = best_by_grid(rows, "distance")
+    for name in noisy:
+      line = name.ljust(width)
+      for c in calls:
+        row = by_distance.get((name, c))
+        line += (f"{row['distance']:.3f}" if row else "").rjust(18)
+      lines.append(line)
+  return "\n".join(lines)
+
+
+def _stamp(config) -> str:
+  """Identifies what the reference and the rows of a folder depend on."""
+  fixed = {k: v for k, v in config.to_dict().items() if k not in _FREE}
+  target = pathlib.Path(config.target)
+  if target.is_dir():  # another training run is another target
+    fixed["step"] = sorted(p.name for p in target.rglob("*") if p.is_dir())
+  text = json.dumps(fixed, sort_keys=True, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_FREE = ("out", "title", "solvers", "grids", "calls")
+
+
+def _resume(out, stamp):
+  """Returns the rows and the reference of an earlier run of this config."""
+  try:
+    with np.load(out / "reference.npz") as held:
+      if str(held["stamp"]) != stamp:
+        return [], None
+      reference = held["reference"]
+    with open(out / "frontier.csv", newline="") as f:
+      read = list(csv.DictReader(f))
+  except FileNotFoundError:
+    return [], None
+  rows = []
+  for r in read:
+    if None in r.values() or set(r) != set(FIELDS):
+      break  # the line that was being written when the run was stopped
+    number = lambda k, r=r: float(r[k])
+    rows.append(
+        dict(solver=r["solver"], grid=r["grid"])
+        | {k: int(r[k]) for k in ("calls", "nfe")}
+        | {k: number(k) for k in ("rmse", "median", "distance")}
+    )
+  _write_csv(out / "frontier.csv", rows)
+  logging.info("found %d cells of an earlier run in %s", len(rows), out)
+  return rows, reference
+
+
+def _write_npz(path, **arrays):
+  partial = path.with_suffix(".partial.npz")
+  np.savez(partial, **arrays)
+  partial.replace(path)
+
+
+def _write_csv(path, rows):
+  with open(path, "w", newline="") as f:
+    writer = csv.DictWriter(f, FIELDS)
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _append_csv(path, row):
+  with open(path, "a", newline="") as f:
+    csv.DictWriter(f, FIELDS).writerow(row)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  run(flags.FLAGS.config)
+
+
+if __name__ == "__main__":
+  config_flags.DEFINE_config_file(
+      "config",
+      "experiments/configs/frontier_mixture.py",
+      "What to run: a file of experiments/configs/. Set single fields with"
+      " --config.NAME=VALUE, for instance --config.noises=256.",
+  )
+  app.run(main)

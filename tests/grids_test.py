@@ -1,0 +1,214 @@
+"""Grids: exact ends, strictly falling, and the formulas of their papers."""
+
+import numpy as np
+import pytest
+from process_cases import PROCESSES
+from process_cases import every_process
+
+from jaxdiff import grids
+from jaxdiff import processes
+
+GRIDS = {
+  "uniform": grids.uniform,
+  "quadratic": grids.quadratic,
+  "cubic": lambda *args, **options: grids.polynomial(*args, 3.0, **options),
+  "log_snr": grids.log_snr,
+  "karras": grids.karras,
+  "cosine": grids.cosine,
+  "clocked": lambda *args, **options: grids.quadratic(
+    *args, clock=processes.vp_linear_covering(0.002, 80.0), **options
+  ),
+}
+every_grid = pytest.mark.parametrize("grid", list(GRIDS))
+EDM = processes.edm()
+
+
+@every_grid
+@every_process
+def test_ends_are_exact_and_every_step_falls(name, grid):
+  process = PROCESSES[name]
+  few = name == "pair"  # whose inverse is a bisection
+  for n in (1, 2, 7, 30) if few else range(1, 31):
+    t = GRIDS[grid](process, n)
+    assert t.shape == (n + 1,)
+    assert t.dtype == np.float64
+    assert (np.diff(t) < 0).all()
+    assert (t[0], t[-1]) == (process.t_max, process.t_min)
+
+
+@every_grid
+@every_process
+def test_to_zero_is_the_grid_of_one_step_less_and_a_last_one(name, grid):
+  process = PROCESSES[name]
+  for n in (1, 2, 9):
+    t = GRIDS[grid](process, n, to_zero=True)
+    assert t.shape == (n + 1,)
+    assert (t[0], t[-1]) == (process.t_max, process.t_zero)
+    assert process.sigma(t[-1]) == 0
+    if n > 1:
+      np.testing.assert_array_equal(t[:-1], GRIDS[grid](process, n - 1))
+
+
+@every_grid
+def test_start_is_the_first_time_bit_by_bit(grid):
+  process = processes.vp_linear()
+  t = GRIDS[grid](process, 6, start=0.61)
+  assert (t[0], t[-1]) == (0.61, process.t_min)
+  assert t.shape == (7,)
+  assert (np.diff(t) < 0).all()
+
+
+def test_karras_is_equation_5_of_its_paper():
+  n, high, low = 18, 80.0, 0.002
+  i = np.arange(n)
+  for rho in (7.0, 3.0):
+    sigma = high ** (1 / rho) + i / (n - 1) * (
+      low ** (1 / rho) - high ** (1 / rho)
+    )
+    paper = np.append(sigma**rho, 0.0)
+    t = grids.karras(EDM, n, rho=rho, to_zero=True)
+    np.testing.assert_allclose(t, paper, rtol=1e-12)
+  t = grids.karras(EDM, n, to_zero=True)
+  np.testing.assert_allclose(t[1:3], [57.586, 40.786], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.002, 80.0), (0.02, 20.0)])
+def test_quadratic_with_a_vp_clock_is_the_formula_of_diff_sampler(low, high):
+  n, eps_s = 12, 1e-3
+  top, bottom = np.log(high**2 + 1), np.log(low**2 + 1)
+  beta_d = 2 * (bottom / eps_s - top) / (eps_s - 1)
+  beta_min = top - 0.5 * beta_d
+  t = np.linspace(1, np.sqrt(eps_s), n + 1) ** 2
+  paper = np.sqrt(np.expm1(0.5 * beta_d * t**2 + beta_min * t))
+  clock = processes.vp_linear_covering(low, high)
+  mine = grids.quadratic(processes.edm(low, high), n, clock=clock)
+  np.testing.assert_allclose(mine, paper, rtol=1e-10)
+
+
+@every_process
+def test_steps_are_equal_in_what_the_grid_is_named_after(name):
+  process, n = PROCESSES[name], 9
+  inside = slice(1, None) if process.alpha(process.t_max) == 0 else slice(None)
+
+  def equal(values):
+    steps = np.diff(values)
+    np.testing.assert_allclose(steps, steps.mean(), rtol=1e-8)
+
+  equal(grids.uniform(process, n))
+  equal(np.sqrt(grids.quadratic(process, n)))
+  equal(process.log_snr(grids.log_snr(process, n)[inside]))
+  equal(process.noise_level(grids.karras(process, n)[inside]) ** (1 / 7))
+  equal(np.arctan(process.noise_level(grids.cosine(process, n))))
+
+
+@pytest.mark.parametrize("grid", ["log_snr", "karras", "cosine", "clocked"])
+def test_grids_in_the_noise_level_are_the_same_for_every_process(grid):
+  first = GRIDS[grid](processes.edm(0.01, 50.0), 8)
+  for process in (
+    processes.ve(0.01, 50.0),
+    processes.vp_linear_covering(0.01, 50.0),
+  ):
+    levels = process.noise_level(GRIDS[grid](process, 8))
+    np.testing.assert_allclose(levels, first, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["vp_cosine", "flow", "pair"])
+def test_noise_level_grids_leave_alpha_zero_and_continue_from_signal(name):
+  process = PROCESSES[name]
+  t = grids.log_snr(process, 5)
+  lam = process.log_snr(t)
+  assert lam[0] == -np.inf
+  last = process.log_snr(process.t_min)
+  expected = np.linspace(-7, last, 6)[1:]
+  np.testing.assert_allclose(lam[1:], expected, rtol=1e-9)
+
+
+# --- published and given times -----------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["sd15", "sdxl", "svd"])
+def test_align_your_steps_is_its_table_at_ten_steps(table):
+  process = processes.edm(0.002, 700.0)
+  levels = grids._ALIGN_YOUR_STEPS[table]
+  ten = grids.align_your_steps(process, table=table)
+  np.testing.assert_allclose(ten, levels, rtol=1e-12)
+  twenty = grids.align_your_steps(process, 20, table=table)
+  np.testing.assert_allclose(twenty[::2], levels, rtol=1e-12)
+  between = np.sqrt(np.multiply(levels[1:], levels[:-1]))
+  np.testing.assert_allclose(twenty[1::2], between, rtol=1e-12)
+  zero = grids.align_your_steps(process, 11, table=table, to_zero=True)
+  np.testing.assert_array_equal(zero, np.append(ten, 0.0))
+
+
+def test_align_your_steps_numbers_of_sdxl():
+  t = grids.align_your_steps(EDM)
+  published = "14.615 6.315 3.771 2.181 1.342 .862 .555 .380 .234 .113 .029"
+  np.testing.assert_allclose(t, [float(v) for v in published.split()])
+
+
+def test_from_times_is_verbatim_and_a_copy():
+  given = np.array([0.9, 0.33, 0.05, 0.0])
+  t = grids.from_times(processes.vp_linear(), given)
+  np.testing.assert_array_equal(t, given)
+  t[0] = 0.5
+  assert given[0] == 0.9
+  assert grids.from_times(EDM, [3, 2, 1]).dtype == np.float64
+
+
+def test_from_times_forgives_the_rounding_of_t_max():
+  process = processes.rectified_flow()
+  t = grids.from_times(process, [1.0 + 1e-12, 0.5])
+  assert t[0] == 1.0
+  assert np.isfinite(process.alpha(t)).all()
+
+
+@every_process
+def test_from_noise_levels_inverts_noise_level(name):
+  process = PROCESSES[name]
+  t = grids.uniform(process, 5, to_zero=True)[1:]
+  levels = process.noise_level(t)
+  assert levels[-1] == 0
+  back = grids.from_noise_levels(process, levels)
+  np.testing.assert_allclose(back, t, rtol=1e-11)
+
+
+# --- refusals ----------------------------------------------------------------
+
+PAIR = processes.from_alpha_sigma(lambda t: 1.0, lambda t: t, 0.1, 10.0)
+
+
+@pytest.mark.parametrize(
+  ("build", "message"),
+  [
+    (lambda: grids.karras(EDM, 0), "n >= 1 steps, an integer; got n=0"),
+    (lambda: grids.karras(EDM, 2.5), "got n=2.5"),
+    (lambda: grids.uniform(EDM, None, to_zero=True), "got n=None"),
+    (lambda: grids.karras(EDM, 3, rho=0.0), "rho must be positive"),
+    (lambda: grids.polynomial(EDM, 3, 0.0), "power must be positive"),
+    (
+      lambda: grids.log_snr(EDM, 3, start=81.0),
+      r"start=81 must lie in \(0.002",
+    ),
+    (lambda: grids.log_snr(EDM, 3, start=0.002), "start=0.002 must lie"),
+    (lambda: grids.log_snr(EDM, 3, start=np.nan), "start=nan must lie"),
+    (lambda: grids.quadratic(EDM, 3, clock=processes.ve()), "the clock gives"),
+    (lambda: grids.uniform(PAIR, 3, to_zero=True), "give .* its t_zero"),
+    (lambda: grids.align_your_steps(EDM, table="sd3"), "'sdxl', 'svd'; got"),
+    (lambda: grids.align_your_steps(EDM, table="svd"), "700 is outside"),
+    (lambda: grids.align_your_steps(PAIR, table="svd"), "700 is outside"),
+    (lambda: grids.from_noise_levels(PAIR, [50.0, 1.0]), "50 is outside"),
+    (lambda: grids.from_noise_levels(PAIR, [5.0, 0.0]), "t_zero"),
+    (lambda: grids.from_noise_levels(PAIR, [5.0, np.nan]), "nan is outside"),
+    (lambda: grids.from_noise_levels(PAIR, [1.0, 5.0]), "strictly decreasing"),
+    (lambda: grids.from_noise_levels(PAIR, 1.0), "1-D array"),
+    (lambda: grids.from_times(EDM, [80.0, 0.001]), "outside of the process"),
+  ],
+)
+def test_grids_refuse_what_they_cannot_walk(build, message):
+  with pytest.raises(ValueError, match=message):
+    build()
+
+
+def test_uniform_steps_take_a_clock_with_negative_times():
+  t = grids.uniform(EDM, 4, clock=processes.ve())
+  np.testing.assert_allclose(t, grids.log_snr(EDM, 4), rtol=1e-12)
