@@ -92,7 +92,7 @@ def test_one_of_lists_the_choices():
     ({}, r"lacks the leaf \['a'\].*holds nothing"),
     (
       {"a": 0.0, "b": np.ones(2)},
-      r"shape \(2,\) at leaf \['b'\].*\(3,\) there",
+      r"\(2,\) at leaf \['b'\].*\(3,\) there",
     ),
     ({"a": 0.0, "b": np.ones(3), "c": 1}, r"has a leaf \['c'\] that the state"),
     (np.ones(3), r"lacks the leaf \['a'\].*\(the array itself\)"),

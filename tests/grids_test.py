@@ -187,7 +187,7 @@ PAIR = processes.from_alpha_sigma(lambda t: 1.0, lambda t: t, 0.1, 10.0)
     (lambda: grids.polynomial(EDM, 3, 0.0), "power must be positive"),
     (
       lambda: grids.log_snr(EDM, 3, start=81.0),
-      r"start=81 must lie in \(0.002",
+      r"start=81 must lie in \(0",
     ),
     (lambda: grids.log_snr(EDM, 3, start=0.002), "start=0.002 must lie"),
     (lambda: grids.log_snr(EDM, 3, start=np.nan), "start=nan must lie"),

@@ -16,13 +16,13 @@ SMALL = {
         (5, 4, 4, 1),
     ),
     "unet": (
-        networks.UNet(8, (1, 2), 1, (4,), 8, 2, num_classes=3),
+        networks.UNet(4, (1, 2), 1, (4,), 4, 2, num_classes=3),
         (5, 8, 8, 1),
     ),
 }
 
 
-def started(module, shape, seed=0, scale=0.1):
+def started(module, shape, seed=0, scale=0.3):
   """Returns (x, c, params), params moved off their zero initial values."""
   x = jax.random.normal(jax.random.key(seed), shape)
   c = jnp.linspace(-1.0, 1.0, shape[0])
@@ -82,7 +82,7 @@ def test_bfloat16_compute_keeps_float32_parameters(case):
   assert out.dtype == jnp.bfloat16
   full = apply(params, x, c)
   error = np.abs(np.asarray(out, np.float32) - full).max()
-  assert 0 < error < 0.05 * np.abs(full).max()
+  assert 0 < error < 0.1 * np.abs(full).max()
   model = denoisers.from_linen(half, params, processes.edm(), sigma_data=0.5)
   assert jax.eval_shape(model, x, jnp.ones(5)).x0.dtype == jnp.float32
 

@@ -166,5 +166,5 @@ def test_unknown_kinds_are_refused_with_the_list():
     lambda: predictions.target("noise", X0, X0, 1.0, 1.0),
     lambda: predictions.output_gain("noise", 1.0, 1.0),
   ):
-    with pytest.raises(ValueError, match="'x0', 'eps', 'v'.*got 'noise'"):
+    with pytest.raises(ValueError, match=r"'x0', 'eps', 'v'.*got 'noise'"):
       f()

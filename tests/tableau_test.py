@@ -33,11 +33,11 @@ def walk(table, x=X, model=curved, seed=0, length=None):
     y = y + table.noise[i, 0] * z0
     x0, eps = model(y, table.t[i])
     h = [table.output[i, 0] * x0 + table.output[i, 1] * eps, *h[:-1]]
-    past = lambda j: sum(w * v for w, v in zip(table.history[i, j], h))
+    past = [sum(w * v for w, v in zip(ws, h)) for ws in table.history[i]]
     state = table.state[i]
     y, a = (
-      state[0, 0] * y + state[0, 1] * a + past(0) + table.noise[i, 1] * z,
-      state[1, 0] * y + state[1, 1] * a + past(1) + table.noise[i, 2] * z,
+      state[0, 0] * y + state[0, 1] * a + past[0] + table.noise[i, 1] * z,
+      state[1, 0] * y + state[1, 1] * a + past[1] + table.noise[i, 2] * z,
     )
   return a, y
 
@@ -178,12 +178,7 @@ def test_concat_carries_the_memory_across():
   one, two = random_table(2, 3, 1), random_table(3, 1, 2)
   both = tables.concat(one, two)
   assert both.memory == 3
-  # the rows of a one-step table look no further back than their own call
-  rng = np.random.default_rng(0)
-  first = walk(one)
-  rng.normal(size=(2, 2, X.size))
-  assert (both.nfe, both.stochastic) == (5, True)
-  np.testing.assert_array_equal(walk(both, length=2)[0], first[0])
+  np.testing.assert_array_equal(walk(both, length=2)[0], walk(one)[0])
   reads = tables.row(1.0, "x0", y=(0, 0, 0, 1))  # the output before its own
   model = lambda y, t: (np.full_like(y, t), y)
   table = tables.concat(tables.row(7.0, "x0", y=(1, 0)), reads)
@@ -293,9 +288,7 @@ def test_other_refusals():
   table = random_table(3, 2)
   with pytest.raises(ValueError, match="cannot pad a tableau of 3 rows"):
     tables.pad(table, 2)
-  with pytest.raises(
-    ValueError, match="and memory 2 to None rows and memory 1"
-  ):
+  with pytest.raises(ValueError, match="2 to None rows and memory 1"):
     tables.pad(table, memory=1)
   with pytest.raises(ValueError, match="at least 1, got 0"):
     tables.repeat(table, 0)

@@ -1,4 +1,4 @@
-"""Trees: batches, noise that belongs to a sample, arrays apart from the rest."""
+"""Trees: batches, noise that belongs to a sample, arrays and the rest."""
 
 import functools
 
@@ -28,13 +28,11 @@ def rows(like, n):
 def test_sample_7_is_bit_identical_alone_in_a_batch_and_compiled():
   batch = tree.normal(KEY, LIKE)
   alone = tree.normal(KEY, rows(LIKE, 1), jnp.array([7]))
-  compiled = jax.jit(lambda i: tree.normal(KEY, rows(LIKE, 3), i))
-  three = compiled(jnp.array([2, 7, 0]))
+  some = jnp.array([2, 7, 0])
+  three = jax.jit(lambda i: tree.normal(KEY, rows(LIKE, 3), i))(some)
   for name in LIKE:
     np.testing.assert_array_equal(batch[name][7], alone[name][0])
-    np.testing.assert_array_equal(
-      batch[name][jnp.array([2, 7, 0])], three[name]
-    )
+    np.testing.assert_array_equal(batch[name][some], three[name])
 
 
 def test_keys_samples_and_leaves_draw_different_noise():

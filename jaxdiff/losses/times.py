@@ -31,7 +31,9 @@ from jaxdiff.processes import GaussianProcess
 
 Times = Callable[[jax.Array, int], jax.Array]
 
-_CLIP = 20.0  # of the log-SNR at ends where alpha or sigma is 0
+# Of the log-SNR at ends where alpha is 0: t of a flow is 1 up to rounding soon
+# beyond it, and nothing is left to learn there.
+_CLIP = 10.0
 
 
 def uniform(process: GaussianProcess, stratified: bool = True) -> Times:

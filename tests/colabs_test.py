@@ -1,0 +1,43 @@
+"""Every notebook runs from its first cell to its last."""
+
+import os
+import pathlib
+
+import nbclient
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
+
+
+def test_there_are_notebooks():
+  assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, monkeypatch):
+  monkeypatch.setenv(
+    "PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+  )
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  notebook = nbformat.read(path, as_version=4)
+  ran = nbclient.NotebookClient(
+    notebook, timeout=300, kernel_name="python3"
+  ).execute()
+  text = "".join(
+    output.get("text", "")
+    for cell in ran.cells
+    if cell.cell_type == "code"
+    for output in cell.outputs
+  )
+  if path.stem == "first_steps":
+    assert "compiled programs: 1" in text
+    order = float(text.split("measured order: ")[1].split()[0])
+    assert abs(order - 2.0) < 0.2
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stored_without_outputs(path):
+  for cell in nbformat.read(path, as_version=4).cells:
+    assert not cell.get("outputs"), "clear the outputs before committing"

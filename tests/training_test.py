@@ -1,0 +1,321 @@
+"""Training: one update, the loop, and runs that are stopped and go on."""
+
+import csv
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import training_run
+from jaxdiff import checkpoints
+from jaxdiff import training
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def quadratic(key, params, batch):
+  """A loss with known gradients; its noise comes from the key."""
+  value = 0.5 * jnp.sum((params["w"] - batch["image"]) ** 2)
+  return value, dict(draw=jax.random.uniform(key))
+
+
+def start(learning_rate=0.1, **options):
+  optimizer = optax.sgd(learning_rate)
+  params = dict(w=jnp.ones(3))
+  state = training.init_state(jax.random.key(0), params, optimizer)
+  return state, training.make_update(quadratic, optimizer, **options)
+
+
+def test_an_update_is_one_program_that_donates_its_state():
+  state, update, iterator = training_run.parts()
+  before = state
+  for _ in range(3):
+    state, _ = update(state, next(iterator))
+  assert update._cache_size() == 1
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+  assert int(state.step) == 3
+
+
+def test_the_callers_parameters_outlive_the_donation():
+  params, key = dict(w=jnp.ones(3)), jax.random.key(0)
+  optimizer = optax.adam(0.1)
+  update = training.make_update(quadratic, optimizer)
+  update(training.init_state(key, params, optimizer), dict(image=jnp.zeros(3)))
+  np.testing.assert_array_equal(params["w"], 1.0)
+  jax.random.normal(key)
+
+
+def test_the_average_has_its_closed_form():
+  # gradient 0, then params move by -0.1 each update
+  state, update = start(ema=0.9, ema_warmup=False, clip_norm=None)
+  expected = path = np.ones(3)
+  for _ in range(4):
+    state, _ = update(state, dict(image=jnp.zeros(3)))
+    path = 0.9 * path
+    expected = 0.9 * expected + 0.1 * path
+  np.testing.assert_allclose(state.params["w"], path, rtol=1e-6)
+  np.testing.assert_allclose(state.ema_params["w"], expected, rtol=1e-6)
+
+
+def test_the_warmed_up_average_forgets_the_start():
+  state, update = start(0.5, ema=0.999)
+  for step in range(30):
+    weight = (1 + step) / (10 + step)
+    previous = np.asarray(state.ema_params["w"])
+    state, _ = update(state, dict(image=jnp.zeros(3)))
+    np.testing.assert_allclose(
+        state.ema_params["w"],
+        weight * previous + (1 - weight) * np.asarray(state.params["w"]),
+        atol=1e-6,
+    )
+  assert np.abs(state.ema_params["w"]).max() < 0.01
+
+
+def test_the_gradient_is_clipped_to_its_norm():
+  state, update = start(1.0, clip_norm=0.3)
+  state, metrics = update(state, dict(image=jnp.full(3, -9.0)))
+  np.testing.assert_allclose(metrics["grad_norm"], 10 * np.sqrt(3), rtol=1e-6)
+  moved = np.linalg.norm(np.asarray(state.params["w"]) - 1.0)
+  np.testing.assert_allclose(moved, 0.3, rtol=1e-5)
+  np.testing.assert_allclose(
+      metrics["param_norm"], np.linalg.norm(state.params["w"]), rtol=1e-6
+  )
+
+
+def test_an_update_that_is_not_finite_changes_nothing_and_says_so():
+  state, update = start()
+  state, metrics = update(state, dict(image=jnp.full(3, jnp.nan)))
+  assert metrics["skipped"] == 1.0
+  np.testing.assert_array_equal(state.params["w"], 1.0)
+  np.testing.assert_array_equal(state.ema_params["w"], 1.0)
+  state, metrics = update(state, dict(image=jnp.zeros(3)))
+  assert metrics["skipped"] == 0.0
+  assert int(state.step) == 2
+
+
+def test_every_update_has_its_own_key():
+  state, update = start()
+  draws = []
+  for _ in range(3):
+    state, metrics = update(state, dict(image=jnp.zeros(3)))
+    draws.append(float(metrics["draw"]))
+  expected = [
+      float(jax.random.uniform(jax.random.fold_in(jax.random.key(0), i)))
+      for i in range(3)
+  ]
+  assert draws == expected
+
+
+def test_a_loss_falls_where_there_is_something_to_learn():
+  state, update, iterator = training_run.parts()
+  seen = []
+  training.train(
+      state,
+      update,
+      iterator,
+      steps=400,
+      log_every=100,
+      on_metrics=lambda step, m: seen.append((step, m["loss"])),
+      progress=False,
+  )
+  assert [step for step, _ in seen] == [100, 200, 300, 400]
+  assert seen[-1][1] < 0.9 * seen[0][1]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+  """The digest of a run of 40 updates that nothing stopped."""
+  return training_run.main(tmp_path_factory.mktemp("whole"), 40, 0.0, every=7)
+
+
+def test_a_resumed_run_is_bit_identical(tmp_path, uninterrupted):
+  for steps in (3, 17, 40):
+    found = training_run.main(tmp_path, steps, 0.0, every=5)
+  assert found == uninterrupted
+
+
+def test_a_resumed_run_does_not_compile_again(tmp_path):
+  state, update, iterator = training_run.parts()
+  opened = checkpoints.open(tmp_path)
+  run = lambda state, steps: training.train(
+      state, update, iterator, steps=steps, checkpoints=opened, progress=False
+  )
+  run(state, 2)
+  fresh, _, _ = training_run.parts()
+  run(fresh, 4)
+  opened.close()
+  assert update._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)],
+)
+def test_a_signal_saves_and_says_how_to_go_on(
+    tmp_path, capsys, uninterrupted, number, error
+):
+  handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+  state, update, iterator = training_run.parts()
+  opened = checkpoints.open(tmp_path / "checkpoints")
+
+  def stop(step, metrics):
+    if step == 10:
+      os.kill(os.getpid(), number)
+
+  with pytest.raises(error):
+    training.train(
+        state,
+        update,
+        iterator,
+        steps=40,
+        checkpoints=opened,
+        log_every=5,
+        on_metrics=stop,
+        progress=False,
+    )
+  assert opened.latest() in (10, 11)
+  opened.close()
+  assert "run the same command again" in capsys.readouterr().err
+  after = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+  assert after == handlers
+  assert training_run.main(tmp_path, 40, 0.0) == uninterrupted
+
+
+def launch(directory):
+  command = [sys.executable, training_run.__file__, str(directory), "40", "0.02"]
+  path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+  return subprocess.Popen(
+      command,
+      env=os.environ | {"PYTHONPATH": path},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      text=True,
+  )
+
+
+def kill_at_random(directory, draw):
+  """Kills a run at a random moment after it has begun to write."""
+  folder = directory / "checkpoints"
+  before = set(os.listdir(folder)) if folder.is_dir() else set()
+  process = launch(directory)
+  deadline = time.monotonic() + 60
+  while process.poll() is None and time.monotonic() < deadline:
+    if folder.is_dir() and set(os.listdir(folder)) - before:
+      break
+    time.sleep(0.002)
+  time.sleep(draw.uniform(0, 0.3))
+  process.kill()
+  process.communicate()
+
+
+@pytest.mark.parametrize(
+    "kills", [1, pytest.param(10, marks=pytest.mark.slow)]
+)
+def test_a_killed_run_ends_bit_identical(tmp_path, uninterrupted, kills):
+  # a checkpoint is written after every update: the kill meets a write
+  draw = random.Random(kills)
+  for _ in range(kills):
+    kill_at_random(tmp_path, draw)
+  process = launch(tmp_path)
+  out, _ = process.communicate(timeout=120)
+  assert out.strip() == uninterrupted
+  with (tmp_path / "metrics.csv").open() as f:
+    steps = [int(row["step"]) for row in csv.DictReader(f)]
+  assert steps == sorted(set(steps))
+  assert steps[-1] == 40
+
+
+def test_a_run_of_nothing_but_nan_stops_and_names_the_step():
+  state, update = start()
+
+  class Broken:
+    def __next__(self):
+      return dict(image=np.full(3, np.nan, np.float32))
+
+  with pytest.raises(FloatingPointError, match="up to step 5"):
+    training.train(
+        state, update, Broken(), steps=20, log_every=5, progress=False
+    )
+
+
+def test_bucket_losses_are_averaged_by_their_counts():
+  metrics = [
+      dict(loss=1.0, a_loss=[2.0, 0.0, 0.0], a_count=[3.0, 0.0, 0.0]),
+      dict(loss=3.0, a_loss=[6.0, 5.0, 0.0], a_count=[1.0, 2.0, 0.0]),
+  ]
+  mean = training.average(metrics)
+  assert mean["loss"] == 2.0
+  np.testing.assert_allclose(mean["a_loss"], [3.0, 5.0, np.nan])
+
+
+def test_the_metrics_file_survives_a_crash_and_a_resumed_run(tmp_path):
+  path = tmp_path / "metrics.csv"
+  write = training.csv_writer(path)
+  for step in (1, 2, 3):
+    write(step, dict(loss=0.1 * step, b=[1.0, 2.0]))
+  with path.open("a") as f:
+    f.write("4,0.4")  # cut short
+  again = training.csv_writer(path)
+  again(3, dict(loss=0.5, b=[1.0, 2.0]))
+  again(4, dict(loss=0.6, b=[1.0, 2.0], new=7.0))
+  with path.open() as f:
+    rows = list(csv.DictReader(f))
+  assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+  assert [row["loss"] for row in rows] == ["0.1", "0.2", "0.5", "0.6"]
+  assert rows[-1]["new"] == "7"
+  assert rows[0]["new"] == ""
+
+
+@pytest.mark.parametrize("process", ["edm", "rectified_flow"])
+def test_a_model_is_rebuilt_from_its_working_directory(tmp_path, process):
+  config = training.ModelConfig(
+      shape=(4, 4, 1),
+      network="residual_mlp",
+      network_options=dict(width=8, blocks=1, embedding=8),
+      num_classes=2,
+      process=process,
+      sigma_data=0.7,
+  )
+  model = training.make_denoiser(config, jax.random.key(0))
+  folder = training.checkpoint_directory(tmp_path)
+  training.save_config(folder, config)
+  opened = checkpoints.open(folder)
+  scaled = jax.tree.map(lambda p: 2 * p, model.params)
+  opened.save(5, dict(ema_params=model.params, params=scaled))
+  opened.close()
+  back = training.load_denoiser(tmp_path)
+  assert (back.process, back.sigma_data) == (model.process, 0.7)
+  assert back.apply == model.apply
+  jax.tree.map(np.testing.assert_array_equal, back.params, model.params)
+  last = training.load_denoiser(folder, ema=False)
+  jax.tree.map(np.testing.assert_array_equal, last.params, scaled)
+
+
+def test_the_digits_model_is_trained_once(tmp_path):
+  options = dict(steps=4, batch_size=8, width=8, blocks=1, cache=tmp_path)
+  first = training.digits_denoiser(**options)
+  (folder,) = tmp_path.iterdir()
+  stamp = folder.stat().st_mtime_ns
+  again = training.digits_denoiser(**options)
+  assert folder.stat().st_mtime_ns == stamp
+  jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+  training.digits_denoiser(**(options | dict(seed=1)))
+  assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(dict(ema=1.0), "ema is a decay"), (dict(clip_norm=0.0), "clip_norm")],
+)
+def test_refusals_say_how_to_mend(options, message):
+  with pytest.raises(ValueError, match=message):
+    start(**options)
