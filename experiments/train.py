@@ -22,12 +22,13 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+import jax
+import optax
 from absl import app
 from absl import flags
-import jax
+from absl import logging
 from ml_collections import config_dict
 from ml_collections import config_flags
-import optax
 
 from jaxdiff import checkpoints
 from jaxdiff import data
@@ -36,24 +37,24 @@ from jaxdiff import losses
 from jaxdiff import training
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "What to train: a file of experiments/configs/. Set single entries with"
-    " --config.NAME=VALUE, for instance --config.steps=100.",
-    lock_config=True,
+  "config",
+  None,
+  "What to train: a file of experiments/configs/. Set single entries with"
+  " --config.NAME=VALUE, for instance --config.steps=100.",
+  lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Directory for checkpoints and metrics. Made if it does not exist; if it"
-    " holds a checkpoint, training goes on from there.",
+  "workdir",
+  None,
+  "Directory for checkpoints and metrics. Made if it does not exist; if it"
+  " holds a checkpoint, training goes on from there.",
 )
 
 
 def train(
-    config: config_dict.ConfigDict,
-    workdir: str | os.PathLike,
-    progress: bool = True,
+  config: config_dict.ConfigDict,
+  workdir: str | os.PathLike,
+  progress: bool = True,
 ) -> denoisers.Denoiser:
   """Returns the trained denoiser, with averaged parameters.
 
@@ -71,19 +72,19 @@ def train(
   init_key, run_key = jax.random.split(jax.random.key(config.seed))
   denoiser = training.make_denoiser(model, init_key)
   loss = losses.denoising(
-      denoiser,
-      times=time_sampler(config, denoiser.process),
-      weighting=config.weighting,
-      num_classes=config.num_classes,
-      label_dropout=config.label_dropout,
+    denoiser,
+    times=time_sampler(config, denoiser.process),
+    weighting=config.weighting,
+    num_classes=config.num_classes,
+    label_dropout=config.label_dropout,
   )
   optimizer = optax.adam(
-      optax.warmup_cosine_decay_schedule(
-          0.0,
-          config.learning_rate,
-          min(config.warmup_steps, config.steps // 2),
-          config.steps,
-      )
+    optax.warmup_cosine_decay_schedule(
+      0.0,
+      config.learning_rate,
+      min(config.warmup_steps, config.steps // 2),
+      config.steps,
+    )
   )
   workdir = pathlib.Path(workdir).expanduser().absolute()
   directory = training.checkpoint_directory(workdir)
@@ -92,17 +93,17 @@ def train(
     training.save_config(directory, model)
   try:
     state = training.train(
-        training.init_state(run_key, denoiser.params, optimizer),
-        training.make_update(
-            loss, optimizer, ema=config.ema, clip_norm=config.clip_norm
-        ),
-        data.batches(source, config.batch_size, seed=config.seed),
-        steps=config.steps,
-        checkpoints=with_checkpoints,
-        every=config.checkpoint_every,
-        log_every=config.log_every,
-        on_metrics=training.csv_writer(workdir / "metrics.csv"),
-        progress=progress,
+      training.init_state(run_key, denoiser.params, optimizer),
+      training.make_update(
+        loss, optimizer, ema=config.ema, clip_norm=config.clip_norm
+      ),
+      data.batches(source, config.batch_size, seed=config.seed),
+      steps=config.steps,
+      checkpoints=with_checkpoints,
+      every=config.checkpoint_every,
+      log_every=config.log_every,
+      on_metrics=training.csv_writer(workdir / "metrics.csv"),
+      progress=progress,
     )
   finally:
     with_checkpoints.close()
@@ -110,24 +111,22 @@ def train(
 
 
 def model_config(
-    config: config_dict.ConfigDict, source: Mapping
+  config: config_dict.ConfigDict, source: Mapping
 ) -> training.ModelConfig:
   """Returns the model that a configuration asks for, to fit the data."""
   return training.ModelConfig(
-      shape=tuple(source["image"].shape[1:]),
-      network=config.network,
-      network_options=config.network_options.to_dict(),
-      num_classes=config.num_classes,
-      process=config.process,
-      process_options=config.process_options.to_dict(),
-      prediction=config.prediction,
-      sigma_data=config.sigma_data,
+    shape=tuple(source["image"].shape[1:]),
+    network=config.network,
+    network_options=config.network_options.to_dict(),
+    num_classes=config.num_classes,
+    process=config.process,
+    process_options=config.process_options.to_dict(),
+    prediction=config.prediction,
+    sigma_data=config.sigma_data,
   )
 
 
-def time_sampler(
-    config: config_dict.ConfigDict, process
-) -> losses.times.Times:
+def time_sampler(config: config_dict.ConfigDict, process) -> losses.times.Times:
   """Returns the sampler of times that a configuration names."""
   name, *options = config.times
   return getattr(losses.times, name)(process, *options)
@@ -142,4 +141,5 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
+  flags.FLAGS.set_default("verbosity", logging.WARNING)
   app.run(main)

@@ -50,12 +50,12 @@ class Checkpoints:
   read_only: bool = False
 
   def save(
-      self,
-      step: int,
-      state: PyTree,
-      data_state: Any = None,
-      metrics: dict | None = None,
-      wait: bool = False,
+    self,
+    step: int,
+    state: PyTree,
+    data_state: Any = None,
+    metrics: dict | None = None,
+    wait: bool = False,
   ) -> None:
     """Writes a checkpoint in the background; a step that exists is kept.
 
@@ -75,35 +75,35 @@ class Checkpoints:
 
     if self.read_only:
       raise ValueError(
-          f"{self.directory} was opened with create=False, for reading; open it"
-          " with create=True to save"
+        f"{self.directory} was opened with create=False, for reading; open it"
+        " with create=True to save"
       )
 
     metrics = {k: float(v) for k, v in (metrics or {}).items()}
     if self.best_metric and self.best_metric not in metrics:
       raise ValueError(
-          f"the best checkpoint is kept by {self.best_metric!r}, but metrics"
-          f" hold {', '.join(map(repr, metrics)) or 'nothing'}; pass"
-          f" metrics={{{self.best_metric!r}: ...}}"
+        f"the best checkpoint is kept by {self.best_metric!r}, but metrics"
+        f" hold {', '.join(map(repr, metrics)) or 'nothing'}; pass"
+        f" metrics={{{self.best_metric!r}: ...}}"
       )
     if step not in self.steps():
       arrays = {k: _snapshot(v) for k, v in _named(state).items()}
       leaves = {k: [list(v.shape), str(v.dtype)] for k, v in arrays.items()}
       position = {"step": int(step), "leaves": leaves, "data": data_state}
       self.manager.save(
-          int(step),
-          args=ocp.args.Composite(
-              state=ocp.args.PyTreeSave(arrays),
-              position=ocp.args.JsonSave(position),
-          ),
-          metrics=metrics or None,
-          force=True,
+        int(step),
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeSave(arrays),
+          position=ocp.args.JsonSave(position),
+        ),
+        metrics=metrics or None,
+        force=True,
       )
     if wait:
       self.wait()
 
   def restore(
-      self, template: PyTree, step: int | None = None
+    self, template: PyTree, step: int | None = None
   ) -> tuple[PyTree, Any]:
     """Returns (state, data_state) of a checkpoint.
 
@@ -124,8 +124,8 @@ class Checkpoints:
     steps = self.steps()
     if step is not None and step not in steps:
       raise FileNotFoundError(
-          f"{self.directory} holds no checkpoint of step {step}; it holds"
-          f" {_listed(steps)}"
+        f"{self.directory} holds no checkpoint of step {step}; it holds"
+        f" {_listed(steps)}"
       )
     if not steps:
       raise self._nothing()
@@ -149,9 +149,9 @@ class Checkpoints:
       self._set_aside(damaged)
       return state, position["data"]
     raise ValueError(
-        "no checkpoint can be read: " + "; ".join(damaged.values()) + ". It was"
-        " damaged after it was written: restore the folder from a copy, or"
-        " delete it to start again"
+      "no checkpoint can be read: " + "; ".join(damaged.values()) + ". It was"
+      " damaged after it was written: restore the folder from a copy, or"
+      " delete it to start again"
     )
 
   def steps(self) -> list[int]:
@@ -186,16 +186,16 @@ class Checkpoints:
 
     wanted = {k: _raw(v) for k, v in _named(template).items()}
     items = ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-            item=wanted,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-            partial_restore=True,
-        )
+      state=ocp.args.PyTreeRestore(
+        item=wanted,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+        partial_restore=True,
+      )
     )
     arrays = self.manager.restore(step, args=items)["state"]
     treedef = jax.tree.structure(template)
     leaves = [
-        _typed(arrays[name], like) for name, like in _named(template).items()
+      _typed(arrays[name], like) for name, like in _named(template).items()
     ]
     return jax.tree.unflatten(treedef, leaves)
 
@@ -212,22 +212,22 @@ class Checkpoints:
     partial = [p for p in self.directory.glob("*") if p.is_dir()]
     if partial:
       return ValueError(
-          f"{partial[0]} is half-written (the run was killed during its first"
-          " save) and there is no complete checkpoint beside it; start the run"
-          " again, which removes it"
+        f"{partial[0]} is half-written (the run was killed during its first"
+        " save) and there is no complete checkpoint beside it; start the run"
+        " again, which removes it"
       )
     return FileNotFoundError(
-        f"there is no checkpoint in {self.directory}; check the path, or train"
-        " first"
+      f"there is no checkpoint in {self.directory}; check the path, or train"
+      " first"
     )
 
 
-def open(  # pylint: disable=redefined-builtin
-    directory: str | os.PathLike,
-    *,
-    keep: int = 2,
-    best_metric: str | None = None,
-    create: bool = True,
+def open(  # noqa: A001  (as checkpoints.open)
+  directory: str | os.PathLike,
+  *,
+  keep: int = 2,
+  best_metric: str | None = None,
+  create: bool = True,
 ) -> Checkpoints:
   """Opens a directory of checkpoints; half-written ones are left over.
 
@@ -249,22 +249,20 @@ def open(  # pylint: disable=redefined-builtin
   directory = pathlib.Path(directory).expanduser().absolute()
   if not create and not directory.is_dir():
     raise FileNotFoundError(
-        f"there is no directory {directory}; check the path, or train first"
+      f"there is no directory {directory}; check the path, or train first"
     )
   best = lambda metrics: _ordered(metrics[best_metric])
   policies = [ocp.checkpoint_managers.LatestN(keep)]
   if best_metric:
     policies.append(
-        ocp.checkpoint_managers.BestN(get_metric_fn=best, reverse=True, n=1)
+      ocp.checkpoint_managers.BestN(get_metric_fn=best, reverse=True, n=1)
     )
   options = ocp.CheckpointManagerOptions(
-      create=create,
-      cleanup_tmp_directories=create,
-      best_fn=best if best_metric else None,
-      best_mode="min",
-      preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
-          policies
-      ),
+    create=create,
+    cleanup_tmp_directories=create,
+    best_fn=best if best_metric else None,
+    best_mode="min",
+    preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
   )
   manager = ocp.CheckpointManager(directory, options=options)
   return Checkpoints(directory, manager, best_metric, not create)
@@ -295,8 +293,8 @@ def read_config(directory: str | os.PathLike) -> dict:
   path = pathlib.Path(directory).expanduser().absolute() / _CONFIG
   if not path.is_file():
     raise FileNotFoundError(
-        f"there is no {path}, which describes the model of a checkpoint; check"
-        " the path, or train first"
+      f"there is no {path}, which describes the model of a checkpoint; check"
+      " the path, or train first"
     )
   return json.loads(path.read_text())
 
@@ -325,49 +323,52 @@ def _snapshot(leaf: Any) -> jax.Array:
 def _raw(leaf: Any) -> jax.ShapeDtypeStruct:
   """Returns shape, dtype and sharding under which a leaf is stored."""
   if _is_key(leaf):
-    if isinstance(leaf, jax.Array):
-      leaf = jax.random.key_data(leaf)
-    else:
-      leaf = jax.eval_shape(jax.random.key_data, leaf)
+    concrete = isinstance(leaf, jax.Array)
+    data = jax.random.key_data
+    leaf = data(leaf) if concrete else jax.eval_shape(data, leaf)
   elif not hasattr(leaf, "dtype"):
     leaf = jnp.asarray(leaf)
   sharding = getattr(leaf, "sharding", None)
+  # An array that is not tied to its device stays so: jit tells the two apart,
+  # and a resumed run would compile everything again.
+  if not getattr(leaf, "committed", True):
+    sharding = None
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _typed(stored: Any, like: Any) -> jax.Array:
   if not _is_key(like):
     return jnp.asarray(stored)
-  return jax.random.wrap_key_data(
-      jnp.asarray(stored), impl=str(jax.random.key_impl(like))
-  )
+  impl = []  # a key's implementation can be asked of a key, not of its shape
+  jax.eval_shape(lambda k: impl.append(jax.random.key_impl(k)), like)
+  return jax.random.wrap_key_data(jnp.asarray(stored), impl=str(impl[0]))
 
 
 def _same_leaves(template: PyTree, stored: dict, folder: Any) -> None:
   """Raises a ValueError naming the first leaf that is not the stored one."""
   wanted = {k: _raw(v) for k, v in _named(template).items()}
   mend = (
-      "; it is a checkpoint of another model: build the model from the"
-      " config.json beside it, or choose another directory"
+    "; it is a checkpoint of another model: build the model from the"
+    " config.json beside it, or choose another directory"
   )
   for name, leaf in wanted.items():
     if name not in stored:
       raise ValueError(
-          f"the checkpoint {folder} lacks the leaf {name} of shape"
-          f" {leaf.shape} that the model has{mend}"
+        f"the checkpoint {folder} lacks the leaf {name} of shape"
+        f" {leaf.shape} that the model has{mend}"
       )
     shape, dtype = tuple(stored[name][0]), stored[name][1]
     if shape != leaf.shape or dtype != str(leaf.dtype):
       raise ValueError(
-          f"the checkpoint {folder} has {dtype}{list(shape)} at leaf {name},"
-          f" but the model has {leaf.dtype}{list(leaf.shape)} there{mend}"
+        f"the checkpoint {folder} has {dtype}{list(shape)} at leaf {name},"
+        f" but the model has {leaf.dtype}{list(leaf.shape)} there{mend}"
       )
   parts = {name.split("/")[0] for name in wanted}
   for name, (shape, dtype) in stored.items():
     if name not in wanted and name.split("/")[0] in parts:
       raise ValueError(
-          f"the checkpoint {folder} has a leaf {name}, {dtype}{shape}, that"
-          f" the model lacks{mend}"
+        f"the checkpoint {folder} has a leaf {name}, {dtype}{shape}, that"
+        f" the model lacks{mend}"
       )
 
 

@@ -15,11 +15,11 @@ from jaxdiff import checkpoints
 
 def state(value=1.0, width=3):
   return dict(
-      params={"out": {"kernel": jnp.full((width, 2), value)}},
-      half=jnp.asarray([1.0, 1e-3], jnp.bfloat16),
-      key=jax.random.key(7),
-      old_key=jax.random.PRNGKey(8),
-      opt=(jnp.int32(3), None, {"nan": jnp.asarray([jnp.nan, -0.0])}),
+    params={"out": {"kernel": jnp.full((width, 2), value)}},
+    half=jnp.asarray([1.0, 1e-3], jnp.bfloat16),
+    key=jax.random.key(7),
+    old_key=jax.random.PRNGKey(8),
+    opt=(jnp.int32(3), None, {"nan": jnp.asarray([jnp.nan, -0.0])}),
   )
 
 
@@ -95,14 +95,17 @@ def other_dtype():
 
 
 @pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        (wider, r"float32\[3, 2\] at leaf params/out/kernel, but the model"
-         r" has float32\[4, 2\]"),
-        (other_name, r"lacks the leaf params/out/weight of shape \(3, 2\)"),
-        (smaller, r"has a leaf opt/2/nan, float32\[2\], that the model lacks"),
-        (other_dtype, r"bfloat16\[2\] at leaf half"),
-    ],
+  ("template", "message"),
+  [
+    (
+      wider,
+      r"float32\[3, 2\] at leaf params/out/kernel, but the model"
+      r" has float32\[4, 2\]",
+    ),
+    (other_name, r"lacks the leaf params/out/weight of shape \(3, 2\)"),
+    (smaller, r"has a leaf opt/2/nan, float32\[2\], that the model lacks"),
+    (other_dtype, r"bfloat16\[2\] at leaf half"),
+  ],
 )
 def test_another_models_checkpoint_is_refused(tmp_path, template, message):
   opened = checkpoints.open(tmp_path)
@@ -209,14 +212,14 @@ def test_the_configuration_is_read_back(tmp_path):
 def test_importing_does_not_load_orbax():
   root = pathlib.Path(__file__).resolve().parent.parent
   code = (
-      "import sys, jaxdiff, jaxdiff.checkpoints, jaxdiff.training;"
-      "print('orbax' in sys.modules or 'orbax.checkpoint' in sys.modules)"
+    "import sys, jaxdiff, jaxdiff.checkpoints, jaxdiff.training;"
+    "print('orbax' in sys.modules or 'orbax.checkpoint' in sys.modules)"
   )
   out = subprocess.run(
-      [sys.executable, "-c", code],
-      env=os.environ | {"PYTHONPATH": str(root)},
-      capture_output=True,
-      text=True,
-      check=True,
+    [sys.executable, "-c", code],
+    env=os.environ | {"PYTHONPATH": str(root)},
+    capture_output=True,
+    text=True,
+    check=True,
   )
   assert out.stdout.strip() == "False"

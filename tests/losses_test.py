@@ -14,10 +14,10 @@ from jaxdiff import predictions
 from jaxdiff import processes
 
 PROCESSES = {
-    "edm": processes.edm(),
-    "vp_linear": processes.vp_linear(),
-    "vp_cosine": processes.vp_cosine(),
-    "rectified_flow": processes.rectified_flow(),
+  "edm": processes.edm(),
+  "vp_linear": processes.vp_linear(),
+  "vp_cosine": processes.vp_cosine(),
+  "rectified_flow": processes.rectified_flow(),
 }
 
 
@@ -29,12 +29,12 @@ def linear(params, x, c, label=None):
 
 def make_model(kind, process, dtype=jnp.float32):
   params = dict(
-      w=jnp.linspace(-0.5, 0.7, 3, dtype=dtype),
-      b=jnp.asarray(0.3, dtype),
-      label=jnp.linspace(0.0, 1.0, 5, dtype=dtype),
+    w=jnp.linspace(-0.5, 0.7, 3, dtype=dtype),
+    b=jnp.asarray(0.3, dtype),
+    label=jnp.linspace(0.0, 1.0, 5, dtype=dtype),
   )
   return denoisers.from_function(
-      linear, params, process, prediction=kind, sigma_data=0.6
+    linear, params, process, prediction=kind, sigma_data=0.6
   )
 
 
@@ -58,7 +58,7 @@ def mse_on_target(kind, model, key, params, x0, t):
 @pytest.mark.parametrize("kind", predictions.KINDS)
 @pytest.mark.parametrize("weighting", ["edm", "eps", "x0", "output"])
 def test_weightings_are_plain_errors_of_their_targets(
-    x64, kind, process, weighting
+  x64, kind, process, weighting
 ):
   process = PROCESSES[process]
   model = make_model(kind, process, jnp.float64)
@@ -68,17 +68,17 @@ def test_weightings_are_plain_errors_of_their_targets(
   key = jax.random.key(2)
   loss = losses.denoising(model, times=fixed(*middle), weighting=weighting)
   (value, _), grads = jax.value_and_grad(loss, argnums=1, has_aux=True)(
-      key, model.params, dict(image=x0)
+    key, model.params, dict(image=x0)
   )
   target = dict(output=kind).get(weighting, weighting)
   expected, expected_grads = jax.value_and_grad(mse_on_target, argnums=3)(
-      target, model, key, model.params, x0, t
+    target, model, key, model.params, x0, t
   )
   np.testing.assert_allclose(value, expected, rtol=1e-9)
   jax.tree.map(
-      lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-7, atol=1e-12),
-      grads,
-      expected_grads,
+    lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-7, atol=1e-12),
+    grads,
+    expected_grads,
   )
 
 
@@ -90,7 +90,7 @@ def test_edm_weighting_is_the_formula_of_the_paper(x64):
   off_by_one = predictions.Prediction(x0 + 1.0, eps)
   error = losses.error(model, off_by_one, x0, eps, jnp.asarray(sigma), "edm")
   np.testing.assert_allclose(
-      error, (sigma**2 + 0.6**2) / (sigma * 0.6) ** 2, rtol=1e-12
+    error, (sigma**2 + 0.6**2) / (sigma * 0.6) ** 2, rtol=1e-12
   )
 
 
@@ -104,8 +104,8 @@ def test_the_loss_does_not_depend_on_the_parameterisation(x64, weighting):
   x0_hat = 0.5 * x
   pair = predictions.Prediction(x0_hat, (x - a * x0_hat) / s)
   values = [
-      losses.error(make_model(kind, process), pair, x0, eps, t, weighting)
-      for kind in predictions.KINDS
+    losses.error(make_model(kind, process), pair, x0, eps, t, weighting)
+    for kind in predictions.KINDS
   ]
   for value in values[1:]:
     np.testing.assert_allclose(value, values[0], rtol=1e-6)
@@ -116,7 +116,7 @@ def test_the_minimiser_is_the_posterior_mean(x64):
   process = processes.rectified_flow()
   params = dict(w=jnp.zeros(1), b=jnp.zeros(()), label=jnp.zeros(5))
   model = denoisers.from_function(
-      linear, params, process, prediction="flow", sigma_data=1.0
+    linear, params, process, prediction="flow", sigma_data=1.0
   )
   t = 0.3
   loss = losses.denoising(model, times=fixed(t), weighting="edm")
@@ -139,10 +139,10 @@ def test_gradients_are_finite_at_both_ends(kind, process):
   model = make_model(kind, process)
   x0 = jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)
   loss = losses.denoising(
-      model, times=fixed(process.t_min, process.t_max), weighting="edm"
+    model, times=fixed(process.t_min, process.t_max), weighting="edm"
   )
   value, grads = jax.jit(
-      jax.value_and_grad(lambda p: loss(jax.random.key(0), p, {"image": x0})[0])
+    jax.value_and_grad(lambda p: loss(jax.random.key(0), p, {"image": x0})[0])
   )(model.params)
   assert np.isfinite(value)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
@@ -177,16 +177,16 @@ def test_eps_weighting_holds_where_alpha_is_zero():
   x0 = jnp.ones((4, 3))
   value, _ = loss(jax.random.key(0), model.params, dict(image=x0))
   expected = mse_on_target(
-      "eps", model, jax.random.key(0), model.params, x0, jnp.ones(4)
+    "eps", model, jax.random.key(0), model.params, x0, jnp.ones(4)
   )
   np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
 SAMPLERS = {
-    "uniform": losses.times.uniform,
-    "log_normal": losses.times.log_normal,
-    "logit_normal": losses.times.logit_normal,
-    "uniform_log_snr": losses.times.uniform_log_snr,
+  "uniform": losses.times.uniform,
+  "log_normal": losses.times.log_normal,
+  "logit_normal": losses.times.logit_normal,
+  "uniform_log_snr": losses.times.uniform_log_snr,
 }
 
 
@@ -242,7 +242,7 @@ def test_logit_normal_is_log_normal_noise_on_a_flow():
 def test_stratified_times_lower_the_variance_of_the_loss():
   params = dict(w=jnp.zeros(3), b=jnp.zeros(()), label=None)
   model = denoisers.from_function(
-      linear, params, processes.edm(0.1, 1.0), prediction="eps"
+    linear, params, processes.edm(0.1, 1.0), prediction="eps"
   )
 
   def spread(stratified):
@@ -276,11 +276,9 @@ def test_labels_are_dropped_at_the_given_rate():
     return params * x
 
   model = denoisers.from_function(
-      network, jnp.ones(()), processes.edm(), sigma_data=0.5
+    network, jnp.ones(()), processes.edm(), sigma_data=0.5
   )
-  batch = dict(
-      image=jnp.ones((4000, 1)), label=jnp.tile(jnp.arange(4), 1000)
-  )
+  batch = dict(image=jnp.ones((4000, 1)), label=jnp.tile(jnp.arange(4), 1000))
   for rate in (0.0, 0.25, 1.0):
     loss = losses.denoising(model, num_classes=4, label_dropout=rate)
     loss(jax.random.key(0), model.params, batch)
@@ -300,35 +298,35 @@ def test_labels_are_ignored_without_classes():
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda m: losses.denoising(m, weighting="p2"), "must be one of"),
-        (lambda m: losses.denoising(m, label_dropout=2), "is a probability"),
-        (
-            lambda m: losses.denoising(m)(None, m.params, {"x": 1}),
-            'a dict with "image"',
-        ),
-        (
-            lambda m: losses.denoising(m)(
-                None, m.params, dict(image=np.ones((2, 3), np.uint8))
-            ),
-            "scale integer pixels",
-        ),
-        (
-            lambda m: losses.denoising(m, num_classes=3)(
-                jax.random.key(0), m.params, dict(image=jnp.ones((2, 3)))
-            ),
-            "without labels",
-        ),
-        (
-            lambda m: losses.times.log_normal(m.process, std=0.0),
-            "must be positive",
-        ),
-        (
-            lambda m: losses.times.log_normal(m.process, mean=50.0),
-            "outside of the process's range",
-        ),
-    ],
+  ("call", "message"),
+  [
+    (lambda m: losses.denoising(m, weighting="p2"), "must be one of"),
+    (lambda m: losses.denoising(m, label_dropout=2), "is a probability"),
+    (
+      lambda m: losses.denoising(m)(None, m.params, {"x": 1}),
+      'a dict with "image"',
+    ),
+    (
+      lambda m: losses.denoising(m)(
+        None, m.params, dict(image=np.ones((2, 3), np.uint8))
+      ),
+      "scale integer pixels",
+    ),
+    (
+      lambda m: losses.denoising(m, num_classes=3)(
+        jax.random.key(0), m.params, dict(image=jnp.ones((2, 3)))
+      ),
+      "without labels",
+    ),
+    (
+      lambda m: losses.times.log_normal(m.process, std=0.0),
+      "must be positive",
+    ),
+    (
+      lambda m: losses.times.log_normal(m.process, mean=50.0),
+      "outside of the process's range",
+    ),
+  ],
 )
 def test_refusals_say_how_to_mend(call, message):
   with pytest.raises(ValueError, match=message):

@@ -10,15 +10,15 @@ from jaxdiff import networks
 from jaxdiff import processes
 
 SMALL = {
-    "mlp": (networks.MLP((16,), 8, num_classes=3), (5, 2)),
-    "residual_mlp": (
-        networks.ResidualMLP(16, 2, 2, 8, num_classes=3),
-        (5, 4, 4, 1),
-    ),
-    "unet": (
-        networks.UNet(4, (1, 2), 1, (4,), 4, 2, num_classes=3),
-        (5, 8, 8, 1),
-    ),
+  "mlp": (networks.MLP((16,), 8, num_classes=3), (5, 2)),
+  "residual_mlp": (
+    networks.ResidualMLP(16, 2, 2, 8, num_classes=3),
+    (5, 4, 4, 1),
+  ),
+  "unet": (
+    networks.UNet(4, (1, 2), 1, (4,), 4, 2, num_classes=3),
+    (5, 8, 8, 1),
+  ),
 }
 
 
@@ -88,12 +88,12 @@ def test_bfloat16_compute_keeps_float32_parameters(case):
 
 
 @pytest.mark.parametrize(
-    ("shape", "options"),
-    [
-        ((2, 8, 8, 1), dict(multipliers=(1,), patch=2)),
-        ((2, 32, 32, 3), dict(multipliers=(1, 1, 1), attention=(8,))),
-        ((2, 8, 16, 2), dict(multipliers=(1, 2), blocks=2)),
-    ],
+  ("shape", "options"),
+  [
+    ((2, 8, 8, 1), dict(multipliers=(1,), patch=2)),
+    ((2, 32, 32, 3), dict(multipliers=(1, 1, 1), attention=(8,))),
+    ((2, 8, 16, 2), dict(multipliers=(1, 2), blocks=2)),
+  ],
 )
 def test_unet_takes_many_shapes(shape, options):
   module = networks.UNet(channels=4, **options)
@@ -102,9 +102,9 @@ def test_unet_takes_many_shapes(shape, options):
   value, grads = jax.jit(jax.value_and_grad(loss))(params)
   assert value > 0
   dead = [
-      jax.tree_util.keystr(path)
-      for path, g in jax.tree_util.tree_leaves_with_path(grads)
-      if not np.abs(g).max() > 0
+    jax.tree_util.keystr(path)
+    for path, g in jax.tree_util.tree_leaves_with_path(grads)
+    if not np.abs(g).max() > 0
   ]
   assert not dead  # every parameter is used
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
@@ -116,9 +116,7 @@ def test_patches_are_put_back_where_they_were():
   x = jnp.arange(2 * 8 * 12 * 3.0).reshape(2, 8, 12, 3)
   patches = unet._to_patches(x, 4)
   assert patches.shape == (2, 2, 3, 48)
-  np.testing.assert_array_equal(
-      patches[1, 1, 2], x[1, 4:8, 8:12].reshape(-1)
-  )
+  np.testing.assert_array_equal(patches[1, 1, 2], x[1, 4:8, 8:12].reshape(-1))
   np.testing.assert_array_equal(unet._from_patches(patches, 4), x)
 
 
@@ -153,21 +151,21 @@ def test_names_make_networks():
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda net, x, c: net(x[..., 0], c), "add a channel dimension"),
-        (lambda net, x, c: net(x[:, :6, :6], c), "multiples of 4"),
-        (lambda net, x, c: net(x, jnp.float32(1)), "broadcast a scalar"),
-        (lambda net, x, c: net(x, c, c), "labels must be integers"),
-    ],
+  ("call", "message"),
+  [
+    (lambda net, x, c: net(x[..., 0], c), "add a channel dimension"),
+    (lambda net, x, c: net(x[:, :6, :6], c), "multiples of 4"),
+    (lambda net, x, c: net(x, jnp.float32(1)), "broadcast a scalar"),
+    (lambda net, x, c: net(x, c, c), "labels must be integers"),
+  ],
 )
 def test_refusals_say_how_to_mend(call, message):
   module = networks.UNet(8, (1, 2, 2), 1, num_classes=3)
   x, c = jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(
-        lambda k: module.init_with_output(k, method=lambda n: call(n, x, c)),
-        jax.random.key(0),
+      lambda k: module.init_with_output(k, method=lambda n: call(n, x, c)),
+      jax.random.key(0),
     )
 
 

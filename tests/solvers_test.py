@@ -186,6 +186,16 @@ def test_cold_start_caps_multistep_at_order_two(name, x64):
   assert abs(slope - 2.0) < 0.2, slope
 
 
+def test_ipndm_is_second_order_on_a_graded_grid(x64):
+  """Its weights are those of equal steps, right to first order elsewhere."""
+  process, model, x, _ = problem("gaussian", "log_snr")
+  exact = end_state("gaussian", "log_snr")
+  error = lambda n: rmse(
+    run(model, solvers.ipndm(process, grids.log_snr(process, n)), x), exact
+  )
+  assert abs(np.log2(error(640) / error(1280)) - 2.0) < 0.1
+
+
 def test_published_3m_is_second_order_and_ours_third(x64):
   process, model, x, truth = problem("mixture", "log_snr")
   exact = end_state("mixture", "log_snr")
@@ -271,6 +281,8 @@ EXACT = {  # degree of the polynomial that each method integrates exactly
   "dpm_solver_2": ("eps", 0),
   "dpm_solver_3": ("eps", 0),
   "ipndm_4": ("eps", 0),
+  "deis_2": ("eps", 0),
+  "deis_3": ("eps", 0),
   "deis_4": ("eps", 3),
   "unipc_2_eps": ("eps", 0),
 }
@@ -367,6 +379,17 @@ def test_ddim_equals_the_cancellation_free_transfer_of_pndm(x64):
     x0 = (x - process.sigma(t) * eps) / process.alpha(t)
     row = table.state[i, 0, 0] * x + table.history[i, 0, 0] * x0
     np.testing.assert_allclose(row, transfer, rtol=1e-9, atol=1e-10)
+
+
+def test_transfer_is_a_semigroup_in_a_constant_eps(x64):
+  """One DDIM step is two, through any time between, while eps stays."""
+  process = processes.vp_linear()
+  model = polynomial_model(process, [0.8], lambda t: t, "eps")
+  x = noise(process)
+  whole = run(model, solvers.ddim(process, [0.9, 0.1]), x, 20)
+  for middle in (0.2, 0.75):
+    parts = run(model, solvers.ddim(process, [0.9, middle, 0.1]), x, 20)
+    np.testing.assert_allclose(parts, whole, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc_3",

@@ -45,8 +45,8 @@ def parts(seconds=0.0, width=8):
   optimizer = optax.adam(1e-2)
   draw = np.random.default_rng(0)
   source = dict(
-      image=draw.normal(size=(40, 2)).astype(np.float32),
-      label=draw.integers(0, 3, 40).astype(np.int32),
+    image=draw.normal(size=(40, 2)).astype(np.float32),
+    label=draw.integers(0, 3, 40).astype(np.int32),
   )
   state = training.init_state(jax.random.key(1), params, optimizer)
   update = training.make_update(loss, optimizer)
@@ -64,15 +64,15 @@ def main(directory, steps, seconds, every=1):
   state, update, iterator = parts(seconds)
   opened = checkpoints.open(f"{directory}/checkpoints")
   state = training.train(
-      state,
-      update,
-      iterator,
-      steps=steps,
-      checkpoints=opened,
-      every=every,
-      log_every=5,
-      on_metrics=training.csv_writer(f"{directory}/metrics.csv"),
-      progress=False,
+    state,
+    update,
+    iterator,
+    steps=steps,
+    checkpoints=opened,
+    every=every,
+    log_every=5,
+    on_metrics=training.csv_writer(f"{directory}/metrics.csv"),
+    progress=False,
   )
   opened.close()
   return digest(state)

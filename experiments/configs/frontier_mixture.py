@@ -13,35 +13,35 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
   """Returns the config; every field can be overridden on the command line."""
   return ml_collections.ConfigDict(
-      dict(
-          target="digits_mixture",  # an oracle, or the folder of a trained run
-          data="digits",  # for the distance of a trained run's samples
-          process="edm",  # edm, vp, flow, cosine, ve, sub_vp
-          solvers=(
-              "ddim",
-              "heun",
-              "midpoint",
-              "rk4",
-              "dpm_solver_2",
-              "dpm_solver_3",
-              "dpmpp_2m",
-              "dpmpp_3m",
-              "unipc_2",
-              "unipc_3",
-              "deis_3",
-              "deis_4",
-              "ipndm_3",
-              "ipndm_4",
-              "ddpm",
-              "heun_churn",
-          ),
-          grids=("vp_quadratic", "karras"),
-          calls=(3, 4, 5, 6, 8, 10, 15, 20, 30),
-          noises=2048,
-          reference_steps=400,  # of RK4; its own error is 1e-6
-          seed=0,
-          float64=True,
-          out="runs/frontier_mixture",
-          title="64-dimensional mixture of digits, EDM noise",
-      )
+    dict(
+      target="digits_mixture",  # an oracle, or the folder of a trained run
+      data="digits",  # for the distance of a trained run's samples
+      process="edm",  # edm, vp, flow, cosine, ve, sub_vp
+      solvers=(
+        "ddim",
+        "heun",
+        "midpoint",
+        "rk4",
+        "dpm_solver_2",
+        "dpm_solver_3",
+        "dpmpp_2m",
+        "dpmpp_3m",
+        "unipc_2",
+        "unipc_3",
+        "deis_3",
+        "deis_4",
+        "ipndm_3",
+        "ipndm_4",
+        "ddpm",
+        "heun_churn",
+      ),
+      grids=("vp_quadratic", "karras"),
+      calls=(3, 4, 5, 6, 8, 10, 15, 20, 30),
+      noises=2048,
+      reference_steps=400,  # of RK4; its own error is 1e-6
+      seed=0,
+      float64=True,
+      out="runs/frontier_mixture",
+      title="64-dimensional mixture of digits, EDM noise",
+    )
   )

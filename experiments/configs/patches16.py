@@ -18,7 +18,7 @@ def get_config() -> config_dict.ConfigDict:
 
   config.network = "unet"
   config.network_options = dict(
-      channels=32, multipliers=(1, 2), blocks=1, attention=(4,), patch=2
+    channels=32, multipliers=(1, 2), blocks=1, attention=(4,), patch=2
   )
   config.process = "edm"
   config.process_options = dict(sigma_min=0.002, sigma_max=80.0)

@@ -43,13 +43,13 @@ _CLIP = 20.0  # of the log-SNR: e^{2 lam} stays inside float32
 
 
 def denoising(
-    denoiser: Any,
-    *,
-    times: times_lib.Times | None = None,
-    weighting: Weighting = "edm",
-    num_classes: int = 0,
-    label_dropout: float = 0.1,
-    buckets: int = 8,
+  denoiser: Any,
+  *,
+  times: times_lib.Times | None = None,
+  weighting: Weighting = "edm",
+  num_classes: int = 0,
+  label_dropout: float = 0.1,
+  buckets: int = 8,
 ) -> Loss:
   """Returns loss(key, params, batch) -> (scalar, metrics).
 
@@ -77,8 +77,8 @@ def denoising(
     checks.one_of(weighting, WEIGHTINGS, "weighting")
   if not 0.0 <= label_dropout <= 1.0:
     raise ValueError(
-        f"label_dropout is a probability, got {label_dropout}; 0.1 is usual,"
-        " 0 trains without the null label"
+      f"label_dropout is a probability, got {label_dropout}; 0.1 is usual,"
+      " 0 trains without the null label"
     )
   model = dataclasses.replace(denoiser, params=None, label=None)
   process = model.process
@@ -101,12 +101,12 @@ def denoising(
 
 
 def error(
-    model: Any,
-    predicted: predictions.Prediction,
-    x0: jax.Array,
-    eps: jax.Array,
-    t: jax.Array,
-    weighting: Weighting = "edm",
+  model: Any,
+  predicted: predictions.Prediction,
+  x0: jax.Array,
+  eps: jax.Array,
+  t: jax.Array,
+  weighting: Weighting = "edm",
 ) -> jax.Array:
   """Returns the weighted squared error per sample, its mean over values: f[n].
 
@@ -129,11 +129,11 @@ def error(
 
 
 def coefficient(
-    model: Any,
-    alpha: jax.Array,
-    sigma: jax.Array,
-    lam: jax.Array,
-    weighting: Weighting,
+  model: Any,
+  alpha: jax.Array,
+  sigma: jax.Array,
+  lam: jax.Array,
+  weighting: Weighting,
 ) -> jax.Array:
   """Returns w(lam) g^2, the weight of the squared error of the raw output."""
   if weighting == "output":
@@ -141,7 +141,7 @@ def coefficient(
   # alpha = 0 would make the gain of "eps" 0 where it is infinite
   alpha = jnp.maximum(alpha, jnp.exp(-_CLIP) * sigma)
   gain = predictions.output_gain(
-      model.prediction, alpha, sigma, model.sigma_data
+    model.prediction, alpha, sigma, model.sigma_data
   )
   if callable(weighting):
     return weighting(lam) * gain**2
@@ -155,14 +155,14 @@ def coefficient(
 def _images(batch: dict) -> jax.Array:
   if not isinstance(batch, dict) or "image" not in batch:
     raise ValueError(
-        'a batch is a dict with "image" f[batch, ...] and optionally "label"'
-        f" i32[batch], got {_describe(batch)}"
+      'a batch is a dict with "image" f[batch, ...] and optionally "label"'
+      f" i32[batch], got {_describe(batch)}"
     )
   x0 = jnp.asarray(batch["image"])
   if not jnp.issubdtype(x0.dtype, jnp.floating):
     raise ValueError(
-        f'batch["image"] must be floating point, got {x0.dtype}; scale integer'
-        " pixels to [-1, 1] first, x / 127.5 - 1"
+      f'batch["image"] must be floating point, got {x0.dtype}; scale integer'
+      " pixels to [-1, 1] first, x / 127.5 - 1"
     )
   return x0
 
@@ -174,15 +174,15 @@ def _describe(batch: Any) -> str:
 
 
 def _labels(
-    key: jax.Array, batch: dict, num_classes: int, dropout: float
+  key: jax.Array, batch: dict, num_classes: int, dropout: float
 ) -> jax.Array | None:
   """Returns the labels, each replaced by the null label at rate `dropout`."""
   if not num_classes:
     return None
   if "label" not in batch:
     raise ValueError(
-        f"a network of {num_classes} classes needs batch[\"label\"]"
-        " i32[batch]; pass num_classes=0 to train without labels"
+      f'a network of {num_classes} classes needs batch["label"]'
+      " i32[batch]; pass num_classes=0 to train without labels"
     )
   label = jnp.asarray(batch["label"])
   drop = jax.random.uniform(key, label.shape) < dropout
@@ -190,12 +190,12 @@ def _labels(
 
 
 def _bucket_means(
-    process: Any, t: jax.Array, value: jax.Array, buckets: int
+  process: Any, t: jax.Array, value: jax.Array, buckets: int
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the mean of `value` f[n] by log-SNR bucket, and counts: f[b]."""
   low, high = (
-      min(max(float(process.log_snr(end)), -_CLIP), _CLIP)
-      for end in (process.t_max, process.t_min)
+    min(max(float(process.log_snr(end)), -_CLIP), _CLIP)
+    for end in (process.t_max, process.t_min)
   )
   place = (process.log_snr(t) - low) / (high - low)
   index = jnp.clip(buckets * place, 0, buckets - 1).astype(jnp.int32)

@@ -48,10 +48,10 @@ def uniform(process: GaussianProcess, stratified: bool = True) -> Times:
 
 
 def log_normal(
-    process: GaussianProcess,
-    mean: float = -1.2,
-    std: float = 1.2,
-    stratified: bool = True,
+  process: GaussianProcess,
+  mean: float = -1.2,
+  std: float = 1.2,
+  stratified: bool = True,
 ) -> Times:
   """Returns a sampler of t whose log(sigma / alpha) is normal.
 
@@ -67,15 +67,17 @@ def log_normal(
   """
   if not std > 0:
     raise ValueError(
-        f"std must be positive, got {std}; it is the standard deviation of"
-        " log(sigma / alpha), 1.2 in EDM"
+      f"std must be positive, got {std}; it is the standard deviation of"
+      " log(sigma / alpha), 1.2 in EDM"
     )
   low, high = _log_noise_range(process)
-  edges = [0.5 * math.erfc((mean - x) / (std * math.sqrt(2))) for x in (low, high)]
+  edges = [
+    0.5 * math.erfc((mean - x) / (std * math.sqrt(2))) for x in (low, high)
+  ]
   if edges[1] - edges[0] < 1e-3:
     raise ValueError(
-        f"log(sigma / alpha) ~ N({mean}, {std}^2) lies outside of the process's"
-        f" range [{low:.3g}, {high:.3g}]; choose a mean inside of it"
+      f"log(sigma / alpha) ~ N({mean}, {std}^2) lies outside of the process's"
+      f" range [{low:.3g}, {high:.3g}]; choose a mean inside of it"
     )
 
   def times(key: jax.Array, n: int) -> jax.Array:
@@ -87,10 +89,10 @@ def log_normal(
 
 
 def logit_normal(
-    process: GaussianProcess,
-    mean: float = 0.0,
-    std: float = 1.0,
-    stratified: bool = True,
+  process: GaussianProcess,
+  mean: float = 0.0,
+  std: float = 1.0,
+  stratified: bool = True,
 ) -> Times:
   """Returns a sampler of t with logit(t) normal on a rectified flow.
 

@@ -9,20 +9,20 @@ from jaxdiff.networks.embeddings import Condition
 from jaxdiff.networks.embeddings import fourier
 from jaxdiff.networks.mlp import MLP
 from jaxdiff.networks.mlp import ResidualMLP
+from jaxdiff.networks.presets import NETWORKS
 from jaxdiff.networks.presets import digits_mlp
 from jaxdiff.networks.presets import digits_unet
 from jaxdiff.networks.presets import make
-from jaxdiff.networks.presets import NETWORKS
 from jaxdiff.networks.unet import UNet
 
 __all__ = [
-    "Condition",
-    "MLP",
-    "NETWORKS",
-    "ResidualMLP",
-    "UNet",
-    "digits_mlp",
-    "digits_unet",
-    "fourier",
-    "make",
+  "Condition",
+  "MLP",
+  "NETWORKS",
+  "ResidualMLP",
+  "UNet",
+  "digits_mlp",
+  "digits_unet",
+  "fourier",
+  "make",
 ]

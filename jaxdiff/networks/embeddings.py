@@ -22,7 +22,7 @@ import numpy as np
 
 
 def fourier(
-    c: jax.Array, features: int, low: float = 0.5, high: float = 16.0
+  c: jax.Array, features: int, low: float = 0.5, high: float = 16.0
 ) -> jax.Array:
   """Returns the cosines, then the sines, of c: f32[batch, features].
 
@@ -37,8 +37,8 @@ def fourier(
   """
   if features % 2 or features < 4:
     raise ValueError(
-        "Fourier features come in pairs of a cosine and a sine; features must"
-        f" be even and at least 4, got {features}"
+      "Fourier features come in pairs of a cosine and a sine; features must"
+      f" be even and at least 4, got {features}"
     )
   w = np.geomspace(low, high, features // 2)
   angle = c.astype(jnp.float32)[:, None] * w.astype(np.float32)
@@ -71,32 +71,32 @@ class Condition(nn.Module):
     """
     if c.ndim != 1:
       raise ValueError(
-          f"the time condition c must be f[batch], got shape {c.shape};"
-          " broadcast a scalar with jnp.full(x.shape[:1], c)"
+        f"the time condition c must be f[batch], got shape {c.shape};"
+        " broadcast a scalar with jnp.full(x.shape[:1], c)"
       )
     h = nn.Dense(self.features, dtype=self.dtype, name="time_in")(
-        fourier(c, self.features)
+      fourier(c, self.features)
     )
     if self.num_classes:
       label = self.num_classes if label is None else label
       label = jnp.asarray(label)
       if not jnp.issubdtype(label.dtype, jnp.integer):
         raise ValueError(
-            f"labels must be integers in 0..{self.num_classes} (the last is"
-            f" the null label), got dtype {label.dtype}"
+          f"labels must be integers in 0..{self.num_classes} (the last is"
+          f" the null label), got dtype {label.dtype}"
         )
       table = nn.Embed(
-          self.num_classes + 1,
-          self.features,
-          dtype=self.dtype,
-          embedding_init=nn.initializers.normal(1.0 / math.sqrt(2.0)),
-          name="label",
+        self.num_classes + 1,
+        self.features,
+        dtype=self.dtype,
+        embedding_init=nn.initializers.normal(1.0 / math.sqrt(2.0)),
+        name="label",
       )
       h = h + table(jnp.broadcast_to(label, c.shape))
     elif label is not None:
       raise ValueError(
-          "a label was given to a network without classes; build it with"
-          " num_classes, or drop the label"
+        "a label was given to a network without classes; build it with"
+        " num_classes, or drop the label"
       )
     h = nn.silu(h)
     h = nn.Dense(self.features, dtype=self.dtype, name="time_out")(h)

@@ -27,12 +27,12 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, c: jax.Array, label: Any = None
+    self, x: jax.Array, c: jax.Array, label: Any = None
   ) -> jax.Array:
     """Returns an array like x [batch, ...] for c f[batch], label i32[batch]."""
     dtype = self.dtype or x.dtype
     emb = embeddings.Condition(
-        self.embedding, self.num_classes, dtype, name="condition"
+      self.embedding, self.num_classes, dtype, name="condition"
     )(c, label)
     h = jnp.concatenate([_flat(x).astype(dtype), emb.astype(dtype)], axis=-1)
     for width in self.features:
@@ -66,31 +66,31 @@ class ResidualMLP(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, c: jax.Array, label: Any = None
+    self, x: jax.Array, c: jax.Array, label: Any = None
   ) -> jax.Array:
     """Returns an array like x [batch, ...] for c f[batch], label i32[batch]."""
     dtype = self.dtype or x.dtype
     emb = embeddings.Condition(
-        self.embedding, self.num_classes, dtype, name="condition"
+      self.embedding, self.num_classes, dtype, name="condition"
     )(c, label)
     h = nn.Dense(self.width, dtype=dtype, name="in")(_flat(x))
     for i in range(self.blocks):
       y = _modulated_norm(h, emb, dtype, f"block{i}_modulate")
       y = nn.Dense(self.hidden * self.width, dtype=dtype, name=f"block{i}_in")(
-          y
+        y
       )
       y = nn.Dense(
-          self.width,
-          dtype=dtype,
-          kernel_init=nn.initializers.zeros,
-          name=f"block{i}_out",
+        self.width,
+        dtype=dtype,
+        kernel_init=nn.initializers.zeros,
+        name=f"block{i}_out",
       )(nn.silu(y))
       h = h + y
     return _out(_modulated_norm(h, emb, dtype, "out_modulate"), x, dtype)
 
 
 def _modulated_norm(
-    h: jax.Array, emb: jax.Array, dtype: Any, name: str
+  h: jax.Array, emb: jax.Array, dtype: Any, name: str
 ) -> jax.Array:
   affine = nn.Dense(2 * h.shape[-1], dtype=dtype, name=name)(emb)
   scale, shift = jnp.split(affine, 2, axis=-1)
@@ -105,9 +105,9 @@ def _flat(x: jax.Array) -> jax.Array:
 def _out(h: jax.Array, x: jax.Array, dtype: Any) -> jax.Array:
   """Returns a zero-initialised projection of h to the shape of x."""
   out = nn.Dense(
-      math.prod(x.shape[1:]),
-      dtype=dtype,
-      kernel_init=nn.initializers.zeros,
-      name="out",
+    math.prod(x.shape[1:]),
+    dtype=dtype,
+    kernel_init=nn.initializers.zeros,
+    name="out",
   )(h)
   return out.reshape(x.shape)

@@ -15,7 +15,7 @@ def digits_unet(num_classes: int = 10, **options: Any) -> unet.UNet:
   Small enough for two CPU cores; see `unet.UNet` for the options.
   """
   defaults = dict(
-      channels=48, multipliers=(1,), blocks=1, attention=(4,), patch=2
+    channels=48, multipliers=(1,), blocks=1, attention=(4,), patch=2
   )
   return unet.UNet(num_classes=num_classes, **(defaults | options))
 
@@ -27,11 +27,11 @@ def digits_mlp(num_classes: int = 10, **options: Any) -> mlp.ResidualMLP:
 
 
 NETWORKS = {
-    "mlp": mlp.MLP,
-    "residual_mlp": mlp.ResidualMLP,
-    "unet": unet.UNet,
-    "digits_mlp": digits_mlp,
-    "digits_unet": digits_unet,
+  "mlp": mlp.MLP,
+  "residual_mlp": mlp.ResidualMLP,
+  "unet": unet.UNet,
+  "digits_mlp": digits_mlp,
+  "digits_unet": digits_unet,
 }
 
 
@@ -49,10 +49,10 @@ def make(name: str, **options: Any) -> nn.Module:
   """
   if name not in NETWORKS:
     raise ValueError(
-        f"there is no network {name!r}; there are {', '.join(NETWORKS)}"
+      f"there is no network {name!r}; there are {', '.join(NETWORKS)}"
     )
   options = {
-      k: tuple(v) if isinstance(v, list) else v for k, v in options.items()
+    k: tuple(v) if isinstance(v, list) else v for k, v in options.items()
   }
   if isinstance(options.get("dtype"), str):
     options["dtype"] = jnp.dtype(options["dtype"])

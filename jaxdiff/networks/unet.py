@@ -60,7 +60,7 @@ class UNet(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, c: jax.Array, label: Any = None
+    self, x: jax.Array, c: jax.Array, label: Any = None
   ) -> jax.Array:
     """Returns an array like x for c f[batch], label i32[batch] or None.
 
@@ -71,10 +71,10 @@ class UNet(nn.Module):
     self._check(x)
     dtype = self.dtype or x.dtype
     emb = embeddings.Condition(
-        self.embedding * self.channels,
-        self.num_classes,
-        dtype,
-        name="condition",
+      self.embedding * self.channels,
+      self.num_classes,
+      dtype,
+      name="condition",
     )(c, label)
 
     def block(h, level, name):
@@ -106,16 +106,16 @@ class UNet(nn.Module):
   def _check(self, x: jax.Array) -> None:
     if x.ndim != 4:
       raise ValueError(
-          "the U-Net takes images [batch, height, width, channels], got shape"
-          f" {x.shape}; add a channel dimension (x[..., None]) to grey images,"
-          " or use an MLP for points"
+        "the U-Net takes images [batch, height, width, channels], got shape"
+        f" {x.shape}; add a channel dimension (x[..., None]) to grey images,"
+        " or use an MLP for points"
       )
     factor = self.patch * 2 ** (len(self.multipliers) - 1)
     if x.shape[1] % factor or x.shape[2] % factor:
       raise ValueError(
-          f"a U-Net with patch={self.patch} and {len(self.multipliers)} levels"
-          f" takes images whose sides are multiples of {factor}, got"
-          f" {x.shape[1]}x{x.shape[2]}; pad the images or shorten `multipliers`"
+        f"a U-Net with patch={self.patch} and {len(self.multipliers)} levels"
+        f" takes images whose sides are multiples of {factor}, got"
+        f" {x.shape[1]}x{x.shape[2]}; pad the images or shorten `multipliers`"
       )
 
 
@@ -159,27 +159,28 @@ class _Attention(nn.Module):
     h = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
     h = h.reshape(x.shape)
     h = nn.Dense(
-        channels,
-        dtype=self.dtype,
-        kernel_init=nn.initializers.zeros,
-        name="out",
+      channels,
+      dtype=self.dtype,
+      kernel_init=nn.initializers.zeros,
+      name="out",
     )(h)
     return (x + h) * _HALF
 
 
 def _conv(width: int, dtype: Any, zero: bool = False, *, name: str) -> nn.Conv:
   init = (
-      nn.initializers.zeros if zero else nn.initializers.variance_scaling(
-          1.0, "fan_in", "truncated_normal"
-      )
+    nn.initializers.zeros
+    if zero
+    else nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
   )
   return nn.Conv(width, (3, 3), dtype=dtype, kernel_init=init, name=name)
 
 
 def _norm(channels: int, dtype: Any, *, name: str) -> nn.GroupNorm:
   """Returns a GroupNorm of groups of at least four channels, 32 at most."""
-  groups = max(g for g in range(1, 33) if not channels % g and 4 * g <= channels
-               or g == 1)
+  groups = max(
+    g for g in range(1, 33) if (not channels % g and 4 * g <= channels) or g == 1
+  )
   return nn.GroupNorm(groups, dtype=dtype, name=name)
 
 

@@ -73,6 +73,7 @@ CASES: Mapping[str, Case] = MappingProxyType({
     "dpmpp_2m": _case(dpmpp_2m, 2),
     "dpmpp_3m": _case(dpmpp_3m, 3),
     "unip_2": _up_to(unipc, 2, 2, corrector=False),
+    "unipc_1": _up_to(unipc, 1, 2),
     "unipc_2": _up_to(unipc, 2, 3),
     "unipc_3": _up_to(unipc, 3, 4),
     "unipc_3_bh1": _up_to(unipc, 3, 4, variant="bh1"),

@@ -4,28 +4,28 @@ from jaxdiff.training.digits import digits_denoiser
 from jaxdiff.training.loop import average
 from jaxdiff.training.loop import csv_writer
 from jaxdiff.training.loop import train
+from jaxdiff.training.models import ModelConfig
 from jaxdiff.training.models import checkpoint_directory
 from jaxdiff.training.models import load_config
 from jaxdiff.training.models import load_denoiser
 from jaxdiff.training.models import make_denoiser
-from jaxdiff.training.models import ModelConfig
 from jaxdiff.training.models import save_config
-from jaxdiff.training.state import init_state
 from jaxdiff.training.state import TrainState
+from jaxdiff.training.state import init_state
 from jaxdiff.training.update import make_update
 
 __all__ = [
-    "ModelConfig",
-    "TrainState",
-    "average",
-    "checkpoint_directory",
-    "csv_writer",
-    "digits_denoiser",
-    "init_state",
-    "load_config",
-    "load_denoiser",
-    "make_denoiser",
-    "make_update",
-    "save_config",
-    "train",
+  "ModelConfig",
+  "TrainState",
+  "average",
+  "checkpoint_directory",
+  "csv_writer",
+  "digits_denoiser",
+  "init_state",
+  "load_config",
+  "load_denoiser",
+  "make_denoiser",
+  "make_update",
+  "save_config",
+  "train",
 ]

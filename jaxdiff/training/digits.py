@@ -28,14 +28,14 @@ _RECIPE = 1  # raise it when the training below changes
 
 
 def digits_denoiser(
-    *,
-    steps: int = 4000,
-    batch_size: int = 256,
-    learning_rate: float = 1e-3,
-    width: int = 256,
-    blocks: int = 3,
-    seed: int = 0,
-    cache: str | os.PathLike | None = None,
+  *,
+  steps: int = 4000,
+  batch_size: int = 256,
+  learning_rate: float = 1e-3,
+  width: int = 256,
+  blocks: int = 3,
+  seed: int = 0,
+  cache: str | os.PathLike | None = None,
 ) -> denoisers.Denoiser:
   """Returns a class-conditional EDM model of 8x8 digits, a residual MLP.
 
@@ -53,19 +53,19 @@ def digits_denoiser(
     cache: directory; by default $JAXDIFF_CACHE or ~/.cache/jaxdiff.
   """
   model = models.ModelConfig(
-      shape=(8, 8, 1),
-      network="digits_mlp",
-      network_options=dict(width=width, blocks=blocks),
-      num_classes=10,
-      sigma_data=0.75,
+    shape=(8, 8, 1),
+    network="digits_mlp",
+    network_options=dict(width=width, blocks=blocks),
+    num_classes=10,
+    sigma_data=0.75,
   )
   recipe = dict(
-      version=_RECIPE,
-      steps=steps,
-      batch_size=batch_size,
-      learning_rate=learning_rate,
-      seed=seed,
-      model=dataclasses.asdict(model),
+    version=_RECIPE,
+    steps=steps,
+    batch_size=batch_size,
+    learning_rate=learning_rate,
+    seed=seed,
+    model=dataclasses.asdict(model),
   )
   text = json.dumps(recipe, sort_keys=True).encode()
   cache = cache or os.environ.get("JAXDIFF_CACHE") or "~/.cache/jaxdiff"
@@ -88,28 +88,28 @@ def digits_denoiser(
 
 
 def _train(
-    folder: pathlib.Path,
-    model: models.ModelConfig,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
+  folder: pathlib.Path,
+  model: models.ModelConfig,
+  steps: int,
+  batch_size: int,
+  learning_rate: float,
+  seed: int,
 ) -> None:
   """Trains and leaves one checkpoint and the configuration in `folder`."""
   init_key, run_key = jax.random.split(jax.random.key(seed))
   denoiser = models.make_denoiser(model, init_key)
   loss = losses.denoising(denoiser, num_classes=model.num_classes)
   optimizer = optax.adam(
-      optax.warmup_cosine_decay_schedule(
-          0.0, learning_rate, min(100, steps // 10), steps
-      )
+    optax.warmup_cosine_decay_schedule(
+      0.0, learning_rate, min(100, steps // 10), steps
+    )
   )
   state = loop.train(
-      states.init_state(run_key, denoiser.params, optimizer),
-      updates.make_update(loss, optimizer, ema=0.995),
-      data.batches(data.digits(), batch_size, seed=seed),
-      steps=steps,
-      progress=False,
+    states.init_state(run_key, denoiser.params, optimizer),
+    updates.make_update(loss, optimizer, ema=0.995),
+    data.batches(data.digits(), batch_size, seed=seed),
+    steps=steps,
+    progress=False,
   )
   models.save_config(folder, model)
   opened = checkpoints.open(folder)

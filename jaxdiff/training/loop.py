@@ -23,16 +23,16 @@ OnMetrics = Callable[[int, dict], None]
 
 
 def train(
-    state: TrainState,
-    update: Update,
-    iterator: Iterator,
-    *,
-    steps: int,
-    checkpoints: Checkpoints | None = None,
-    every: int = 1000,
-    log_every: int = 100,
-    on_metrics: OnMetrics | None = None,
-    progress: bool = True,
+  state: TrainState,
+  update: Update,
+  iterator: Iterator,
+  *,
+  steps: int,
+  checkpoints: Checkpoints | None = None,
+  every: int = 1000,
+  log_every: int = 100,
+  on_metrics: OnMetrics | None = None,
+  progress: bool = True,
 ) -> TrainState:
   """Returns the state after `steps` updates in all, resumed ones included.
 
@@ -72,14 +72,15 @@ def train(
     pending.clear()
     if latest.get("skipped") == 1.0:
       raise FloatingPointError(
-          f"loss or gradient was not finite in every update up to step {step}"
-          " since the last report: the parameters no longer change. Lower the"
-          " learning rate, clip the gradient (clip_norm), or look for NaN in"
-          " the data" + (
-              f"; {checkpoints.directory} holds the last good state"
-              if checkpoints
-              else ""
-          )
+        f"loss or gradient was not finite in every update up to step {step}"
+        " since the last report: the parameters no longer change. Lower the"
+        " learning rate, clip the gradient (clip_norm), or look for NaN in"
+        " the data"
+        + (
+          f"; {checkpoints.directory} holds the last good state"
+          if checkpoints
+          else ""
+        )
       )
     bar.set_postfix(loss=f"{latest.get('loss', np.nan):.4g}")
     if on_metrics is not None:
@@ -94,10 +95,10 @@ def train(
       checkpoints.save(step, state, iterator.get_state(), scalars, wait=wait)
 
   with (
-      _Stop() as stop,
-      tqdm.tqdm(
-          total=steps, initial=start, disable=not progress, unit="update"
-      ) as bar,
+    _Stop() as stop,
+    tqdm.tqdm(
+      total=steps, initial=start, disable=not progress, unit="update"
+    ) as bar,
   ):
     for step in range(start + 1, steps + 1):
       state, metrics = update(state, next(iterator))
@@ -122,8 +123,8 @@ def average(metrics: list[dict]) -> dict[str, Any]:
   if not metrics:
     return {}
   stack = {
-      name: np.stack([np.asarray(m[name], np.float64) for m in metrics])
-      for name in metrics[0]
+    name: np.stack([np.asarray(m[name], np.float64) for m in metrics])
+    for name in metrics[0]
   }
   mean = {}
   for name, values in stack.items():
@@ -209,10 +210,10 @@ class _Stop:
   def leave(self, step: int, checkpoints: Checkpoints | None) -> None:
     """Says how to go on, and raises what the signal asks for."""
     saved = (
-        f"saved in {checkpoints.directory}; run the same command again to go on"
-        " from there"
-        if checkpoints
-        else "not saved: pass checkpoints=... to be able to go on"
+      f"saved in {checkpoints.directory}; run the same command again to go on"
+      " from there"
+      if checkpoints
+      else "not saved: pass checkpoints=... to be able to go on"
     )
     print(f"\nStopped after update {step}: {saved}.", file=sys.stderr)
     if self.signal == signal.SIGINT:

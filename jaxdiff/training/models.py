@@ -45,7 +45,7 @@ class ModelConfig:
 
 
 def make_denoiser(
-    config: ModelConfig, key: jax.Array | None = None
+  config: ModelConfig, key: jax.Array | None = None
 ) -> denoisers.Denoiser:
   """Returns a fresh denoiser.
 
@@ -59,11 +59,11 @@ def make_denoiser(
   """
   if config.process not in processes.__all__:
     raise ValueError(
-        f"there is no process {config.process!r} in jaxdiff.processes; there"
-        f" are {', '.join(p for p in processes.__all__ if p.islower())}"
+      f"there is no process {config.process!r} in jaxdiff.processes; there"
+      f" are {', '.join(p for p in processes.__all__ if p.islower())}"
     )
   network = networks.make(
-      config.network, num_classes=config.num_classes, **config.network_options
+    config.network, num_classes=config.num_classes, **config.network_options
   )
   process = getattr(processes, config.process)(**config.process_options)
 
@@ -76,12 +76,12 @@ def make_denoiser(
   else:
     params = jax.jit(init)(key)
   return denoisers.from_linen(
-      network,
-      params,
-      process,
-      prediction=config.prediction,
-      sigma_data=config.sigma_data,
-      time=config.time,
+    network,
+    params,
+    process,
+    prediction=config.prediction,
+    sigma_data=config.sigma_data,
+    time=config.time,
   )
 
 
@@ -107,7 +107,7 @@ def checkpoint_directory(workdir: str | os.PathLike) -> pathlib.Path:
 
 
 def load_denoiser(
-    workdir: str | os.PathLike, *, step: int | None = None, ema: bool = True
+  workdir: str | os.PathLike, *, step: int | None = None, ema: bool = True
 ) -> denoisers.Denoiser:
   """Returns the denoiser of a finished or running training.
 

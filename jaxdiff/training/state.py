@@ -28,7 +28,7 @@ class TrainState(NamedTuple):
 
 
 def init_state(
-    key: jax.Array, params: PyTree, optimizer: optax.GradientTransformation
+  key: jax.Array, params: PyTree, optimizer: optax.GradientTransformation
 ) -> TrainState:
   """Returns the state before the first update.
 
@@ -41,9 +41,9 @@ def init_state(
   else:
     key = jnp.copy(key)
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=jax.tree.map(jnp.copy, params),
-      opt_state=jax.tree.map(jnp.copy, optimizer.init(params)),
-      ema_params=jax.tree.map(jnp.copy, params),
-      key=key,
+    step=jnp.zeros((), jnp.int32),
+    params=jax.tree.map(jnp.copy, params),
+    opt_state=jax.tree.map(jnp.copy, optimizer.init(params)),
+    ema_params=jax.tree.map(jnp.copy, params),
+    key=key,
   )
