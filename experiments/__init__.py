@@ -1,0 +1,1 @@
+"""Scripts: training, sampling, comparisons. Each tells its use by --help."""

@@ -7,7 +7,7 @@ Every entry of a configuration can be set on the command line, as in
 --config.steps=100 or --config.network_options.channels=32. The working
 directory receives
 
-  checkpoints/<step>/         parameters, their average, optimizer, data position
+  checkpoints/<step>/         parameters, their average, optimizer, position
   checkpoints/config.json     the model, from which it is rebuilt
   metrics.csv                 one row per report
 
@@ -133,13 +133,15 @@ def time_sampler(config: config_dict.ConfigDict, process) -> losses.times.Times:
 
 
 def main(argv: list[str]) -> None:
+  """Trains what the flags ask for."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
   train(_CONFIG.value, _WORKDIR.value)
   print(f"Trained: {_WORKDIR.value}")
 
 
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
-  flags.FLAGS.set_default("verbosity", logging.WARNING)
   app.run(main)

@@ -89,7 +89,7 @@ class Denoiser:
     )
 
   def _clipped_log_snr(self, t: jax.Array) -> jax.Array:
-    """Returns lambda(t) within +-20, with gradients that are finite at the ends.
+    """Returns lambda(t) within +-20, with finite gradients at the ends.
 
     The slope of lambda is infinite at alpha = 0 and sigma = 0, and 0 * inf is
     NaN: t is moved inside before the logarithm where lambda is clipped after.

@@ -137,7 +137,6 @@ def karras(
   Karras et al. (2022), eq. 5. Their N steps with the last into sigma = 0 are
   `karras(process, N, to_zero=True)`.
   """
-
   if not rho > 0:
     raise ValueError(
         f"rho must be positive, got {rho}; the limit of large rho is log_snr"

@@ -197,7 +197,8 @@ def pad(
     return xp.pad(leaf, width)
 
   history = zeros(tableau.history, 2, deeper)
-  identity = np.eye(2, dtype=tableau.state.dtype).reshape((1, 2, 2) + (1,) * (tableau.state.ndim - 3))
+  identity = np.eye(2, dtype=tableau.state.dtype)
+  identity = identity.reshape((1, 2, 2) + (1,) * (tableau.state.ndim - 3))
   rest = xp.broadcast_to(identity, (more, *tableau.state.shape[1:]))
   return Tableau(
       t=xp.concatenate([tableau.t, xp.repeat(tableau.t[-1:], more, axis=0)]),

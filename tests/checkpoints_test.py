@@ -12,6 +12,11 @@ import pytest
 
 from jaxdiff import checkpoints
 
+# Threads of Orbax outlive a manager that is closed at once, and complain.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 
 def state(value=1.0, width=3):
   return dict(

@@ -184,7 +184,9 @@ def test_the_network_computes_in_the_dtype_asked_and_the_pair_is_float32():
     (np.dtype("float16"), X, jnp.float16),
     (None, jnp.asarray(X, jnp.bfloat16), jnp.bfloat16),
   ]:
-    model = denoisers.from_function(network, (), PROCESS, dtype=dtype)
+    model = denoisers.from_function(
+      network, (), PROCESS, prediction="x0", dtype=dtype
+    )
     prediction = model(x, 0.5)
     assert seen[-1] == (expected, jnp.float32)
     assert prediction.x0.dtype == prediction.eps.dtype == jnp.float32

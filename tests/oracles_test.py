@@ -36,6 +36,10 @@ def dense(x, alpha, sigma, means=MEANS, covariances=FULL, weights=WEIGHTS):
   return log_prob, np.exp(logs - log_prob) @ np.array(toward)
 
 
+SIDE = np.linspace(-6, 6, 301)
+POINTS = np.stack(np.meshgrid(SIDE, SIDE, indexing="ij"), -1).reshape(-1, 2)
+
+
 # --- the mixture's denoiser --------------------------------------------------
 
 
@@ -54,15 +58,13 @@ def test_x0_is_the_posterior_mean_by_quadrature_on_the_line(x64):
 
 
 def test_x0_is_the_posterior_mean_by_quadrature_in_the_plane(x64):
-  side = np.linspace(-6, 6, 301)
-  points = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
-  density = np.exp(PLANE.log_prob(jnp.asarray(points)))
+  density = np.exp(PLANE.log_prob(jnp.asarray(POINTS)))
   for alpha, sigma in CURVES:
     x0 = PLANE.predict(jnp.asarray(X), alpha, sigma).x0
     for row, found in zip(X, x0, strict=True):
-      square = np.sum((row - alpha * points) ** 2, axis=1)
+      square = np.sum((row - alpha * POINTS) ** 2, axis=1)
       weight = density * np.exp(-square / (2 * sigma**2))
-      exact = weight @ points / weight.sum()
+      exact = weight @ POINTS / weight.sum()
       np.testing.assert_allclose(found, exact, atol=1e-9)
 
 
@@ -133,13 +135,11 @@ def test_labels_choose_a_component_and_others_leave_the_mixture():
 
 def test_moments_are_those_of_the_density_and_of_samples(x64):
   mean, covariance = PLANE.moments()
-  side = np.linspace(-6, 6, 301)
-  points = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
   density = (
-    np.exp(PLANE.log_prob(jnp.asarray(points))) * (side[1] - side[0]) ** 2
+    np.exp(PLANE.log_prob(jnp.asarray(POINTS))) * (SIDE[1] - SIDE[0]) ** 2
   )
-  np.testing.assert_allclose(density @ points, mean, atol=1e-9)
-  second = np.einsum("n,nd,ne->de", density, points, points)
+  np.testing.assert_allclose(density @ POINTS, mean, atol=1e-9)
+  second = np.einsum("n,nd,ne->de", density, POINTS, POINTS)
   np.testing.assert_allclose(
     second - np.outer(mean, mean), covariance, atol=1e-9
   )

@@ -5,6 +5,7 @@
 Prints the digest of the final state.
 """
 
+import functools
 import hashlib
 import sys
 import time
@@ -35,21 +36,27 @@ class Slow:
     return next(self.iterator)
 
 
-def parts(seconds=0.0, width=8):
-  """Returns (state, update, iterator) of a run on points."""
+@functools.cache
+def program(width):
+  """Returns (params, optimizer, update): compiled once for all tests."""
   network = networks.MLP((width,), 8, num_classes=3)
   x, c = jnp.zeros((1, 2)), jnp.zeros(1)
   params = jax.jit(network.init)(jax.random.key(0), x, c)["params"]
   model = denoisers.from_linen(network, params, processes.edm())
   loss = losses.denoising(model, num_classes=3)
   optimizer = optax.adam(1e-2)
+  return params, optimizer, training.make_update(loss, optimizer)
+
+
+def parts(seconds=0.0, width=8):
+  """Returns (state, update, iterator) of a run on points."""
+  params, optimizer, update = program(width)
+  state = training.init_state(jax.random.key(1), params, optimizer)
   draw = np.random.default_rng(0)
   source = dict(
     image=draw.normal(size=(40, 2)).astype(np.float32),
     label=draw.integers(0, 3, 40).astype(np.int32),
   )
-  state = training.init_state(jax.random.key(1), params, optimizer)
-  update = training.make_update(loss, optimizer)
   return state, update, Slow(data.batches(source, 16, seed=2), seconds)
 
 

@@ -29,7 +29,7 @@ def get_config() -> config_dict.ConfigDict:
   config.weighting = "edm"
   config.label_dropout = 0.1
 
-  config.steps = 5000
+  config.steps = 3000
   config.batch_size = 64
   config.learning_rate = 1e-3
   config.warmup_steps = 100

@@ -9,13 +9,13 @@ is linear in the pair: its error is d_out = target(d_x0, d_eps). Hence
 The right-hand side is computed: it divides by nothing that vanishes at either
 end, where the error of one half of the pair is all rounding. Weightings w:
 
-| weighting | w(lam), on the error in x0          | equals                        |
-|-----------|-------------------------------------|-------------------------------|
-| "edm"     | e^{2 lam} + 1 / sigma_data^2        | plain mse on EDM's F          |
-| "eps"     | e^{2 lam}, the SNR                  | plain mse on eps              |
-| "x0"      | 1                                   | plain mse on x0               |
-| "output"  | 1 / g^2                             | plain mse on the raw output   |
-| callable  | yours, of lam                       |                               |
+| weighting | w(lam), on the error in x0    | equals                      |
+|-----------|-------------------------------|-----------------------------|
+| "edm"     | e^{2 lam} + 1 / sigma_data^2  | plain mse on EDM's F        |
+| "eps"     | e^{2 lam}, the SNR            | plain mse on eps            |
+| "x0"      | 1                             | plain mse on x0             |
+| "output"  | 1 / g^2                       | plain mse on the raw output |
+| callable  | yours, of lam                 |                             |
 
 ("edm" is (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 of Karras et al.
 (2022) in units of sigma / alpha; "snr" is accepted for "eps".)

@@ -104,7 +104,7 @@ def logit_normal(
 
 
 def uniform_log_snr(process: GaussianProcess, stratified: bool = True) -> Times:
-  """Returns a sampler of t whose log-SNR is uniform over the process's range."""
+  """Returns a sampler of t whose log-SNR is uniform."""
   low, high = _log_noise_range(process)
 
   def times(key: jax.Array, n: int) -> jax.Array:

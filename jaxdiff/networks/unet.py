@@ -1,10 +1,10 @@
-r"""A U-Net of EDM blocks, after Dhariwal and Nichol (2021), Karras et al. (2022).
+r"""A U-Net of EDM blocks: Dhariwal and Nichol 2021, Karras et al. 2022.
 
 A residual block is
 
   h = conv(silu(norm(x)))
-  h = conv_0(silu(norm(h) (1 + scale) + shift))   (scale, shift from time, label)
-  out = (x + h) / sqrt(2)                         (x through a 1x1 conv if needed)
+  h = conv_0(silu(norm(h) (1 + scale) + shift))   scale, shift of time and label
+  out = (x + h) / sqrt(2)                         x through a 1x1 conv if needed
 
 conv_0 starts at zero, so that a fresh network is nearly linear, and 1 / sqrt(2)
 keeps the variance of the sum. Blocks at the chosen resolutions are followed by
@@ -178,9 +178,8 @@ def _conv(width: int, dtype: Any, zero: bool = False, *, name: str) -> nn.Conv:
 
 def _norm(channels: int, dtype: Any, *, name: str) -> nn.GroupNorm:
   """Returns a GroupNorm of groups of at least four channels, 32 at most."""
-  groups = max(
-    g for g in range(1, 33) if (not channels % g and 4 * g <= channels) or g == 1
-  )
+  sizes = range(1, min(32, channels // 4) + 1)
+  groups = max((g for g in sizes if not channels % g), default=1)
   return nn.GroupNorm(groups, dtype=dtype, name=name)
 
 

@@ -167,7 +167,7 @@ def csv_writer(path: str | os.PathLike) -> OnMetrics:
 
 
 def _read(path: pathlib.Path) -> tuple[list[str], list[dict]]:
-  """Returns the columns and the complete rows of a CSV file, if there is one."""
+  """Returns the columns and the complete rows of a CSV file, if any."""
   text = path.read_text() if path.is_file() else ""
   complete = text[: text.rfind("\n") + 1]
   reader = csv.DictReader(io.StringIO(complete))

@@ -1,0 +1,47 @@
+"""What the README's first screen promises is true."""
+
+import pathlib
+import re
+
+import numpy as np
+
+import jaxdiff as jd
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def test_the_fifteen_line_program_runs_and_prints_what_it_says(capsys):
+  program = BLOCKS[0]
+  assert len(program.strip().splitlines()) <= 15
+  exec(compile(program, "README.md", "exec"), {})
+  numbers = re.findall(r"-?\d+\.\d+(?:e-?\d+)?", capsys.readouterr().out)
+  # 25 means of standard deviation sqrt(1/2) each way, and 0.05 of their own
+  np.testing.assert_allclose(list(map(float, numbers)), 0.71, atol=0.03)
+  assert len(numbers) == 4
+
+
+def test_the_solver_of_the_readme_is_a_solver():
+  scope = {"jd": jd, "np": np}
+  exec(compile(BLOCKS[1], "README.md", "exec"), scope)
+  edm = jd.edm()
+  table = scope["my_solver"](edm, jd.grids.karras(edm, 8, to_zero=True))
+  assert table.nfe == 8
+
+
+def test_every_path_that_the_readme_names_is_there():
+  for path in re.findall(r"\]\(([^)#]+)\)", README):
+    assert (ROOT / path).exists(), path
+  for module in re.findall(r"python -m ([\w.]+)", README):
+    if "NAME" not in module:
+      assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+  for config in re.findall(r"--config=(\S+\.py)", README):
+    assert (ROOT / config).exists(), config
+
+
+def test_every_public_name_is_documented():
+  """Functions and classes that the package hands on have docstrings."""
+  for name in jd.__all__:
+    thing = getattr(jd, name)
+    assert thing.__doc__ and thing.__doc__.strip(), name
