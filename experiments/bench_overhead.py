@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
   params = jax.jit(network.init)(key, x, x[:, 0, 0, 0], label)["params"]
   process = processes.edm()
   model = denoisers.with_label(
-      denoisers.from_linen(network, params, process), label
+    denoisers.from_linen(network, params, process), label
   )
   bare = jax.jit(lambda model, x, t: model(x, t).x0)
   t = jnp.float32(2.0)
@@ -63,28 +63,35 @@ def main(argv: list[str]) -> None:
     call = lambda: bare(model, x, t)
     seconds(run), seconds(call, 3)  # compile and warm up
     ratios = [
-        seconds(run) / seconds(call, _CALLS.value) for _ in range(_PAIRS.value)
+      seconds(run) / seconds(call, _CALLS.value) for _ in range(_PAIRS.value)
     ]
     results[name] = statistics.median(ratios)
     low, *_, high = statistics.quantiles(ratios, n=10)
     print(
-        f"{name:10s} {_CALLS.value} calls: median {results[name]:.3f} of"
-        f" {_CALLS.value} bare network calls (10 % to 90 %: {low:.3f} to"
-        f" {high:.3f})",
-        flush=True,
+      f"{name:10s} {_CALLS.value} calls: median {results[name]:.3f} of"
+      f" {_CALLS.value} bare network calls (10 % to 90 %: {low:.3f} to"
+      f" {high:.3f})",
+      flush=True,
     )
   milliseconds = 1e3 * seconds(call, _CALLS.value) / _CALLS.value
   device = jax.devices()[0].device_kind
   print(
-      f"one network call: {milliseconds:.2f} ms; batch {_BATCH.value}, {device},"
-      f" jax {jax.__version__}, {platform.machine()}"
+    f"one network call: {milliseconds:.2f} ms; batch {_BATCH.value}, {device},"
+    f" jax {jax.__version__}, {platform.machine()}"
   )
   if _JSON.value:
     with open(_JSON.value, "w") as f:
       json.dump(
-          dict(overhead=results, call_ms=milliseconds, device=device,
-               jax=jax.__version__, shape=shape, calls=_CALLS.value),
-          f, indent=1,
+        dict(
+          overhead=results,
+          call_ms=milliseconds,
+          device=device,
+          jax=jax.__version__,
+          shape=shape,
+          calls=_CALLS.value,
+        ),
+        f,
+        indent=1,
       )
 
 

@@ -15,10 +15,10 @@ from absl import flags
 
 _OUT = flags.DEFINE_string("out", "runs/demo", "Folder for all results.")
 _STEPS = flags.DEFINE_integer(
-    "steps", None, "Training steps; the config's by default.", lower_bound=1
+  "steps", None, "Training steps; the config's by default.", lower_bound=1
 )
 _NOISES = flags.DEFINE_integer(
-    "noises", None, "Noises of the frontier; the config's by default."
+  "noises", None, "Noises of the frontier; the config's by default."
 )
 
 
@@ -47,15 +47,15 @@ def main(argv: list[str]) -> None:
   table = sample.table_for(model.process, "unipc_3", "vp_quadratic", 18)
   model_config = training.load_config(training.checkpoint_directory(workdir))
   images, _ = sample.draw(
-      model,
-      table,
-      model_config.shape,
-      num=100,
-      batch=100,
-      classes=model_config.num_classes,
+    model,
+    table,
+    model_config.shape,
+    num=100,
+    batch=100,
+    classes=model_config.num_classes,
   )
   plots.image_grid(
-      images, out / "samples.png", title="UniPC-3, 18 calls, classes 0 to 9"
+    images, out / "samples.png", title="UniPC-3, 18 calls, classes 0 to 9"
   )
 
   sweep = frontier_digits.get_config()
@@ -64,9 +64,9 @@ def main(argv: list[str]) -> None:
   if _NOISES.value:
     sweep.noises = _NOISES.value
   print(
-      f"3/3  {len(sweep.solvers)} solvers x {len(sweep.calls)} budgets on that"
-      " network, against its converged ODE.",
-      flush=True,
+    f"3/3  {len(sweep.solvers)} solvers x {len(sweep.calls)} budgets on that"
+    " network, against its converged ODE.",
+    flush=True,
   )
   rows = frontier.run(sweep)
   best = {}
@@ -80,9 +80,7 @@ def main(argv: list[str]) -> None:
   print(f"  {out}/frontier.png  error of every solver against network calls")
   print(f"  {out}/frontier.csv  the numbers behind it")
   print("Lowest median error at each number of calls:")
-  print(
-      "  " + ", ".join(f"{c}: {row['solver']}" for c, row in best.items())
-  )
+  print("  " + ", ".join(f"{c}: {row['solver']}" for c, row in best.items()))
 
 
 if __name__ == "__main__":

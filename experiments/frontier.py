@@ -52,19 +52,19 @@ from jaxdiff import training
 
 FIELDS = ("solver", "grid", "calls", "nfe", "rmse", "median", "distance")
 PROCESSES = {
-    "edm": processes.edm,
-    "vp": processes.vp_linear,
-    "flow": processes.rectified_flow,
-    "cosine": processes.vp_cosine,
-    "ve": processes.ve,
-    "sub_vp": processes.sub_vp,
+  "edm": processes.edm,
+  "vp": processes.vp_linear,
+  "flow": processes.rectified_flow,
+  "cosine": processes.vp_cosine,
+  "ve": processes.ve,
+  "sub_vp": processes.sub_vp,
 }
 ORACLES = {
-    "digits_mixture": oracles.digits_mixture,
-    "digits_empirical": oracles.digits_empirical,
-    "g2": oracles.g2,
-    "g16": oracles.g16,
-    "grid25": oracles.grid25,
+  "digits_mixture": oracles.digits_mixture,
+  "digits_empirical": oracles.digits_empirical,
+  "g2": oracles.g2,
+  "g16": oracles.g16,
+  "grid25": oracles.grid25,
 }
 _PIECE = 40  # rows of the compiled program
 
@@ -94,8 +94,7 @@ def load_target(config: ml_collections.ConfigDict) -> Target:
   if config.target in ORACLES:
     if config.process not in PROCESSES:
       raise ValueError(
-          f"config.process={config.process!r} is none of"
-          f" {', '.join(PROCESSES)}"
+        f"config.process={config.process!r} is none of {', '.join(PROCESSES)}"
       )
     process = PROCESSES[config.process]()
     distribution = ORACLES[config.target]()
@@ -116,31 +115,31 @@ def load_target(config: ml_collections.ConfigDict) -> Target:
     draws = jnp.asarray(data.load(config.data)["image"])
     return Target(model, model.process, draws.shape[1:], draws)
   raise ValueError(
-      f"config.target={config.target!r} is neither an oracle"
-      f" ({', '.join(ORACLES)}) nor a folder with a trained model; train one"
-      " with: python -m experiments.train --workdir=runs/digits"
+    f"config.target={config.target!r} is neither an oracle"
+    f" ({', '.join(ORACLES)}) nor a folder with a trained model; train one"
+    " with: python -m experiments.train --workdir=runs/digits"
   )
 
 
 def cells(
-    config: ml_collections.ConfigDict, process: processes.GaussianProcess
+  config: ml_collections.ConfigDict, process: processes.GaussianProcess
 ) -> Iterable[tuple[str, str, int, tables.Tableau]]:
   """Yields (solver, grid, calls, table) for every cell that fits a budget."""
   unknown = [s for s in config.solvers if s not in solvers.CASES]
   unknown += [g for g in config.grids if g not in grids.GRIDS]
   if unknown:
     raise ValueError(
-        f"unknown in config.solvers or config.grids: {', '.join(unknown)};"
-        f" solvers: {', '.join(solvers.CASES)}; grids:"
-        f" {', '.join(grids.GRIDS)}"
+      f"unknown in config.solvers or config.grids: {', '.join(unknown)};"
+      f" solvers: {', '.join(solvers.CASES)}; grids:"
+      f" {', '.join(grids.GRIDS)}"
     )
   for name in config.solvers:
     for grid in config.grids:
       for calls in config.calls:
         table = solvers.for_budget(
-            functools.partial(solvers.CASES[name].build, process),
-            functools.partial(grids.GRIDS[grid], process),
-            calls,
+          functools.partial(solvers.CASES[name].build, process),
+          functools.partial(grids.GRIDS[grid], process),
+          calls,
         )
         if table is not None:
           yield name, grid, calls, table
@@ -155,7 +154,7 @@ class Sweep:
     dtype = jnp.float64 if config.float64 else jnp.float32
     self.key = jax.random.key(config.seed)
     self.start = target.process.prior(
-        self.key, (config.noises, *target.shape), dtype=dtype
+      self.key, (config.noises, *target.shape), dtype=dtype
     )
     self.distance_key = jax.random.key(0)
 
@@ -166,9 +165,7 @@ class Sweep:
       piece = tables.take(table, slice(first, first + _PIECE))
       padded = tables.pad(piece, _PIECE, 4)
       key = jax.random.fold_in(self.key, first)
-      x = sampling.sample(
-          key, self.target.model, padded, x, length=piece.nfe
-      )
+      x = sampling.sample(key, self.target.model, padded, x, length=piece.nfe)
     return x
 
   def reference(self, steps: int) -> jax.Array:
@@ -229,18 +226,18 @@ def run(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
     rows.append(row)
     _append_csv(out / "frontier.csv", row)
   summary = dict(
-      config=config.to_dict(),
-      floor=sweep.distance(jnp.asarray(reference)),
-      compilations=sampling.compilations() - before,
-      tables=len(todo),
-      device=jax.devices()[0].device_kind,
-      jax=jax.__version__,
+    config=config.to_dict(),
+    floor=sweep.distance(jnp.asarray(reference)),
+    compilations=sampling.compilations() - before,
+    tables=len(todo),
+    device=jax.devices()[0].device_kind,
+    jax=jax.__version__,
   )
   (out / "frontier.json").write_text(json.dumps(summary, indent=1) + "\n")
   print(table_text(rows, config.calls))
   print(
-      f"{len(todo)} tables and the reference ran in {summary['compilations']}"
-      f" compiled program(s) on {summary['device']}."
+    f"{len(todo)} tables and the reference ran in {summary['compilations']}"
+    f" compiled program(s) on {summary['device']}."
   )
   plots.frontier(rows, summary["floor"], out / "frontier.png", config.title)
   print(f"Wrote {out}/frontier.csv, frontier.png and frontier.json.")
@@ -251,13 +248,13 @@ def errors(x: np.ndarray, reference: np.ndarray) -> dict[str, float]:
   """Returns rmse and median over samples of the error per coordinate."""
   square = np.mean((x - reference) ** 2, axis=tuple(range(1, x.ndim)))
   return dict(
-      rmse=float(np.sqrt(square.mean())),
-      median=float(np.sqrt(np.median(square))),
+    rmse=float(np.sqrt(square.mean())),
+    median=float(np.sqrt(np.median(square))),
   )
 
 
 def best_by_grid(
-    rows: list[dict[str, Any]], by: str = "rmse"
+  rows: list[dict[str, Any]], by: str = "rmse"
 ) -> dict[tuple[str, int], dict[str, Any]]:
   """Returns each (solver, calls)'s row on the grid that suits it best."""
   best = {}
@@ -274,13 +271,13 @@ def table_text(rows: list[dict[str, Any]], calls: Iterable[int]) -> str:
   names = list(dict.fromkeys(r["solver"] for r in rows))
   width = max(map(len, names)) + 2
   lines = [
-      "error per coordinate to the converged ODE, median / rmse, each solver at"
-      " its best grid; * lowest rmse",
-      "calls".ljust(width) + "".join(f"{c:>18}" for c in calls),
+    "error per coordinate to the converged ODE, median / rmse, each solver at"
+    " its best grid; * lowest rmse",
+    "calls".ljust(width) + "".join(f"{c:>18}" for c in calls),
   ]
   lowest = {
-      c: min((v["rmse"] for (_, k), v in best.items() if k == c), default=None)
-      for c in calls
+    c: min((v["rmse"] for (_, k), v in best.items() if k == c), default=None)
+    for c in calls
   }
   for name in names:
     if not any((name, c) in best for c in calls):
@@ -337,9 +334,9 @@ def _resume(out, stamp):
       break  # the line that was being written when the run was stopped
     number = lambda k, r=r: float(r[k])
     rows.append(
-        dict(solver=r["solver"], grid=r["grid"])
-        | {k: int(r[k]) for k in ("calls", "nfe")}
-        | {k: number(k) for k in ("rmse", "median", "distance")}
+      dict(solver=r["solver"], grid=r["grid"])
+      | {k: int(r[k]) for k in ("calls", "nfe")}
+      | {k: number(k) for k in ("rmse", "median", "distance")}
     )
   _write_csv(out / "frontier.csv", rows)
   logging.info("found %d cells of an earlier run in %s", len(rows), out)
@@ -372,9 +369,9 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
   config_flags.DEFINE_config_file(
-      "config",
-      "experiments/configs/frontier_mixture.py",
-      "What to run: a file of experiments/configs/. Set single fields with"
-      " --config.NAME=VALUE, for instance --config.noises=256.",
+    "config",
+    "experiments/configs/frontier_mixture.py",
+    "What to run: a file of experiments/configs/. Set single fields with"
+    " --config.NAME=VALUE, for instance --config.noises=256.",
   )
   app.run(main)

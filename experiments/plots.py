@@ -13,28 +13,28 @@ from matplotlib import pyplot as plt
 
 # Families share a hue; the marker tells their members apart.
 _STYLE = {
-    "ddim": ("0.55", "o"),
-    "euler": ("0.75", "o"),
-    "heun": ("tab:brown", "s"),
-    "midpoint": ("tab:brown", "v"),
-    "rk4": ("tab:brown", "D"),
-    "dpm_solver_2": ("tab:purple", "s"),
-    "dpm_solver_3": ("tab:purple", "^"),
-    "dpmpp_2m": ("tab:blue", "s"),
-    "dpmpp_3m": ("tab:blue", "^"),
-    "unipc_2": ("tab:green", "s"),
-    "unipc_3": ("tab:green", "^"),
-    "deis_3": ("tab:orange", "^"),
-    "deis_4": ("tab:orange", "D"),
-    "ipndm_3": ("tab:red", "^"),
-    "ipndm_4": ("tab:red", "D"),
-    "ddpm": ("black", "x"),
-    "heun_churn": ("black", "+"),
+  "ddim": ("0.55", "o"),
+  "euler": ("0.75", "o"),
+  "heun": ("tab:brown", "s"),
+  "midpoint": ("tab:brown", "v"),
+  "rk4": ("tab:brown", "D"),
+  "dpm_solver_2": ("tab:purple", "s"),
+  "dpm_solver_3": ("tab:purple", "^"),
+  "dpmpp_2m": ("tab:blue", "s"),
+  "dpmpp_3m": ("tab:blue", "^"),
+  "unipc_2": ("tab:green", "s"),
+  "unipc_3": ("tab:green", "^"),
+  "deis_3": ("tab:orange", "^"),
+  "deis_4": ("tab:orange", "D"),
+  "ipndm_3": ("tab:red", "^"),
+  "ipndm_4": ("tab:red", "D"),
+  "ddpm": ("black", "x"),
+  "heun_churn": ("black", "+"),
 }
 
 
 def frontier(
-    rows: list[dict[str, Any]], floor: float, path: pathlib.Path, title: str
+  rows: list[dict[str, Any]], floor: float, path: pathlib.Path, title: str
 ) -> None:
   """Draws error and distance against network calls, and saves the picture.
 
@@ -46,9 +46,9 @@ def frontier(
   """
   figure, axes = plt.subplots(1, 3, figsize=(15, 4.8), sharex=True)
   panels = [
-      ("median", "median error to the converged ODE"),
-      ("rmse", "rmse to the converged ODE"),
-      ("distance", "sliced Wasserstein distance to data"),
+    ("median", "median error to the converged ODE"),
+    ("rmse", "rmse to the converged ODE"),
+    ("distance", "sliced Wasserstein distance to data"),
   ]
   for axis, (column, label) in zip(axes, panels, strict=True):
     points = {}
@@ -61,13 +61,13 @@ def frontier(
       colour, marker = _STYLE.get(name, ("tab:cyan", "."))
       calls = sorted(line)
       axis.plot(
-          calls,
-          [line[c] for c in calls],
-          color=colour,
-          marker=marker,
-          markersize=4.5,
-          linewidth=1.2,
-          label=name,
+        calls,
+        [line[c] for c in calls],
+        color=colour,
+        marker=marker,
+        markersize=4.5,
+        linewidth=1.2,
+        label=name,
       )
     axis.set(xscale="log", yscale="log", xlabel="network calls", title=label)
     values = [v for line in points.values() for v in line.values()]
@@ -79,9 +79,7 @@ def frontier(
     axis.grid(alpha=0.25)
   axes[2].axhline(floor, color="0.3", linestyle=":", label="converged ODE")
   handles, labels = axes[2].get_legend_handles_labels()
-  figure.legend(
-      handles, labels, loc="center right", frameon=False, fontsize=9
-  )
+  figure.legend(handles, labels, loc="center right", frameon=False, fontsize=9)
   figure.suptitle(f"{title}: lower is better")
   figure.tight_layout(rect=(0, 0, 0.89, 1))
   figure.savefig(path, dpi=110)
@@ -89,16 +87,18 @@ def frontier(
 
 
 def image_grid(
-    images: np.ndarray,
-    path: pathlib.Path,
-    columns: int = 10,
-    title: str = "",
+  images: np.ndarray,
+  path: pathlib.Path,
+  columns: int = 10,
+  title: str = "",
 ) -> None:
   """Saves images f[n, height, width, 1 or 3] in [-1, 1] as one picture."""
   images = np.clip((np.asarray(images, np.float32) + 1.0) / 2.0, 0.0, 1.0)
   n, height, width, channels = images.shape
   rows = math.ceil(n / columns)
-  sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels))
+  sheet = np.ones(
+    (rows * (height + 1) - 1, columns * (width + 1) - 1, channels)
+  )
   for i, image in enumerate(images):
     top, left = i // columns * (height + 1), i % columns * (width + 1)
     sheet[top : top + height, left : left + width] = image

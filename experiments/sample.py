@@ -32,7 +32,7 @@ FLAGS = flags.FLAGS
 
 
 def table_for(
-    process: Any, solver: str, grid: str, calls: int
+  process: Any, solver: str, grid: str, calls: int
 ) -> tables.Tableau:
   """Returns a solver's table to sigma = 0 for a budget of calls.
 
@@ -40,30 +40,30 @@ def table_for(
     ValueError: if not even one step fits the budget.
   """
   table = solvers.for_budget(
-      functools.partial(solvers.CASES[solver].build, process),
-      functools.partial(grids.GRIDS[grid], process, to_zero=True),
-      calls,
+    functools.partial(solvers.CASES[solver].build, process),
+    functools.partial(grids.GRIDS[grid], process, to_zero=True),
+    calls,
   )
   if table is None:
     raise ValueError(
-        f"{solver} takes {solvers.CASES[solver].calls_per_step} calls for a"
-        f" step, which --calls={calls} does not allow"
+      f"{solver} takes {solvers.CASES[solver].calls_per_step} calls for a"
+      f" step, which --calls={calls} does not allow"
     )
   return table
 
 
 def draw(
-    model: denoisers.Denoiser,
-    table: tables.Tableau,
-    shape: tuple[int, ...],
-    *,
-    num: int,
-    seed: int = 0,
-    batch: int = 256,
-    classes: int = 0,
-    label: int | None = None,
-    guidance_scale: float = 1.0,
-    keep: pathlib.Path | None = None,
+  model: denoisers.Denoiser,
+  table: tables.Tableau,
+  shape: tuple[int, ...],
+  *,
+  num: int,
+  seed: int = 0,
+  batch: int = 256,
+  classes: int = 0,
+  label: int | None = None,
+  guidance_scale: float = 1.0,
+  keep: pathlib.Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns (samples f32[num, *shape], labels i32[num]).
 
@@ -94,16 +94,16 @@ def draw(
       conditioned = denoisers.with_label(model, chosen)
     elif classes:
       conditioned = guidance.cfg(
-          model, label=chosen, null=classes, scale=guidance_scale
+        model, label=chosen, null=classes, scale=guidance_scale
       )
     x = sampling.sample(
-        jax.random.key(seed),
-        conditioned,
-        table,
-        (batch, *shape),
-        process=model.process,
-        index=np.arange(first, first + batch),
-        check_finite=True,
+      jax.random.key(seed),
+      conditioned,
+      table,
+      (batch, *shape),
+      process=model.process,
+      index=np.arange(first, first + batch),
+      check_finite=True,
     )
     parts.append(np.asarray(x))
     if part is not None:
@@ -118,33 +118,31 @@ def draw(
 def define_flags() -> None:
   """Defines the command line; not at import, for others import this file."""
   flags.DEFINE_string(
-      "workdir", "runs/digits", "Folder of a run of experiments.train."
+    "workdir", "runs/digits", "Folder of a run of experiments.train."
   )
   flags.DEFINE_enum(
-      "solver", "unipc_3", sorted(solvers.CASES), "Solver to sample with."
+    "solver", "unipc_3", sorted(solvers.CASES), "Solver to sample with."
   )
   flags.DEFINE_enum(
-      "grid", "vp_quadratic", sorted(grids.GRIDS), "Grid of times."
+    "grid", "vp_quadratic", sorted(grids.GRIDS), "Grid of times."
   )
   flags.DEFINE_integer(
-      "calls", 18, "Network calls for each sample, at most.", lower_bound=1
+    "calls", 18, "Network calls for each sample, at most.", lower_bound=1
   )
   flags.DEFINE_integer("num", 100, "Number of samples.", lower_bound=1)
+  flags.DEFINE_integer("batch", 256, "Samples drawn at a time.", lower_bound=1)
   flags.DEFINE_integer(
-      "batch", 256, "Samples drawn at a time.", lower_bound=1
-  )
-  flags.DEFINE_integer(
-      "label", None, "Class to draw; by default every class in turn."
+    "label", None, "Class to draw; by default every class in turn."
   )
   flags.DEFINE_float(
-      "guidance_scale",
-      1.0,
-      "Classifier-free guidance: 1 is conditional, 0 unconditional, more than 1"
-      " sharpens.",
+    "guidance_scale",
+    1.0,
+    "Classifier-free guidance: 1 is conditional, 0 unconditional, more than 1"
+    " sharpens.",
   )
   flags.DEFINE_integer("seed", 0, "Seed of the samples.")
   flags.DEFINE_string(
-      "out", None, "Folder for samples.npz and samples.png; --workdir by default."
+    "out", None, "Folder for samples.npz and samples.png; --workdir by default."
   )
 
 
@@ -156,45 +154,51 @@ def main(argv: list[str]) -> None:
   model = training.load_denoiser(FLAGS.workdir)
   if FLAGS.label is not None and not 0 <= FLAGS.label < config.num_classes:
     raise app.UsageError(
-        f"--label={FLAGS.label}, but the model has {config.num_classes}"
-        f" classes, 0..{config.num_classes - 1}"
+      f"--label={FLAGS.label}, but the model has {config.num_classes}"
+      f" classes, 0..{config.num_classes - 1}"
     )
   table = table_for(model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls)
   out = pathlib.Path(FLAGS.out or FLAGS.workdir)
   out.mkdir(parents=True, exist_ok=True)
   setting = "-".join(
-      str(FLAGS[name].value)
-      for name in (
-          "solver", "grid", "calls", "label", "guidance_scale", "seed", "batch"
-      )
+    str(FLAGS[name].value)
+    for name in (
+      "solver",
+      "grid",
+      "calls",
+      "label",
+      "guidance_scale",
+      "seed",
+      "batch",
+    )
   )
   keep = out / f".parts-{setting}"
   images, labels = draw(
-      model,
-      table,
-      config.shape,
-      num=FLAGS.num,
-      seed=FLAGS.seed,
-      batch=min(FLAGS.batch, FLAGS.num),
-      classes=config.num_classes,
-      label=FLAGS.label,
-      guidance_scale=FLAGS.guidance_scale,
-      keep=keep,
+    model,
+    table,
+    config.shape,
+    num=FLAGS.num,
+    seed=FLAGS.seed,
+    batch=min(FLAGS.batch, FLAGS.num),
+    classes=config.num_classes,
+    label=FLAGS.label,
+    guidance_scale=FLAGS.guidance_scale,
+    keep=keep,
   )
   np.savez(out / "samples.npz", image=images, label=labels)
   shown = images[:100]
   plots.image_grid(
-      shown,
-      out / "samples.png",
-      title=f"{FLAGS.solver}, {table.nfe} calls, {FLAGS.grid} grid",
+    shown,
+    out / "samples.png",
+    title=f"{FLAGS.solver}, {table.nfe} calls, {FLAGS.grid} grid",
   )
   for part in keep.glob("part-*.npy"):
     part.unlink()
   if keep.exists():
     keep.rmdir()
   print(
-      f"Wrote {out}/samples.npz ({len(images)} samples, {table.nfe} calls each)"
-      f" and {out}/samples.png (the first {len(shown)})."
+    f"Wrote {out}/samples.npz ({len(images)} samples, {table.nfe} calls each)"
+    f" and {out}/samples.png (the first {len(shown)})."
   )
 
 

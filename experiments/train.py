@@ -89,8 +89,10 @@ def train(
   workdir = pathlib.Path(workdir).expanduser().absolute()
   directory = training.checkpoint_directory(workdir)
   with_checkpoints = checkpoints.open(directory, keep=config.keep)
-  if with_checkpoints.latest() is None:  # else it describes what is there
+  if with_checkpoints.latest() is None:
     training.save_config(directory, model)
+  else:
+    training.check_config(directory, model)
   try:
     state = training.train(
       training.init_state(run_key, denoiser.params, optimizer),

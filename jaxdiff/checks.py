@@ -33,15 +33,15 @@ def falling_grid(grid: Any, t_min: float, t_max: float, t_zero: float):
   """
   if not concrete(grid):
     raise TypeError(
-        "the grid is a traced array, but tables are computed on the host in"
-        " float64; build the table outside of jit and pass it as an argument"
-        " (tables of one shape share one compilation)"
+      "the grid is a traced array, but tables are computed on the host in"
+      " float64; build the table outside of jit and pass it as an argument"
+      " (tables of one shape share one compilation)"
     )
   grid = np.array(grid, np.float64)
   if grid.ndim != 1 or len(grid) < 2:
     raise ValueError(
-        f"a grid is a 1-D array of at least two times, got shape {grid.shape};"
-        " n steps need n + 1 times"
+      f"a grid is a 1-D array of at least two times, got shape {grid.shape};"
+      " n steps need n + 1 times"
     )
   if np.isnan(grid).any():
     raise ValueError(f"the grid holds NaN at index {_first(np.isnan(grid))}")
@@ -49,10 +49,10 @@ def falling_grid(grid: Any, t_min: float, t_max: float, t_zero: float):
   if rising.any():
     i = _first(rising)
     raise ValueError(
-        "the time grid must be strictly decreasing (sampling goes from noise"
-        f" to data), but grid[{i}] = {grid[i]:.6g} is followed by grid[{i + 1}]"
-        f" = {grid[i + 1]:.6g}; drop repeated times, or pass grid[::-1] if it"
-        " is the wrong way round (to encode data use solvers.encoder)"
+      "the time grid must be strictly decreasing (sampling goes from noise"
+      f" to data), but grid[{i}] = {grid[i]:.6g} is followed by grid[{i + 1}]"
+      f" = {grid[i + 1]:.6g}; drop repeated times, or pass grid[::-1] if it"
+      " is the wrong way round (to encode data use solvers.encoder)"
     )
   slack = 1e-9 * max(abs(t_min), abs(t_max))
   outside = (grid > t_max + slack) | (grid < t_min - slack)
@@ -60,14 +60,14 @@ def falling_grid(grid: Any, t_min: float, t_max: float, t_zero: float):
   if outside.any():
     i = _first(outside)
     raise ValueError(
-        f"grid[{i}] = {grid[i]:.6g} is outside of the process's times"
-        f" [{t_min:.6g}, {t_max:.6g}]; give the process a wider range, as in"
-        " dataclasses.replace(process, t_max=...), or shorten the grid"
-        + (
-            ""
-            if np.isnan(t_zero)
-            else f" (its last time alone may be {t_zero:.6g}, free of noise)"
-        )
+      f"grid[{i}] = {grid[i]:.6g} is outside of the process's times"
+      f" [{t_min:.6g}, {t_max:.6g}]; give the process a wider range, as in"
+      " dataclasses.replace(process, t_max=...), or shorten the grid"
+      + (
+        ""
+        if np.isnan(t_zero)
+        else f" (its last time alone may be {t_zero:.6g}, free of noise)"
+      )
     )
   grid[0] = min(grid[0], t_max)  # alpha may be negative beyond, if by rounding
   return grid
@@ -89,14 +89,14 @@ def order(value: int | None, steps: int, highest: int, name: str) -> int:
     return max(1, min(highest, steps))
   if not 1 <= value <= highest:
     raise ValueError(
-        f"{name} is defined for orders 1..{highest}, got order={value}"
+      f"{name} is defined for orders 1..{highest}, got order={value}"
     )
   if value > steps:
     raise ValueError(
-        f"{name} of order {value} needs at least {value} steps, but the grid"
-        f" has {steps} (a step out of alpha = 0 or into sigma = 0 does not"
-        " count); lower the order, or leave it out and the highest that the"
-        " grid allows is taken"
+      f"{name} of order {value} needs at least {value} steps, but the grid"
+      f" has {steps} (a step out of alpha = 0 or into sigma = 0 does not"
+      " count); lower the order, or leave it out and the highest that the"
+      " grid allows is taken"
     )
   return value
 
@@ -124,13 +124,13 @@ def same_structure(given: Any, expected: Any, what: str, source: str) -> None:
   for leaf in want:
     if leaf not in have:
       raise ValueError(
-          f"{what} lacks the leaf {leaf} that {source} has; it holds"
-          f" {', '.join(have) or 'nothing'}"
+        f"{what} lacks the leaf {leaf} that {source} has; it holds"
+        f" {', '.join(have) or 'nothing'}"
       )
     if have[leaf] != want[leaf]:
       raise ValueError(
-          f"{what} has shape {have[leaf]} at leaf {leaf}, but {source} has"
-          f" {want[leaf]} there"
+        f"{what} has shape {have[leaf]} at leaf {leaf}, but {source} has"
+        f" {want[leaf]} there"
       )
   for leaf in have:
     if leaf not in want:

@@ -35,7 +35,7 @@ class Denoiser:
 
   Attributes:
     params: parameters, a tree of arrays.
-    label: i32[batch] or None; the condition of every sample.
+    label: i32[batch], a scalar for all, or None; the condition.
     apply: the network as a function of (params, x, c[, label]).
     process: the forward process.
     prediction: what the network outputs, one of `predictions.KINDS`.
@@ -48,7 +48,7 @@ class Denoiser:
   label: Any = None
   apply: Any = dataclasses.field(default=None, metadata={"static": True})
   process: GaussianProcess = dataclasses.field(
-      default=None, metadata={"static": True}
+    default=None, metadata={"static": True}
   )
   prediction: str = dataclasses.field(default="edm", metadata={"static": True})
   sigma_data: float = dataclasses.field(default=0.5, metadata={"static": True})
@@ -56,7 +56,7 @@ class Denoiser:
   dtype: Any = dataclasses.field(default=None, metadata={"static": True})
 
   def __call__(
-      self, x: jax.Array, t: jax.Array, label: Any = None
+    self, x: jax.Array, t: jax.Array, label: Any = None
   ) -> predictions.Prediction:
     """Returns (x0, eps) for noisy x [batch, ...] at t, scalar or [batch].
 
@@ -71,21 +71,23 @@ class Denoiser:
     condition = t if self.time == "t" else -0.25 * self._clipped_log_snr(t)
     condition = jnp.broadcast_to(condition, x.shape[:1])
     inputs = (scale * x).astype(self.dtype or x.dtype)
-    args = () if label is None else (label,)
+    args = ()
+    if label is not None:
+      args = (jnp.broadcast_to(label, x.shape[:1]),)
     output = self.apply(self.params, inputs, condition, *args)
     if output.shape != x.shape:
       raise ValueError(
-          f"the network returned shape {output.shape} for an input of shape"
-          f" {x.shape}; a denoiser predicts one value for every input value"
-          " (check the number of output channels)"
+        f"the network returned shape {output.shape} for an input of shape"
+        f" {x.shape}; a denoiser predicts one value for every input value"
+        " (check the number of output channels)"
       )
     return predictions.decode(
-        self.prediction,
-        output.astype(alpha.dtype),
-        x,
-        alpha,
-        sigma,
-        self.sigma_data,
+      self.prediction,
+      output.astype(alpha.dtype),
+      x,
+      alpha,
+      sigma,
+      self.sigma_data,
     )
 
   def _clipped_log_snr(self, t: jax.Array) -> jax.Array:
@@ -98,14 +100,14 @@ class Denoiser:
     inside = abs(lam) < _CLIP
     middle = 0.5 * (self.process.t_min + self.process.t_max)
     return jnp.where(
-        inside,
-        self.process.log_snr(jnp.where(inside, t, middle)),
-        jnp.clip(lam, -_CLIP, _CLIP),
+      inside,
+      self.process.log_snr(jnp.where(inside, t, middle)),
+      jnp.clip(lam, -_CLIP, _CLIP),
     )
 
 
 def from_function(
-    apply: Any, params: PyTree, process: GaussianProcess, **options: Any
+  apply: Any, params: PyTree, process: GaussianProcess, **options: Any
 ) -> Denoiser:
   """Returns a model from any function apply(params, x, c[, label]).
 
@@ -128,15 +130,13 @@ def from_function(
 
 
 def from_linen(
-    module: Any, params: PyTree, process: GaussianProcess, **options: Any
+  module: Any, params: PyTree, process: GaussianProcess, **options: Any
 ) -> Denoiser:
   """Returns a model from a Flax Linen module and its "params" collection."""
   return from_function(LinenApply(module), params, process, **options)
 
 
-def from_nnx(
-    module: Any, process: GaussianProcess, **options: Any
-) -> Denoiser:
+def from_nnx(module: Any, process: GaussianProcess, **options: Any) -> Denoiser:
   """Returns a model from a Flax NNX module; its state becomes the params."""
   from flax import nnx
 

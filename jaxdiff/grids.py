@@ -43,37 +43,37 @@ _ALIGN_YOUR_STEPS = {
 
 
 def uniform(
-    process: GaussianProcess,
-    n: int,
-    *,
-    clock: GaussianProcess | None = None,
-    start: float | None = None,
-    to_zero: bool = False,
+  process: GaussianProcess,
+  n: int,
+  *,
+  clock: GaussianProcess | None = None,
+  start: float | None = None,
+  to_zero: bool = False,
 ) -> np.ndarray:
   """Returns n + 1 times with equal steps in t, or in the time of `clock`."""
   return polynomial(process, n, 1.0, clock=clock, start=start, to_zero=to_zero)
 
 
 def quadratic(
-    process: GaussianProcess,
-    n: int,
-    *,
-    clock: GaussianProcess | None = None,
-    start: float | None = None,
-    to_zero: bool = False,
+  process: GaussianProcess,
+  n: int,
+  *,
+  clock: GaussianProcess | None = None,
+  start: float | None = None,
+  to_zero: bool = False,
 ) -> np.ndarray:
   """Returns n + 1 times with equal steps in sqrt(t), or in `clock`'s."""
   return polynomial(process, n, 2.0, clock=clock, start=start, to_zero=to_zero)
 
 
 def polynomial(
-    process: GaussianProcess,
-    n: int,
-    power: float,
-    *,
-    clock: GaussianProcess | None = None,
-    start: float | None = None,
-    to_zero: bool = False,
+  process: GaussianProcess,
+  n: int,
+  power: float,
+  *,
+  clock: GaussianProcess | None = None,
+  start: float | None = None,
+  to_zero: bool = False,
 ) -> np.ndarray:
   """Returns n + 1 times with equal steps in t^(1 / power).
 
@@ -97,10 +97,10 @@ def polynomial(
       high, low = _translate(process, clock, _with_signal(process, ends))
     if not (low < high and (low >= 0 or power == 1)):
       raise ValueError(
-          f"the clock gives the times {high:.4g} and {low:.4g} to the ends of"
-          " the grid; they must fall over the process's noise levels and, but"
-          " for uniform steps, not be negative (vp_linear_covering makes such a"
-          " clock)"
+        f"the clock gives the times {high:.4g} and {low:.4g} to the ends of"
+        " the grid; they must fall over the process's noise levels and, but"
+        " for uniform steps, not be negative (vp_linear_covering makes such a"
+        " clock)"
       )
     root = np.linspace(high ** (1 / power), low ** (1 / power), steps + 1)
     return _translate(clock, process, root**power)
@@ -109,11 +109,11 @@ def polynomial(
 
 
 def log_snr(
-    process: GaussianProcess,
-    n: int,
-    *,
-    start: float | None = None,
-    to_zero: bool = False,
+  process: GaussianProcess,
+  n: int,
+  *,
+  start: float | None = None,
+  to_zero: bool = False,
 ) -> np.ndarray:
   """Returns n + 1 times with equal steps in log(alpha / sigma)."""
 
@@ -125,12 +125,12 @@ def log_snr(
 
 
 def karras(
-    process: GaussianProcess,
-    n: int,
-    *,
-    rho: float = 7.0,
-    start: float | None = None,
-    to_zero: bool = False,
+  process: GaussianProcess,
+  n: int,
+  *,
+  rho: float = 7.0,
+  start: float | None = None,
+  to_zero: bool = False,
 ) -> np.ndarray:
   """Returns n + 1 times with equal steps in (sigma / alpha)^(1 / rho).
 
@@ -139,7 +139,7 @@ def karras(
   """
   if not rho > 0:
     raise ValueError(
-        f"rho must be positive, got {rho}; the limit of large rho is log_snr"
+      f"rho must be positive, got {rho}; the limit of large rho is log_snr"
     )
 
   def places(first, last, steps):
@@ -150,11 +150,11 @@ def karras(
 
 
 def vp_quadratic(
-    process: GaussianProcess,
-    n: int,
-    *,
-    start: float | None = None,
-    to_zero: bool = False,
+  process: GaussianProcess,
+  n: int,
+  *,
+  start: float | None = None,
+  to_zero: bool = False,
 ) -> np.ndarray:
   """Returns n + 1 times, quadratic in a VP-linear process's time.
 
@@ -168,22 +168,22 @@ def vp_quadratic(
 
 
 def cosine(
-    process: GaussianProcess,
-    n: int,
-    *,
-    start: float | None = None,
-    to_zero: bool = False,
+  process: GaussianProcess,
+  n: int,
+  *,
+  start: float | None = None,
+  to_zero: bool = False,
 ) -> np.ndarray:
   """Returns n + 1 times with equal steps in arctan(sigma / alpha)."""
   return uniform(process, n, clock=vp_cosine(), start=start, to_zero=to_zero)
 
 
 def align_your_steps(
-    process: GaussianProcess,
-    n: int = 10,
-    *,
-    table: str = "sdxl",
-    to_zero: bool = False,
+  process: GaussianProcess,
+  n: int = 10,
+  *,
+  table: str = "sdxl",
+  to_zero: bool = False,
 ) -> np.ndarray:
   """Returns a published Align-Your-Steps table, interpolated to n steps.
 
@@ -215,7 +215,7 @@ def align_your_steps(
 def from_times(process: GaussianProcess, times: Any) -> np.ndarray:
   """Returns the user's times verbatim, f64[n + 1], once they are checked."""
   return checks.falling_grid(
-      times, process.t_min, process.t_max, process.t_zero
+    times, process.t_min, process.t_max, process.t_zero
   )
 
 
@@ -243,8 +243,8 @@ def _grid(process, n, start, to_zero, places, own_ends=False):
   first = process.t_max if start is None else float(start)
   if not process.t_min < first <= process.t_max:
     raise ValueError(
-        f"start={first:.6g} must lie in ({process.t_min:.6g},"
-        f" {process.t_max:.6g}], the times of the process"
+      f"start={first:.6g} must lie in ({process.t_min:.6g},"
+      f" {process.t_max:.6g}], the times of the process"
     )
   if steps == 0:
     times = np.asarray([first])
@@ -264,9 +264,9 @@ def _times_of(process: GaussianProcess, levels: np.ndarray) -> np.ndarray:
   outside = ~((levels <= high * slack) & (levels >= low / slack))
   if outside.any():
     raise ValueError(
-        f"the noise level sigma / alpha = {levels[outside][0]:.6g} is outside"
-        f" of the process's [{low:.6g}, {high:.6g}]; give the process a wider"
-        " range of times (a last level of 0 is its time without noise)"
+      f"the noise level sigma / alpha = {levels[outside][0]:.6g} is outside"
+      f" of the process's [{low:.6g}, {high:.6g}]; give the process a wider"
+      " range of times (a last level of 0 is its time without noise)"
     )
   return np.clip(process.time_at(levels), process.t_min, process.t_max)
 
@@ -274,8 +274,8 @@ def _times_of(process: GaussianProcess, levels: np.ndarray) -> np.ndarray:
 def _zero(process: GaussianProcess) -> float:
   if np.isnan(process.t_zero):
     raise ValueError(
-        "to_zero=True needs a process that reaches sigma = 0, but this one"
-        " does not say where; give from_alpha_sigma its t_zero"
+      "to_zero=True needs a process that reaches sigma = 0, but this one"
+      " does not say where; give from_alpha_sigma its t_zero"
     )
   return process.t_zero
 
@@ -302,12 +302,14 @@ def _with_signal(process: GaussianProcess, ends: list[float]) -> np.ndarray:
   return ends
 
 
-GRIDS = MappingProxyType({
+GRIDS = MappingProxyType(
+  {
     "uniform": uniform,
     "quadratic": quadratic,
     "log_snr": log_snr,
     "karras": karras,
     "cosine": cosine,
     "vp_quadratic": vp_quadratic,
-})
+  }
+)
 """The grids that take (process, n) alone, by name."""

@@ -100,7 +100,7 @@ def phi(k: int, z: Array) -> Array:
   """
   if k < 0:
     raise ValueError(
-        f"phi is defined for orders k >= 0, got k={k}; phi_0 is exp"
+      f"phi is defined for orders k >= 0, got k={k}; phi_0 is exp"
     )
   xp = namespace(z)
   z = as_float(z)
@@ -157,7 +157,7 @@ def lagrange(nodes: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def gauss_legendre(
-    f: Callable[[np.ndarray], np.ndarray], a: float, b: float, n: int = 64
+  f: Callable[[np.ndarray], np.ndarray], a: float, b: float, n: int = 64
 ) -> np.ndarray:
   """Returns the integral of f over [a, b] by n-point Gauss-Legendre.
 
@@ -173,7 +173,7 @@ def gauss_legendre(
 
 
 def invert_decreasing(
-    f: Callable[[Array], Array], value: Array, low: float, high: float
+  f: Callable[[Array], Array], value: Array, low: float, high: float
 ) -> Array:
   """Returns x in [low, high] with f(x) = value for a decreasing f.
 

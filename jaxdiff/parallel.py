@@ -13,7 +13,7 @@ PyTree = Any
 
 
 def data_mesh(
-    devices: int | Sequence[jax.Device] | None = None,
+  devices: int | Sequence[jax.Device] | None = None,
 ) -> Mesh:
   """Returns a mesh of one axis, `data`.
 
@@ -29,9 +29,9 @@ def data_mesh(
   elif isinstance(devices, int):
     if not 1 <= devices <= len(there):
       raise ValueError(
-          f"asked for {devices} devices, but there are {len(there)}; on a CPU"
-          " set XLA_FLAGS=--xla_force_host_platform_device_count=N before jax"
-          " is first used"
+        f"asked for {devices} devices, but there are {len(there)}; on a CPU"
+        " set XLA_FLAGS=--xla_force_host_platform_device_count=N before jax"
+        " is first used"
       )
     devices = there[:devices]
   return Mesh(np.asarray(devices), ("data",))
@@ -57,8 +57,8 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
   for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
     if leaf.shape[0] % n:
       raise ValueError(
-          f"leaf {jax.tree_util.keystr(path) or 'batch'} has {leaf.shape[0]}"
-          f" samples, which {n} devices cannot share equally; choose a batch"
-          f" size that is a multiple of {n}"
+        f"leaf {jax.tree_util.keystr(path) or 'batch'} has {leaf.shape[0]}"
+        f" samples, which {n} devices cannot share equally; choose a batch"
+        f" size that is a multiple of {n}"
       )
   return jax.device_put(batch, batch_sharding(mesh))

@@ -39,12 +39,12 @@ class Prediction(NamedTuple):
 
 
 def decode(
-    kind: str,
-    output: Array,
-    x: Array,
-    alpha: Array,
-    sigma: Array,
-    sigma_data: float = 1.0,
+  kind: str,
+  output: Array,
+  x: Array,
+  alpha: Array,
+  sigma: Array,
+  sigma_data: float = 1.0,
 ) -> Prediction:
   """Returns the pair that a network's output stands for.
 
@@ -74,7 +74,7 @@ def decode(
   if kind == "flow":
     total = alpha + sigma
     return Prediction(
-        (x - sigma * output) / total, (x + alpha * output) / total
+      (x - sigma * output) / total, (x + alpha * output) / total
     )
   scale = input_scale(alpha, sigma, sigma_data)
   x0 = (alpha * sigma_data**2 * scale) * (scale * x)
@@ -84,12 +84,12 @@ def decode(
 
 
 def target(
-    kind: str,
-    x0: Array,
-    eps: Array,
-    alpha: Array,
-    sigma: Array,
-    sigma_data: float = 1.0,
+  kind: str,
+  x0: Array,
+  eps: Array,
+  alpha: Array,
+  sigma: Array,
+  sigma_data: float = 1.0,
 ) -> Array:
   """Returns what the network should output for data x0 and noise eps.
 
@@ -112,7 +112,7 @@ def target(
 
 
 def output_gain(
-    kind: str, alpha: Array, sigma: Array, sigma_data: float = 1.0
+  kind: str, alpha: Array, sigma: Array, sigma_data: float = 1.0
 ) -> Array:
   """Returns d x0 / d output: the weight of an output's error in x0.
 

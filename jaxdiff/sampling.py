@@ -84,7 +84,7 @@ def _accepted(info: StepInfo) -> PyTree:
 
 @functools.cache
 def every(
-    k: int = 1, what: Callable[[StepInfo], PyTree] = _accepted
+  k: int = 1, what: Callable[[StepInfo], PyTree] = _accepted
 ) -> Collector:
   """Keeps what(info) of every k-th step: leaves [ceil(n / k), ...].
 
@@ -97,13 +97,13 @@ def every(
   def init(n, info):
     picked = jax.eval_shape(what, info)
     return jax.tree.map(
-        lambda s: jnp.zeros((math.ceil(n / k), *s.shape), s.dtype), picked
+      lambda s: jnp.zeros((math.ceil(n / k), *s.shape), s.dtype), picked
     )
 
   def update(kept, info):
     def write(kept):
       return jax.tree.map(
-          lambda old, new: old.at[info.step // k].set(new), kept, what(info)
+        lambda old, new: old.at[info.step // k].set(new), kept, what(info)
       )
 
     if k == 1:
@@ -135,19 +135,19 @@ first_nonfinite = Collector(_init_nonfinite, _update_nonfinite)
 def both(one: Collector, other: Collector) -> Collector:
   """Keeps what two collectors keep, as a pair."""
   return Collector(
-      lambda n, info: (one.init(n, info), other.init(n, info)),
-      lambda kept, info: (one.update(kept[0], info), other.update(kept[1], info)),
+    lambda n, info: (one.init(n, info), other.init(n, info)),
+    lambda kept, info: (one.update(kept[0], info), other.update(kept[1], info)),
   )
 
 
 def run(
-    key: jax.Array,
-    advance: Callable[[jax.Array, PyTree, PyTree], tuple[PyTree, Any]],
-    rows: PyTree,
-    state: PyTree,
-    *,
-    length: jax.Array | int | None = None,
-    collect: Collector | None = None,
+  key: jax.Array,
+  advance: Callable[[jax.Array, PyTree, PyTree], tuple[PyTree, Any]],
+  rows: PyTree,
+  state: PyTree,
+  *,
+  length: jax.Array | int | None = None,
+  collect: Collector | None = None,
 ) -> tuple[PyTree, PyTree]:
   """Walks over rows: the one loop under every sampler.
 
@@ -213,13 +213,13 @@ def rows_of(tableau: tables.Tableau, dtype: Any, first: int = 0) -> Row:
   ago = ago.reshape((n, 1, memory) + (1,) * (np.ndim(tableau.history) - 3))
   cast = lambda leaf: jnp.asarray(leaf, dtype)
   return Row(
-      step=jnp.asarray(call, jnp.int32),
-      slot=jnp.asarray(call % memory, jnp.int32),
-      t=cast(tableau.t),
-      output=cast(tableau.output),
-      state=cast(tableau.state),
-      history=jnp.take_along_axis(cast(tableau.history), ago, axis=2),
-      noise=cast(tableau.noise),
+    step=jnp.asarray(call, jnp.int32),
+    slot=jnp.asarray(call % memory, jnp.int32),
+    t=cast(tableau.t),
+    output=cast(tableau.output),
+    state=cast(tableau.state),
+    history=jnp.take_along_axis(cast(tableau.history), ago, axis=2),
+    noise=cast(tableau.noise),
   )
 
 
@@ -231,7 +231,7 @@ def initial_state(x: PyTree, memory: int) -> State:
 
 
 def table_advance(
-    model: Model, index: jax.Array
+  model: Model, index: jax.Array
 ) -> Callable[[jax.Array, Row, State], tuple[State, StepInfo]]:
   """Returns the step that a row describes: one network call, one pass.
 
@@ -248,7 +248,7 @@ def table_advance(
 
     def combine(y, a, x0, eps, ring):
       f = row.output[0] * x0.astype(y.dtype) + row.output[1] * eps.astype(
-          y.dtype
+        y.dtype
       )
       ring = jax.lax.dynamic_update_index_in_dim(ring, f, row.slot, 0)
       new = [row.state[j, 0] * y + row.state[j, 1] * a for j in (0, 1)]
@@ -258,9 +258,7 @@ def table_advance(
 
     combined = jax.tree.map(combine, y, state.a, answer.x0, answer.eps, state.h)
     pick = lambda i: jax.tree.map(lambda _, parts: parts[i], y, combined)
-    new_y, new_a = _add_noise(
-        key, index, 1, (pick(0), pick(1)), row.noise[1:3]
-    )
+    new_y, new_a = _add_noise(key, index, 1, (pick(0), pick(1)), row.noise[1:3])
     new = State(new_y, new_a, pick(2))
     return new, StepInfo(row.step, row.t, y, new_a, answer)
 
@@ -275,27 +273,27 @@ def _add_noise(key, index, tag, trees, scales):
   def add(trees):
     z = tree.normal(jax.random.fold_in(key, tag), trees[0], index)
     return tuple(
-        jax.tree.map(lambda v, e, s=scale: v + s * e, x, z)
-        for x, scale in zip(trees, scales, strict=True)
+      jax.tree.map(lambda v, e, s=scale: v + s * e, x, z)
+      for x, scale in zip(trees, scales, strict=True)
     )
 
   return jax.lax.cond(jnp.any(scales != 0), add, lambda trees: trees, trees)
 
 
 def sample(
-    key: jax.Array,
-    model: Model,
-    tableau: tables.Tableau,
-    x: Any,
-    *,
-    process: GaussianProcess | None = None,
-    length: int | jax.Array | None = None,
-    index: Any = None,
-    collect: Collector | None = None,
-    check_finite: bool = False,
-    progress: bool = False,
-    sharding: Any = None,
-    donate: bool = False,
+  key: jax.Array,
+  model: Model,
+  tableau: tables.Tableau,
+  x: Any,
+  *,
+  process: GaussianProcess | None = None,
+  length: int | jax.Array | None = None,
+  index: Any = None,
+  collect: Collector | None = None,
+  check_finite: bool = False,
+  progress: bool = False,
+  sharding: Any = None,
+  donate: bool = False,
 ) -> Any:
   """Runs a solver's table: returns samples, [batch, ...].
 
@@ -333,8 +331,8 @@ def sample(
   if _is_shape(x):
     if process is None:
       raise ValueError(
-          f"x={tuple(x)} is a shape: the scale of the initial noise is the"
-          " process's; pass process=..., or pass the initial noise itself"
+        f"x={tuple(x)} is a shape: the scale of the initial noise is the"
+        " process's; pass process=..., or pass the initial noise itself"
       )
     _check_concrete_t(tableau)
     scale = float(process.sigma(float(np.asarray(tableau.t[0]))))
@@ -346,13 +344,13 @@ def sample(
   index = jnp.arange(size) if index is None else jnp.asarray(index)
   if index.shape != (size,):
     raise ValueError(
-        f"index must give every sample its number, shape ({size},), got"
-        f" {index.shape}"
+      f"index must give every sample its number, shape ({size},), got"
+      f" {index.shape}"
     )
   if isinstance(length, (int, np.integer)) and not 1 <= length <= tableau.nfe:
     raise ValueError(
-        f"length must be within 1..{tableau.nfe}, the rows of the tableau,"
-        f" got {length}"
+      f"length must be within 1..{tableau.nfe}, the rows of the tableau,"
+      f" got {length}"
     )
   arrays, static = tree.partition(model)
   shape = x if isinstance(x, jax.ShapeDtypeStruct) else None
@@ -360,18 +358,18 @@ def sample(
   bar = _Bar(tableau.nfe, length) if progress else None
   program = _donating if donate and shape is None else _program
   result, (kept, bad) = program(
-      start,
-      key,
-      arrays,
-      tableau,
-      index,
-      length,
-      static=static,
-      shape=shape,
-      collect=collect,
-      check_finite=check_finite,
-      tick=bar,
-      sharding=sharding,
+    start,
+    key,
+    arrays,
+    tableau,
+    index,
+    length,
+    static=static,
+    shape=shape,
+    collect=collect,
+    check_finite=check_finite,
+    tick=bar,
+    sharding=sharding,
   )
   if bar is not None:
     jax.block_until_ready(result)
@@ -388,22 +386,25 @@ def compilations() -> int:
 
 
 def _sample(
-    x,
-    key,
-    arrays,
-    tableau,
-    index,
-    length,
-    *,
-    static,
-    shape,
-    collect,
-    check_finite,
-    tick,
-    sharding,
+  x,
+  key,
+  arrays,
+  tableau,
+  index,
+  length,
+  *,
+  static,
+  shape,
+  collect,
+  check_finite,
+  tick,
+  sharding,
 ):
   """The compiled part of `sample`."""
   model = tree.combine(arrays, static)
+  # split(key)[i] and fold_in(key, i) are one key: without a tag of its own a
+  # caller who drew data from such a key would meet it again as a step's noise
+  key = jax.random.fold_in(key, _TAG)
   if shape is not None:
     x = x * tree.normal(jax.random.fold_in(key, _PRIOR), shape, index)
   if sharding is not None:
@@ -423,35 +424,36 @@ _STATICS = ("static", "shape", "collect", "check_finite", "tick", "sharding")
 _program = jax.jit(_sample, static_argnames=_STATICS)
 _donating = jax.jit(_sample, static_argnames=_STATICS, donate_argnums=0)
 _NOTHING = Collector(lambda n, info: None, lambda kept, info: None)
+_TAG = 0x73616D70
 _PRIOR = 2**31 - 1  # no step has this index
 
 
 def _is_shape(x: Any) -> bool:
   return isinstance(x, (tuple, list)) and all(
-      isinstance(d, (int, np.integer)) for d in x
+    isinstance(d, (int, np.integer)) for d in x
   )
 
 
 def _check_concrete_t(tableau):
   if not checks.concrete(tableau.t):
     raise TypeError(
-        "with a shape the initial noise is scaled by the process at"
-        " tableau.t[0], which is traced here; pass the initial noise itself:"
-        " process.prior(key, shape)"
+      "with a shape the initial noise is scaled by the process at"
+      " tableau.t[0], which is traced here; pass the initial noise itself:"
+      " process.prior(key, shape)"
     )
 
 
 def _check_prediction(answer, y):
   if not isinstance(answer, predictions.Prediction):
     raise TypeError(
-        "a model returns predictions.Prediction(x0, eps), got"
-        f" {type(answer).__name__}; wrap a bare network with"
-        " denoisers.from_function, or decode its output with"
-        " predictions.decode(kind, output, x, alpha, sigma)"
+      "a model returns predictions.Prediction(x0, eps), got"
+      f" {type(answer).__name__}; wrap a bare network with"
+      " denoisers.from_function, or decode its output with"
+      " predictions.decode(kind, output, x, alpha, sigma)"
     )
   for half in ("x0", "eps"):
     checks.same_structure(
-        getattr(answer, half), y, f"the model's {half}", "the state"
+      getattr(answer, half), y, f"the model's {half}", "the state"
     )
 
 
@@ -460,9 +462,9 @@ def _raise_nonfinite(bad, tableau, length):
   if bad < n:
     t = float(np.asarray(tableau.t)[bad])
     raise FloatingPointError(
-        f"the samples hold NaN or infinity since step {bad} of {n} (the call"
-        f" at t = {t:.6g}); look at the model's answer there, e.g. with"
-        " collect=sampling.every(1, sampling.denoised)"
+      f"the samples hold NaN or infinity since step {bad} of {n} (the call"
+      f" at t = {t:.6g}); look at the model's answer there, e.g. with"
+      " collect=sampling.every(1, sampling.denoised)"
     )
 
 

@@ -66,11 +66,11 @@ class Tableau(NamedTuple):
 
 
 def row(
-    t: float,
-    output: str | tuple[float, float],
-    y: Sequence[float],
-    a: Sequence[float] | None = None,
-    noise: tuple[float, float, float] = (0.0, 0.0, 0.0),
+  t: float,
+  output: str | tuple[float, float],
+  y: Sequence[float],
+  a: Sequence[float] | None = None,
+  noise: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Tableau:
   """Returns the table of a single call.
 
@@ -87,20 +87,20 @@ def row(
   history[0, 0, : len(y) - 2] = y[2:]
   history[0, 1, : len(a) - 2] = a[2:]
   return Tableau(
-      t=np.asarray([t], np.float64),
-      output=np.asarray([_weights(output)], np.float64),
-      state=np.asarray([[y[:2], a[:2]]], np.float64),
-      history=history,
-      noise=np.asarray([noise], np.float64),
+    t=np.asarray([t], np.float64),
+    output=np.asarray([_weights(output)], np.float64),
+    state=np.asarray([[y[:2], a[:2]]], np.float64),
+    history=history,
+    noise=np.asarray([noise], np.float64),
   )
 
 
 def multistep(
-    t: np.ndarray,
-    output: str | np.ndarray,
-    carry: np.ndarray,
-    history: np.ndarray,
-    noise: np.ndarray | float = 0.0,
+  t: np.ndarray,
+  output: str | np.ndarray,
+  carry: np.ndarray,
+  history: np.ndarray,
+  noise: np.ndarray | float = 0.0,
 ) -> Tableau:
   """Returns the table of a method whose every call ends a step (a = y).
 
@@ -121,11 +121,11 @@ def multistep(
   scales = np.zeros((n, 3))
   scales[:, 1:] = np.broadcast_to(noise, (n,))[:, None]
   return Tableau(
-      t=t,
-      output=np.broadcast_to(_weights(output), (n, 2)).astype(np.float64),
-      state=state,
-      history=np.stack([history, history], axis=1),
-      noise=scales,
+    t=t,
+    output=np.broadcast_to(_weights(output), (n, 2)).astype(np.float64),
+    state=state,
+    history=np.stack([history, history], axis=1),
+    noise=scales,
   )
 
 
@@ -138,36 +138,36 @@ def validate(tableau: Tableau) -> Tableau:
   n = np.shape(tableau.t)[0] if np.ndim(tableau.t) else 0
   if n == 0:
     raise ValueError(
-        "a tableau needs at least one row, one network call; got t of shape"
-        f" {np.shape(tableau.t)}"
+      "a tableau needs at least one row, one network call; got t of shape"
+      f" {np.shape(tableau.t)}"
     )
   memory = max([1, *np.shape(tableau.history)[2:3]])
   expected = {
-      "t": (n,),
-      "output": (n, 2),
-      "state": (n, 2, 2),
-      "history": (n, 2, memory),
-      "noise": (n, 3),
+    "t": (n,),
+    "output": (n, 2),
+    "state": (n, 2, 2),
+    "history": (n, 2, memory),
+    "noise": (n, 3),
   }
   for name, shape in expected.items():
     leaf = getattr(tableau, name)
     if np.shape(leaf)[: len(shape)] != shape:
       raise ValueError(
-          f"tableau.{name} must have shape {shape} (and trailing data"
-          f" dimensions, if any) for n = {n} calls, got {np.shape(leaf)}"
+        f"tableau.{name} must have shape {shape} (and trailing data"
+        f" dimensions, if any) for n = {n} calls, got {np.shape(leaf)}"
       )
     if isinstance(leaf, np.ndarray) and not np.isfinite(leaf).all():
       bad = np.argwhere(~np.isfinite(leaf))[0]
       raise ValueError(
-          f"tableau.{name}{[int(i) for i in bad]} is"
-          f" {leaf[tuple(bad)]}; row {int(bad[0])} of the solver divides by"
-          " something that vanishes on this grid"
+        f"tableau.{name}{[int(i) for i in bad]} is"
+        f" {leaf[tuple(bad)]}; row {int(bad[0])} of the solver divides by"
+        " something that vanishes on this grid"
       )
   return tableau
 
 
 def pad(
-    tableau: Tableau, n: int | None = None, memory: int | None = None
+  tableau: Tableau, n: int | None = None, memory: int | None = None
 ) -> Tableau:
   """Returns the table with rows that change nothing and unused memory added.
 
@@ -186,9 +186,9 @@ def pad(
   deeper = (memory or tableau.memory) - tableau.memory
   if more < 0 or deeper < 0:
     raise ValueError(
-        f"cannot pad a tableau of {tableau.nfe} rows and memory"
-        f" {tableau.memory} to {n} rows and memory {memory}; use take to"
-        " shorten it"
+      f"cannot pad a tableau of {tableau.nfe} rows and memory"
+      f" {tableau.memory} to {n} rows and memory {memory}; use take to"
+      " shorten it"
     )
 
   def zeros(leaf, axis, count):
@@ -201,11 +201,11 @@ def pad(
   identity = identity.reshape((1, 2, 2) + (1,) * (tableau.state.ndim - 3))
   rest = xp.broadcast_to(identity, (more, *tableau.state.shape[1:]))
   return Tableau(
-      t=xp.concatenate([tableau.t, xp.repeat(tableau.t[-1:], more, axis=0)]),
-      output=zeros(tableau.output, 0, more),
-      state=xp.concatenate([tableau.state, rest]),
-      history=zeros(history, 0, more),
-      noise=zeros(tableau.noise, 0, more),
+    t=xp.concatenate([tableau.t, xp.repeat(tableau.t[-1:], more, axis=0)]),
+    output=zeros(tableau.output, 0, more),
+    state=xp.concatenate([tableau.state, rest]),
+    history=zeros(history, 0, more),
+    noise=zeros(tableau.noise, 0, more),
   )
 
 
@@ -256,7 +256,7 @@ def reverse(tableau: Tableau, t_end: float) -> Tableau:
   is that of one first-order step.
 
   Args:
-    tableau: of memory 1 and without noise.
+    tableau: of memory 1, without noise and without data dimensions.
     t_end: the time that the table ends at.
 
   Raises:
@@ -268,26 +268,26 @@ def reverse(tableau: Tableau, t_end: float) -> Tableau:
   carry, weight = tableau.state[:, 0, 0], tableau.history[:, 0, 0]
   deep = np.any(tableau.history[:, :, 1:])
   apart = np.any(tableau.state[:, 0] != tableau.state[:, 1]) or np.any(
-      tableau.history[:, 0] != tableau.history[:, 1]
+    tableau.history[:, 0] != tableau.history[:, 1]
   )
   if deep or apart or np.any(tableau.state[:, :, 1]):
     raise ValueError(
-        "only one-step methods are reversed row by row; to encode with a"
-        " multistep or multistage solver build it on the reversed grid:"
-        " solvers.encoder(solver, process, grid)"
+      "only one-step methods are reversed row by row; to encode with a"
+      " multistep or multistage solver build it on the reversed grid:"
+      " solvers.encoder(solver, process, grid)"
     )
   if np.any(carry == 0):
     i = int(np.flatnonzero(carry == 0)[0])
     raise ValueError(
-        f"row {i} forgets its state (a step into sigma = 0) and cannot be"
-        " undone; end the grid at sigma > 0"
+      f"row {i} forgets its state (a step into sigma = 0) and cannot be"
+      " undone; end the grid at sigma > 0"
     )
   t = np.append(tableau.t[1:], t_end)
   return multistep(
-      t=t[::-1],
-      output=tableau.output[::-1],
-      carry=(1.0 / carry)[::-1],
-      history=(-weight / carry)[::-1, None],
+    t=t[::-1],
+    output=tableau.output[::-1],
+    carry=(1.0 / carry)[::-1],
+    history=(-weight / carry)[::-1, None],
   )
 
 

@@ -19,23 +19,23 @@ def batch_size(x: PyTree) -> int:
   leaves = jax.tree_util.tree_leaves_with_path(x)
   if not leaves:
     raise ValueError(
-        "expected a batch of samples, got a tree without leaves; pass an array"
-        " f[batch, ...] or a tree of them"
+      "expected a batch of samples, got a tree without leaves; pass an array"
+      " f[batch, ...] or a tree of them"
     )
   size = None
   for path, leaf in leaves:
     name = jax.tree_util.keystr(path) or "x"
     if not jnp.shape(leaf):
       raise ValueError(
-          f"expected a batch of samples, but leaf {name} is a scalar; add a"
-          " leading batch dimension, x[None] for a single sample"
+        f"expected a batch of samples, but leaf {name} is a scalar; add a"
+        " leading batch dimension, x[None] for a single sample"
       )
     if size is None:
       size = jnp.shape(leaf)[0]
     elif size != jnp.shape(leaf)[0]:
       raise ValueError(
-          f"all leaves need one batch size, but leaf {name} has"
-          f" {jnp.shape(leaf)[0]} samples where earlier leaves have {size}"
+        f"all leaves need one batch size, but leaf {name} has"
+        f" {jnp.shape(leaf)[0]} samples where earlier leaves have {size}"
       )
   return size
 
@@ -79,24 +79,24 @@ def normal(key: jax.Array, like: PyTree, index: Any = None) -> PyTree:
   index = jnp.arange(size) if index is None else jnp.asarray(index)
   if index.shape != (size,):
     raise ValueError(
-        f"index must give every sample its number, shape ({size},), got"
-        f" {index.shape}"
+      f"index must give every sample its number, shape ({size},), got"
+      f" {index.shape}"
     )
   dtypes = [jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves]
   for dtype in dtypes:
     if not jnp.issubdtype(dtype, jnp.floating):
       raise TypeError(
-          f"Gaussian noise cannot be held in {dtype}; convert the data to"
-          " float32 first (and scale it: pixels 0..255 to x / 127.5 - 1)"
+        f"Gaussian noise cannot be held in {dtype}; convert the data to"
+        " float32 first (and scale it: pixels 0..255 to x / 127.5 - 1)"
       )
 
   def one(i):
     own = jax.random.fold_in(key, i)
     return [
-        jax.random.normal(
-            jax.random.fold_in(own, j), leaf.shape[1:], compute_dtype(dtype)
-        )
-        for j, (leaf, dtype) in enumerate(zip(leaves, dtypes, strict=True))
+      jax.random.normal(
+        jax.random.fold_in(own, j), leaf.shape[1:], compute_dtype(dtype)
+      )
+      for j, (leaf, dtype) in enumerate(zip(leaves, dtypes, strict=True))
     ]
 
   draws = jax.vmap(one)(index)

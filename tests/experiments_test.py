@@ -85,9 +85,7 @@ def test_samples_do_not_depend_on_the_batch_and_repeat_in_a_larger_job(demo):
   out, _, _ = demo
   flags = (f"--workdir={out}/training", "--solver=ddpm", "--calls=3")
   start("experiments.sample", *flags, f"--out={out}/a", "--num=7")
-  start(
-    "experiments.sample", *flags, f"--out={out}/b", "--num=10", "--batch=4"
-  )
+  start("experiments.sample", *flags, f"--out={out}/b", "--num=10", "--batch=4")
   a = np.load(out / "a" / "samples.npz")
   b = np.load(out / "b" / "samples.npz")
   assert a["image"].shape == (7, 8, 8, 1) and b["image"].shape[0] == 10

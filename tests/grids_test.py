@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from process_cases import PROCESSES
 from process_cases import every_process
+from process_cases import PROCESSES
 
 from jaxdiff import grids
 from jaxdiff import processes

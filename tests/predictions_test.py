@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from process_cases import PROCESSES
 from process_cases import every_process
+from process_cases import PROCESSES
 
 from jaxdiff import predictions
 

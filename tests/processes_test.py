@@ -10,8 +10,8 @@ import mpmath
 import numpy as np
 import pytest
 from process_cases import CASES
-from process_cases import PROCESSES
 from process_cases import every_process
+from process_cases import PROCESSES
 
 from jaxdiff import numerics
 from jaxdiff import processes

@@ -117,9 +117,9 @@ def test_a_stack_under_vmap_equals_the_tables_one_by_one():
   model = oracles.exact(oracles.g2(), EDM)
   three = [table(4), table(6, solvers.heun), table(5, solvers.ddpm)]
   stacked, lengths = tables.stack(three)
-  together = jax.vmap(
-    lambda t, n: sampling.sample(KEY, model, t, x, length=n)
-  )(jax.tree.map(jnp.asarray, stacked), jnp.asarray(lengths))
+  together = jax.vmap(lambda t, n: sampling.sample(KEY, model, t, x, length=n))(
+    jax.tree.map(jnp.asarray, stacked), jnp.asarray(lengths)
+  )
   for i, one in enumerate(three):
     alone = sampling.sample(KEY, model, one, x)
     np.testing.assert_allclose(together[i], alone, rtol=1e-5, atol=1e-5)
@@ -178,9 +178,7 @@ def test_sample_seven_is_bit_identical_alone_and_in_a_batch(build):
   options = {"churn": 9.0} if build is solvers.heun_churn else {}
   one = table(9, build, **options)
   shape = (4, 4, 3)
-  draw = functools.partial(
-    sampling.sample, KEY, elementwise, one, process=EDM
-  )
+  draw = functools.partial(sampling.sample, KEY, elementwise, one, process=EDM)
   batch = draw((64, *shape))
   alone = draw((1, *shape), index=[7])
   few = draw((3, *shape), index=[20, 7, 1])
@@ -236,14 +234,25 @@ def test_the_noises_of_a_step_are_independent_of_one_another():
     rows = tables.row(1.0, "x0", (1.0, 0.0, 0.0), noise=(tag == 0, tag == 1, 0))
     both = tables.concat(rows._replace(), rows)
     out, kept = sampling.sample(
-      KEY, elementwise, both, jnp.zeros((2000, 1)),
+      KEY,
+      elementwise,
+      both,
+      jnp.zeros((2000, 1)),
       collect=sampling.every(1, lambda info: info.y),
     )
     first, second = np.asarray(kept[0])[:, 0], np.asarray(kept[1])[:, 0]
     draws += [first, second - first]
-  draws.append(np.asarray(sampling.sample(
-    KEY, elementwise, tables.row(1.0, "x0", (1.0, 0.0, 0.0)), (2000, 1),
-    process=EDM))[:, 0])
+  draws.append(
+    np.asarray(
+      sampling.sample(
+        KEY,
+        elementwise,
+        tables.row(1.0, "x0", (1.0, 0.0, 0.0)),
+        (2000, 1),
+        process=EDM,
+      )
+    )[:, 0]
+  )
   used = [d for d in draws if d.std() > 0]
   assert len(used) >= 4
   correlation = np.corrcoef(used) - np.eye(len(used))
@@ -419,7 +428,11 @@ def test_collecting_a_padded_run_leaves_the_rest_zero():
   x = EDM.prior(KEY, (3, 2))
   one = table(5)
   _, states = sampling.sample(
-    KEY, elementwise, tables.pad(one, 9), x, length=5,
+    KEY,
+    elementwise,
+    tables.pad(one, 9),
+    x,
+    length=5,
     collect=sampling.every(),
   )
   assert states.shape == (9, 3, 2)
@@ -447,9 +460,7 @@ def test_nan_is_reported_with_the_step_where_it_began():
   one = table(8)
   began = int(np.flatnonzero(one.t < 1.0)[0])
   with pytest.raises(FloatingPointError, match=f"since step {began} of 8"):
-    sampling.sample(
-      KEY, breaks, one, jnp.ones((2, 2)), check_finite=True
-    )
+    sampling.sample(KEY, breaks, one, jnp.ones((2, 2)), check_finite=True)
   fine = sampling.sample(
     KEY, elementwise, one, jnp.ones((2, 2)), check_finite=True
   )

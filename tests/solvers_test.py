@@ -96,8 +96,10 @@ def noise(process, n=32, d=2, t=None):
 @functools.cache
 def problem(name, grid):
   """A model, a start, its exact states at any times of the order grids."""
-  process = processes.edm(0.05, 20.0) if grid == "log_snr" else (
-    processes.edm(1.0, 5.0)
+  process = (
+    processes.edm(0.05, 20.0)
+    if grid == "log_snr"
+    else (processes.edm(1.0, 5.0))
   )
   if name == "gaussian":
     single = oracles.gaussian([1.0, -0.5], [0.25, 1.5])
@@ -161,8 +163,8 @@ def test_order_from_exact_history(name, target, x64):
       pair = model(jnp.asarray(states[i]), grid[i])
       w = table.output[i]
       outputs.append(np.asarray(w[0] * pair.x0 + w[1] * pair.eps))
-    anchor = states[max(first - 1, 0)] if name.startswith("unipc") else (
-      states[first]
+    anchor = (
+      states[max(first - 1, 0)] if name.startswith("unipc") else (states[first])
     )
     start = (states[first], anchor)
     out = walk(model, table, start, outputs, first)
@@ -259,8 +261,9 @@ def polynomial_solution(process, coefficients, x, start, end, half):
   if half == "x0":
     low, high = process.log_snr(start), process.log_snr(end)
     integral = mpmath.quad(
-      lambda u: mpmath.exp(u)
-      * sum(c * u**j for j, c in enumerate(coefficients)),
+      lambda u: (
+        mpmath.exp(u) * sum(c * u**j for j, c in enumerate(coefficients))
+      ),
       [low, high],
     )
     return s(end) / s(start) * x + s(end) * float(integral)
@@ -370,11 +373,7 @@ def test_ddim_equals_the_cancellation_free_transfer_of_pndm(x64):
     bt, bs = process.alpha(t) ** 2, process.alpha(s) ** 2
     transfer = x + (bs - bt) * (
       x / (np.sqrt(bt) * (np.sqrt(bt) + np.sqrt(bs)))
-      - eps
-      / (
-        np.sqrt(bt)
-        * (np.sqrt((1 - bs) * bt) + np.sqrt((1 - bt) * bs))
-      )
+      - eps / (np.sqrt(bt) * (np.sqrt((1 - bs) * bt) + np.sqrt((1 - bt) * bs)))
     )
     x0 = (x - process.sigma(t) * eps) / process.alpha(t)
     row = table.state[i, 0, 0] * x + table.history[i, 0, 0] * x0
@@ -392,8 +391,18 @@ def test_transfer_is_a_semigroup_in_a_constant_eps(x64):
     np.testing.assert_allclose(parts, whole, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc_3",
-                                  "dpm_solver_3", "ipndm_4", "deis_1"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    "ddim",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "unipc_3",
+    "dpm_solver_3",
+    "ipndm_4",
+    "deis_1",
+  ],
+)
 def test_reparameterizing_the_process_changes_nothing(name, x64):
   """On the same noise levels x / alpha is the same for VP, VE, EDM and flow."""
   levels = np.geomspace(15.0, 0.05, 8)
@@ -570,7 +579,11 @@ def test_unip_without_shortcut_is_the_exponential_multistep(x64):
   grid = grids.karras(process, 7)
   lam = process.log_snr(grid)
   table = solvers.unipc(
-    process, grid, order=3, corrector=False, exact=True,
+    process,
+    grid,
+    order=3,
+    corrector=False,
+    exact=True,
     lower_order_final=False,
   )
   for i in range(2, 7):
@@ -602,7 +615,9 @@ def test_ddim_keeps_the_marginals_of_a_point_mass(name, eta, x64):
     table = solvers.ddim(process, grid, eta=eta)
     mean, variance = oracles.propagate(table, process, single)
     np.testing.assert_allclose(mean, 1.5 * process.alpha(grid[-1]), rtol=1e-10)
-    np.testing.assert_allclose(variance, process.sigma(grid[-1]) ** 2, rtol=1e-9)
+    np.testing.assert_allclose(
+      variance, process.sigma(grid[-1]) ** 2, rtol=1e-9
+    )
 
 
 def test_eta_one_is_ddpm_and_eta_zero_draws_nothing(x64):
@@ -680,8 +695,10 @@ def test_every_solver_on_every_grid_is_finite_and_keeps_its_nfe(process_name):
         table = case.build(process, grid)
         inner = solvers.building.inner_steps(process, grid)
         native = name in ("euler", "heun", "midpoint", "rk4")
-        if native and process.alpha(grid[0]) == 0 and not (
-          steps == 1 and to_zero
+        if (
+          native
+          and process.alpha(grid[0]) == 0
+          and not (steps == 1 and to_zero)
         ):
           inner += 1
         ends = steps - inner
@@ -703,9 +720,7 @@ def test_every_solver_on_every_grid_is_finite_and_keeps_its_nfe(process_name):
 
   stacked = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), stacked)
   out = np.asarray(run_all(stacked, jnp.asarray(lengths)))
-  bad = [
-    todo[i][:3] for i in range(len(todo)) if not np.isfinite(out[i]).all()
-  ]
+  bad = [todo[i][:3] for i in range(len(todo)) if not np.isfinite(out[i]).all()]
   assert not bad, bad[:10]
 
 
@@ -747,8 +762,12 @@ def test_encoding_and_decoding_return_the_data_at_the_solvers_order(name, x64):
 
   def round_trip(n):
     grid = grids.log_snr(process, n)
-    raw = {"ddim": solvers.ddim, "heun": solvers.heun,
-           "dpmpp_2m": solvers.dpmpp_2m, "deis_3": solvers.deis}[name]
+    raw = {
+      "ddim": solvers.ddim,
+      "heun": solvers.heun,
+      "dpmpp_2m": solvers.dpmpp_2m,
+      "deis_3": solvers.deis,
+    }[name]
     options = {"order": 3} if name == "deis_3" else {}
     code = run(model, solvers.encoder(raw, process, grid, **options), x)
     return rmse(run(model, build(process, grid), code), x)

@@ -1,6 +1,7 @@
 """Training: one update, the loop, and runs that are stopped and go on."""
 
 import csv
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -302,6 +303,10 @@ def test_a_model_is_rebuilt_from_its_working_directory(tmp_path, process):
   assert (back.process, back.sigma_data) == (model.process, 0.7)
   assert back.apply == model.apply
   jax.tree.map(np.testing.assert_array_equal, back.params, model.params)
+  training.check_config(folder, config)
+  other = dataclasses.replace(config, network_options=dict(width=9))
+  with pytest.raises(ValueError, match=r"network_options = .*'width': 8"):
+    training.check_config(folder, other)
   last = training.load_denoiser(folder, ema=False)
   jax.tree.map(np.testing.assert_array_equal, last.params, scaled)
 

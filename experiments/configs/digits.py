@@ -3,7 +3,8 @@ r"""Class-conditional U-Net for scikit-learn's 8x8 digits, EDM's recipe.
   python -m experiments.train --config=experiments/configs/digits.py \
       --workdir=/tmp/digits
 
-Cost: about a minute on two CPU cores. Expect: a loss near 0.2.
+Cost: about a minute on two CPU cores. Expect: a loss near 0.34, and samples of
+which a nearest-neighbour classifier finds more than 0.9 in their class.
 """
 
 from ml_collections import config_dict

@@ -3,7 +3,7 @@ r"""U-Net for 16x16 colour patches of scikit-learn's two photographs.
   python -m experiments.train --config=experiments/configs/patches16.py \
       --workdir=/tmp/patches16
 
-Cost: about a minute on two CPU cores. Expect: a loss near 0.2.
+Cost: three to four minutes on two CPU cores. Expect: a loss near 0.185.
 """
 
 from ml_collections import config_dict

@@ -3,7 +3,8 @@ r"""U-Net for 32x32 colour patches of scikit-learn's two photographs.
   python -m experiments.train --config=experiments/configs/patches32.py \
       --workdir=/tmp/patches32
 
-Cost: about a minute on two CPU cores. Expect: a loss near 0.2.
+Cost: about eight minutes on two CPU cores. Expect: a loss of 0.30 after 500
+updates and 0.24 after 650; a whole run has not been measured.
 """
 
 from ml_collections import config_dict

@@ -29,11 +29,14 @@ class CFG:
   scale: Any
 
   def __call__(self, x: jax.Array, t: jax.Array) -> Prediction:
-    """Returns the guided (x0, eps) for x [batch, ...] at a scalar t."""
-    null = jnp.broadcast_to(jnp.asarray(self.null, self.label.dtype), x.shape[:1])
+    """Returns the guided (x0, eps) for x [batch, ...], t scalar or [batch]."""
+    null = jnp.broadcast_to(
+      jnp.asarray(self.null, self.label.dtype), x.shape[:1]
+    )
     label = jnp.broadcast_to(self.label, x.shape[:1])
+    t = jnp.concatenate([t, t]) if jnp.ndim(t) else t
     pair = self.model(
-        jnp.concatenate([x, x]), t, jnp.concatenate([label, null])
+      jnp.concatenate([x, x]), t, jnp.concatenate([label, null])
     )
     scale = tree.expand(jnp.asarray(self.scale), x)
 

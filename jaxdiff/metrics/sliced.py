@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 def sliced_wasserstein(
-    key: jax.Array, x: jax.Array, y: jax.Array, directions: int = 128
+  key: jax.Array, x: jax.Array, y: jax.Array, directions: int = 128
 ) -> jax.Array:
   """Returns SW_2 in the units of the data, a scalar.
 
@@ -30,8 +30,8 @@ def sliced_wasserstein(
   """
   if x.shape[1:] != y.shape[1:]:
     raise ValueError(
-        f"samples of shape {x.shape[1:]} cannot be compared with samples of"
-        f" shape {y.shape[1:]}"
+      f"samples of shape {x.shape[1:]} cannot be compared with samples of"
+      f" shape {y.shape[1:]}"
     )
   x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
   theta = jax.random.normal(key, (x.shape[1], directions), x.dtype)
@@ -39,8 +39,8 @@ def sliced_wasserstein(
   n = min(len(x), len(y))
   at = (jnp.arange(n) + 0.5) / n
   quantiles = lambda v: (
-      jnp.sort(v @ theta, axis=0)
-      if len(v) == n
-      else jnp.quantile(v @ theta, at, axis=0)
+    jnp.sort(v @ theta, axis=0)
+    if len(v) == n
+    else jnp.quantile(v @ theta, at, axis=0)
   )
   return jnp.sqrt(jnp.mean((quantiles(x) - quantiles(y)) ** 2))

@@ -9,10 +9,10 @@ from jaxdiff.networks.embeddings import Condition
 from jaxdiff.networks.embeddings import fourier
 from jaxdiff.networks.mlp import MLP
 from jaxdiff.networks.mlp import ResidualMLP
-from jaxdiff.networks.presets import NETWORKS
 from jaxdiff.networks.presets import digits_mlp
 from jaxdiff.networks.presets import digits_unet
 from jaxdiff.networks.presets import make
+from jaxdiff.networks.presets import NETWORKS
 from jaxdiff.networks.unet import UNet
 
 __all__ = [

@@ -3,8 +3,8 @@
 from jaxdiff.oracles.empirical import Empirical
 from jaxdiff.oracles.fixtures import digits_empirical
 from jaxdiff.oracles.fixtures import digits_mixture
-from jaxdiff.oracles.fixtures import g16
 from jaxdiff.oracles.fixtures import g2
+from jaxdiff.oracles.fixtures import g16
 from jaxdiff.oracles.fixtures import grid25
 from jaxdiff.oracles.laws import propagate
 from jaxdiff.oracles.mixture import flow_map
@@ -15,17 +15,17 @@ from jaxdiff.oracles.models import Exact
 from jaxdiff.oracles.models import exact
 
 __all__ = [
-    "Empirical",
-    "Exact",
-    "GaussianMixture",
-    "digits_empirical",
-    "digits_mixture",
-    "exact",
-    "flow_map",
-    "g16",
-    "g2",
-    "gaussian",
-    "grid25",
-    "mixture",
-    "propagate",
+  "Empirical",
+  "Exact",
+  "GaussianMixture",
+  "digits_empirical",
+  "digits_mixture",
+  "exact",
+  "flow_map",
+  "g16",
+  "g2",
+  "gaussian",
+  "grid25",
+  "mixture",
+  "propagate",
 ]

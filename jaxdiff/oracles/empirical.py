@@ -25,7 +25,7 @@ class Empirical:
   data: Array
 
   def predict(
-      self, x: Array, alpha: Array, sigma: Array, label: Array | None = None
+    self, x: Array, alpha: Array, sigma: Array, label: Array | None = None
   ) -> Prediction:
     """Returns the exact (x0, eps) at x, f[batch, ...].
 
@@ -37,14 +37,14 @@ class Empirical:
     """
     if label is not None:
       raise ValueError(
-          "an Empirical distribution has no classes; make one of the rows of"
-          " each class"
+        "an Empirical distribution has no classes; make one of the rows of"
+        " each class"
       )
     dtype = tree.compute_dtype(x.dtype)
     flat = x.reshape(x.shape[0], -1).astype(dtype)
     data = jnp.asarray(self.data, dtype).reshape(len(self.data), -1)
     column = lambda v: jnp.broadcast_to(
-        jnp.asarray(v, dtype).reshape(-1, 1), (x.shape[0], 1)
+      jnp.asarray(v, dtype).reshape(-1, 1), (x.shape[0], 1)
     )
     alpha, sigma = column(alpha), column(sigma)
     seen = jnp.maximum(sigma, jnp.finfo(dtype).tiny ** 0.25)

@@ -49,9 +49,9 @@ def digits_mixture() -> GaussianMixture:
   classes = [x[label == c] for c in range(10)]
   rounding = 0.125**2 / 12.0 * np.eye(64)
   return mixture(
-      [rows.mean(0) for rows in classes],
-      [np.cov(rows, rowvar=False) + rounding for rows in classes],
-      [len(rows) for rows in classes],
+    [rows.mean(0) for rows in classes],
+    [np.cov(rows, rowvar=False) + rounding for rows in classes],
+    [len(rows) for rows in classes],
   )
 
 

@@ -16,16 +16,17 @@ from jaxdiff.tableau import Tableau
 
 
 def propagate(
-    tableau: Tableau,
-    process: GaussianProcess,
-    single: GaussianMixture,
-    mean: np.ndarray | None = None,
-    variance: np.ndarray | float | None = None,
+  tableau: Tableau,
+  process: GaussianProcess,
+  single: GaussianMixture,
+  mean: np.ndarray | None = None,
+  variance: np.ndarray | float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the exact law of the samples that a table draws.
 
   Args:
-    tableau: the solver, of any memory, with or without noise.
+    tableau: the solver, of any memory, with or without noise; without data
+      dimensions.
     process: the process its model is exact under.
     single: data, a mixture of one component with axes None or any.
     mean: f64[d] of the start, in the eigenbasis; the marginal's by default.
@@ -39,8 +40,8 @@ def propagate(
   """
   if np.shape(single.means)[0] != 1:
     raise ValueError(
-        "laws propagate exactly for one Gaussian only, this mixture has"
-        f" {np.shape(single.means)[0]}; sample it"
+      "laws propagate exactly for one Gaussian only, this mixture has"
+      f" {np.shape(single.means)[0]}; sample it"
     )
   v = np.asarray(single.variances, np.float64)[0]
   mu = np.asarray(single.means, np.float64)[0]

@@ -48,7 +48,7 @@ class GaussianMixture:
   axes: Array = None
 
   def predict(
-      self, x: Array, alpha: Array, sigma: Array, label: Array | None = None
+    self, x: Array, alpha: Array, sigma: Array, label: Array | None = None
   ) -> Prediction:
     """Returns the exact (x0, eps) at x, f[batch, ...] of d values a sample.
 
@@ -63,7 +63,7 @@ class GaussianMixture:
     p, z, scale = self._posterior(flat, alpha, sigma, label)
     whitened = z / scale
     toward = jnp.asarray(self.means, flat.dtype) + self._rotate(
-        alpha[:, None] * jnp.asarray(self.variances, flat.dtype) * whitened
+      alpha[:, None] * jnp.asarray(self.variances, flat.dtype) * whitened
     )
     x0 = _einsum("bk,bkd->bd", p, toward)
     eps = sigma * _einsum("bk,bkd->bd", p, self._rotate(whitened))
@@ -98,9 +98,9 @@ class GaussianMixture:
     means = np.asarray(self.means, np.float64)
     variances = np.asarray(self.variances, np.float64)
     axes = (
-        np.broadcast_to(np.eye(means.shape[1]), (*means.shape, means.shape[1]))
-        if self.axes is None
-        else np.asarray(self.axes, np.float64)
+      np.broadcast_to(np.eye(means.shape[1]), (*means.shape, means.shape[1]))
+      if self.axes is None
+      else np.asarray(self.axes, np.float64)
     )
     mean = w @ means
     within = np.einsum("k,kde,ke,kfe->df", w, axes, variances, axes)
@@ -118,16 +118,16 @@ class GaussianMixture:
     means = jnp.asarray(self.means, x.dtype)
     offset = x[:, None, :] - alpha[:, None] * means
     z = (
-        offset
-        if self.axes is None
-        else _einsum("kde,bkd->bke", jnp.asarray(self.axes, x.dtype), offset)
+      offset
+      if self.axes is None
+      else _einsum("kde,bkd->bke", jnp.asarray(self.axes, x.dtype), offset)
     )
     scale = alpha[:, None] ** 2 * jnp.asarray(self.variances, x.dtype)
     scale = scale + sigma[:, None] ** 2
     # a point mass without noise: a variance too small to be seen, not 0 / 0
     scale = jnp.maximum(scale, jnp.finfo(x.dtype).tiny ** 0.5)
     log_density = -0.5 * jnp.sum(
-        z**2 / scale + jnp.log(2 * jnp.pi * scale), axis=-1
+      z**2 / scale + jnp.log(2 * jnp.pi * scale), axis=-1
     )
     return jnp.asarray(self.log_weights, x.dtype) + log_density, z, scale
 
@@ -135,7 +135,7 @@ class GaussianMixture:
     log_joint, z, scale = self._log_joint(x, alpha, sigma)
     p = jax.nn.softmax(log_joint, axis=1)
     if label is not None:
-      label = jnp.asarray(label)
+      label = jnp.broadcast_to(label, p.shape[:1])
       chosen = jax.nn.one_hot(label, p.shape[1], dtype=p.dtype)
       free = (label < 0) | (label >= p.shape[1])
       p = jnp.where(free[:, None], p, chosen)
@@ -143,7 +143,7 @@ class GaussianMixture:
 
 
 def mixture(
-    means: Any, covariances: Any, weights: Any = None
+  means: Any, covariances: Any, weights: Any = None
 ) -> GaussianMixture:
   """Returns a mixture, eigendecomposed in float64.
 
@@ -165,8 +165,8 @@ def mixture(
   weights = np.ones(k) if weights is None else np.asarray(weights, np.float64)
   if weights.shape != (k,) or not (weights > 0).all():
     raise ValueError(
-        f"weights must be [{k}], one positive number for each component, got"
-        f" {weights}"
+      f"weights must be [{k}], one positive number for each component, got"
+      f" {weights}"
     )
   axes = None
   if covariances.shape == (k,):
@@ -177,23 +177,25 @@ def mixture(
     skew = abs(covariances - covariances.transpose(0, 2, 1)).max((1, 2))
     if (skew > 1e-6 * abs(covariances).max()).any():
       raise ValueError(
-          f"the covariance of component {int(skew.argmax())} is not symmetric"
+        f"the covariance of component {int(skew.argmax())} is not symmetric"
       )
     variances, axes = np.linalg.eigh(covariances)
     rounding = 1e-12 * abs(variances).max()
     variances = np.where(abs(variances) < rounding, 0.0, variances)
   else:
     raise ValueError(
-        f"covariances must be [K, d, d], [K, d] or [K] with K={k}, d={d}, got"
-        f" shape {covariances.shape}"
+      f"covariances must be [K, d, d], [K, d] or [K] with K={k}, d={d}, got"
+      f" shape {covariances.shape}"
     )
   if (variances < 0).any():
     bad = int(np.argwhere(variances < 0)[0, 0])
     raise ValueError(
-        f"the covariance of component {bad} has the negative eigenvalue"
-        f" {variances[bad].min():.3g}"
+      f"the covariance of component {bad} has the negative eigenvalue"
+      f" {variances[bad].min():.3g}"
     )
-  return GaussianMixture(np.log(weights / weights.sum()), means, variances, axes)
+  return GaussianMixture(
+    np.log(weights / weights.sum()), means, variances, axes
+  )
 
 
 def gaussian(mean: Any, covariance: Any) -> GaussianMixture:
@@ -206,7 +208,7 @@ def gaussian(mean: Any, covariance: Any) -> GaussianMixture:
 
 
 def flow_map(
-    single: GaussianMixture, x: Array, start: tuple, end: tuple
+  single: GaussianMixture, x: Array, start: tuple, end: tuple
 ) -> Array:
   r"""Returns where the probability-flow ODE of one Gaussian takes x.
 
@@ -223,15 +225,15 @@ def flow_map(
   """
   if np.shape(single.means)[0] != 1:
     raise ValueError(
-        "the flow map has a closed form for one Gaussian only, this mixture"
-        f" has {np.shape(single.means)[0]}; solve its ODE on a fine grid"
+      "the flow map has a closed form for one Gaussian only, this mixture"
+      f" has {np.shape(single.means)[0]}; solve its ODE on a fine grid"
     )
   xp = numerics.namespace(x)
   flat = x.reshape(x.shape[0], -1)
   offset = flat - start[0] * single.means[0]
   ratio = xp.sqrt(
-      (end[0] ** 2 * single.variances[0] + end[1] ** 2)
-      / (start[0] ** 2 * single.variances[0] + start[1] ** 2)
+    (end[0] ** 2 * single.variances[0] + end[1] ** 2)
+    / (start[0] ** 2 * single.variances[0] + start[1] ** 2)
   )
   if single.axes is None:
     moved = ratio * offset
@@ -245,6 +247,6 @@ def _flatten(x, alpha, sigma):
   dtype = tree.compute_dtype(x.dtype)
   flat = x.reshape(x.shape[0], -1).astype(dtype)
   column = lambda v: jnp.broadcast_to(
-      jnp.asarray(v, dtype).reshape(-1, 1), (x.shape[0], 1)
+    jnp.asarray(v, dtype).reshape(-1, 1), (x.shape[0], 1)
   )
   return flat, column(alpha), column(sigma)

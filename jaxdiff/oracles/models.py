@@ -25,11 +25,11 @@ class Exact:
   distribution: Any
   label: Any = None
   process: GaussianProcess = dataclasses.field(
-      default=None, metadata={"static": True}
+    default=None, metadata={"static": True}
   )
 
   def __call__(
-      self, x: jax.Array, t: jax.Array, label: Any = None
+    self, x: jax.Array, t: jax.Array, label: Any = None
   ) -> Prediction:
     """Returns (x0, eps) for noisy x [batch, ...] at t, scalar or [batch]."""
     label = self.label if label is None else label
@@ -39,7 +39,7 @@ class Exact:
 
 
 def exact(
-    distribution: Any, process: GaussianProcess, label: Any = None
+  distribution: Any, process: GaussianProcess, label: Any = None
 ) -> Exact:
   """Returns the exact model of a distribution (mixture, data set, ...)."""
   return Exact(distribution, label, process=process)

@@ -11,13 +11,13 @@ from jaxdiff.processes.gaussian import vp_linear
 from jaxdiff.processes.gaussian import vp_linear_covering
 
 __all__ = [
-    "GaussianProcess",
-    "edm",
-    "from_alpha_sigma",
-    "rectified_flow",
-    "sub_vp",
-    "ve",
-    "vp_cosine",
-    "vp_linear",
-    "vp_linear_covering",
+  "GaussianProcess",
+  "edm",
+  "from_alpha_sigma",
+  "rectified_flow",
+  "sub_vp",
+  "ve",
+  "vp_cosine",
+  "vp_linear",
+  "vp_linear_covering",
 ]

@@ -56,28 +56,28 @@ class GaussianProcess:
   def __post_init__(self):
     if not self.t_min < self.t_max:
       raise ValueError(
-          "a process needs t_min < t_max (t_max is the noisy end), got"
-          f" t_min={self.t_min}, t_max={self.t_max}"
+        "a process needs t_min < t_max (t_max is the noisy end), got"
+        f" t_min={self.t_min}, t_max={self.t_max}"
       )
     sigma = self.sigma(self.t_min)
     if not sigma > 0:
       raise ValueError(
-          f"sigma(t_min) must be positive, got sigma({self.t_min}) ="
-          f" {float(sigma)}: the score is infinite there. Raise t_min; grids"
-          " reach sigma = 0 by their last step alone (to_zero=True)"
+        f"sigma(t_min) must be positive, got sigma({self.t_min}) ="
+        f" {float(sigma)}: the score is infinite there. Raise t_min; grids"
+        " reach sigma = 0 by their last step alone (to_zero=True)"
       )
     alpha = self.alpha(self.t_max)
     if not alpha >= 0:
       raise ValueError(
-          f"alpha(t_max) must be at least 0, got alpha({self.t_max}) ="
-          f" {float(alpha)}; lower t_max"
+        f"alpha(t_max) must be at least 0, got alpha({self.t_max}) ="
+        f" {float(alpha)}; lower t_max"
       )
     low, high = self.log_snr(self.t_min), self.log_snr(self.t_max)
     if not high < low:
       raise ValueError(
-          "alpha / sigma must fall from t_min to t_max (t_max is the noisy"
-          f" end), but its logarithm is {float(low):.4g} at t_min={self.t_min}"
-          f" and {float(high):.4g} at t_max={self.t_max}"
+        "alpha / sigma must fall from t_min to t_max (t_max is the noisy"
+        f" end), but its logarithm is {float(low):.4g} at t_min={self.t_min}"
+        f" and {float(high):.4g} at t_max={self.t_max}"
       )
 
   @property
@@ -127,7 +127,7 @@ class GaussianProcess:
     return numerics.namespace(square).sqrt(square)
 
   def perturb(
-      self, key: jax.Array, x0: Array, t: Array, index: Array | None = None
+    self, key: jax.Array, x0: Array, t: Array, index: Array | None = None
   ) -> tuple[Array, Array]:
     """Returns (x_t, eps) with x_t = alpha(t) x0 + sigma(t) eps.
 
@@ -149,13 +149,13 @@ class GaussianProcess:
     return jax.tree.map(mix, x0, eps), eps
 
   def prior(
-      self,
-      key: jax.Array,
-      shape: tuple[int, ...],
-      t: float | None = None,
-      index: Array | None = None,
-      data_std: float = 0.0,
-      dtype: Any = jnp.float32,
+    self,
+    key: jax.Array,
+    shape: tuple[int, ...],
+    t: float | None = None,
+    index: Array | None = None,
+    data_std: float = 0.0,
+    dtype: Any = jnp.float32,
   ) -> jax.Array:
     """Returns where sampling begins: noise of scale sigma(t), [*shape].
 
@@ -178,10 +178,10 @@ class GaussianProcess:
 
 
 def vp_linear(
-    beta_min: float = 0.1,
-    beta_max: float = 20.0,
-    t_min: float = 1e-3,
-    t_max: float = 1.0,
+  beta_min: float = 0.1,
+  beta_max: float = 20.0,
+  t_min: float = 1e-3,
+  t_max: float = 1.0,
 ) -> GaussianProcess:
   """Variance preserving with beta(t) linear in t (Song et al. 2021, eq. 32).
 
@@ -195,7 +195,7 @@ def vp_linear(
 
 
 def vp_linear_covering(
-    sigma_min: float, sigma_max: float, t_min: float = 1e-3
+  sigma_min: float, sigma_max: float, t_min: float = 1e-3
 ) -> GaussianProcess:
   """The VP-linear process whose sigma / alpha covers a given range.
 
@@ -217,20 +217,20 @@ def vp_cosine(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:
 
 
 def sub_vp(
-    beta_min: float = 0.1,
-    beta_max: float = 20.0,
-    t_min: float = 1e-3,
-    t_max: float = 1.0,
+  beta_min: float = 0.1,
+  beta_max: float = 20.0,
+  t_min: float = 1e-3,
+  t_max: float = 1.0,
 ) -> GaussianProcess:
   """The sub-VP process of Song et al. (2021), appendix B."""
   return GaussianProcess(schedules.SubVP(beta_min, beta_max), t_min, t_max)
 
 
 def ve(
-    sigma_min: float = 0.01,
-    sigma_max: float = 50.0,
-    t_min: float = 0.0,
-    t_max: float = 1.0,
+  sigma_min: float = 0.01,
+  sigma_max: float = 50.0,
+  t_min: float = 0.0,
+  t_max: float = 1.0,
 ) -> GaussianProcess:
   """Variance exploding, sigma geometric in t (Song et al. 2021, eq. 30).
 
@@ -238,7 +238,7 @@ def ve(
   has no noise at t = -inf, where a grid's last step may end.
   """
   return GaussianProcess(
-      schedules.GeometricVE(sigma_min, sigma_max), t_min, t_max
+    schedules.GeometricVE(sigma_min, sigma_max), t_min, t_max
   )
 
 
@@ -256,11 +256,11 @@ def rectified_flow(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:
 
 
 def from_alpha_sigma(
-    alpha: Callable[[Array], Array],
-    sigma: Callable[[Array], Array],
-    t_min: float,
-    t_max: float,
-    t_zero: float = math.nan,
+  alpha: Callable[[Array], Array],
+  sigma: Callable[[Array], Array],
+  t_min: float,
+  t_max: float,
+  t_zero: float = math.nan,
 ) -> GaussianProcess:
   """A process from any pair of functions of t.
 
@@ -285,15 +285,15 @@ def from_alpha_sigma(
     bad = ~(value >= 0)
     if bad.any():
       raise ValueError(
-          f"{name}(t) must be at least 0 on [{t_min}, {t_max}], got"
-          f" {name}({probe[bad][0]:.4g}) = {value[bad][0]:.4g}"
+        f"{name}(t) must be at least 0 on [{t_min}, {t_max}], got"
+        f" {name}({probe[bad][0]:.4g}) = {value[bad][0]:.4g}"
       )
   rising = ~(np.diff(pair.log_snr(probe)) < 0)
   if rising.any():
     raise ValueError(
-        "alpha / sigma must fall strictly with t (larger t is noisier), but it"
-        f" does not between t = {probe[:-1][rising][0]:.4g} and"
-        f" {probe[1:][rising][0]:.4g}; if your time runs from noise to data,"
-        " pass alpha(1 - t) and sigma(1 - t)"
+      "alpha / sigma must fall strictly with t (larger t is noisier), but it"
+      f" does not between t = {probe[:-1][rising][0]:.4g} and"
+      f" {probe[1:][rising][0]:.4g}; if your time runs from noise to data,"
+      " pass alpha(1 - t) and sigma(1 - t)"
     )
   return GaussianProcess(pair, t_min, t_max)

@@ -231,14 +231,14 @@ class Pair:
 
   def log_snr_inverse(self, lam: Array) -> Array:
     return numerics.invert_decreasing(
-        self.log_snr, lam, self.t_low, self.t_high
+      self.log_snr, lam, self.t_low, self.t_high
     )
 
   def rates(self, t: Array) -> tuple[Array, Array]:
     rate = lambda f: lambda s: jax.jvp(f, (s,), (jnp.ones_like(s),))[1]
     return (
-        evaluate(rate(self.alpha_fn), t),
-        evaluate(rate(self.sigma_fn), t),
+      evaluate(rate(self.alpha_fn), t),
+      evaluate(rate(self.sigma_fn), t),
     )
 
 
@@ -248,9 +248,9 @@ def evaluate(f: Callable[[Array], Array], t: Array) -> Array:
     return jnp.broadcast_to(f(t), jnp.shape(t))
   cpu = jax.local_devices(backend="cpu")[0]
   with (
-      jax.enable_x64(True),
-      jax.default_device(cpu),
-      jax.ensure_compile_time_eval(),
+    jax.enable_x64(True),
+    jax.default_device(cpu),
+    jax.ensure_compile_time_eval(),
   ):
     value = f(jnp.asarray(t, jnp.float64))
     return np.broadcast_to(np.asarray(value, np.float64), np.shape(t))

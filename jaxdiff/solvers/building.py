@@ -36,10 +36,10 @@ def coefficients(process: GaussianProcess, t: np.ndarray) -> Coefficients:
 
 
 def solver(
-    build: Solver | None = None,
-    *,
-    starts_at_zero_alpha: bool = False,
-    ends_at_zero_sigma: bool = False,
+  build: Solver | None = None,
+  *,
+  starts_at_zero_alpha: bool = False,
+  ends_at_zero_sigma: bool = False,
 ) -> Solver:
   """Turns build(process, grid, **options) -> Tableau into a solver.
 
@@ -54,17 +54,17 @@ def solver(
   """
   if build is None:
     return functools.partial(
-        solver,
-        starts_at_zero_alpha=starts_at_zero_alpha,
-        ends_at_zero_sigma=ends_at_zero_sigma,
+      solver,
+      starts_at_zero_alpha=starts_at_zero_alpha,
+      ends_at_zero_sigma=ends_at_zero_sigma,
     )
 
   @functools.wraps(build)
   def checked(
-      process: GaussianProcess, grid: Any, *args: Any, **options: Any
+    process: GaussianProcess, grid: Any, *args: Any, **options: Any
   ) -> tables.Tableau:
     grid = checks.falling_grid(
-        grid, process.t_min, process.t_max, process.t_zero
+      grid, process.t_min, process.t_max, process.t_zero
     )
     parts = []
     if process.alpha(grid[0]) == 0 and not starts_at_zero_alpha:
@@ -105,7 +105,7 @@ def _first_row(process, grid):
 
 
 def encoder(
-    build: Solver, process: GaussianProcess, grid: np.ndarray, **options: Any
+  build: Solver, process: GaussianProcess, grid: np.ndarray, **options: Any
 ) -> tables.Tableau:
   """Returns the solver's table walked from data to noise, on the same grid.
 
@@ -127,27 +127,27 @@ def encoder(
   alpha, sigma, _ = coefficients(process, grid)
   if sigma[-1] == 0 or alpha[0] == 0:
     raise ValueError(
-        "encoding starts from data with a little noise and ends where some"
-        f" signal is left, but this grid has sigma = {sigma[-1]:.3g} at its"
-        f" last time and alpha = {alpha[0]:.3g} at its first; use a grid"
-        " without to_zero, and start= below t_max where alpha(t_max) = 0"
+      "encoding starts from data with a little noise and ends where some"
+      f" signal is left, but this grid has sigma = {sigma[-1]:.3g} at its"
+      f" last time and alpha = {alpha[0]:.3g} at its first; use a grid"
+      " without to_zero, and start= below t_max where alpha(t_max) = 0"
     )
   with np.errstate(invalid="ignore"):  # noise scales have no meaning backwards
     table = build.build(process, grid[::-1], **options)
   if table.stochastic:
     raise ValueError(
-        f"{build.__name__} draws noise with these options, so its path cannot"
-        " be walked backwards; encode with a deterministic solver (eta=0,"
-        " churn=0)"
+      f"{build.__name__} draws noise with these options, so its path cannot"
+      " be walked backwards; encode with a deterministic solver (eta=0,"
+      " churn=0)"
     )
   return tables.validate(table)
 
 
 def runge_kutta(
-    process: GaussianProcess,
-    grid: np.ndarray,
-    stages: Sequence[Sequence[float]],
-    weights: Sequence[float],
+  process: GaussianProcess,
+  grid: np.ndarray,
+  stages: Sequence[Sequence[float]],
+  weights: Sequence[float],
 ) -> tables.Tableau:
   """Returns an explicit Runge-Kutta method on dx/dt = alpha' x0 + sigma' eps.
 
@@ -181,18 +181,18 @@ def velocity(process: GaussianProcess, t: Any) -> Any:
 def adams_bashforth(order: int) -> np.ndarray:
   """Returns the Adams-Bashforth weights for equal steps, newest first."""
   table = {
-      1: [1.0],
-      2: [3 / 2, -1 / 2],
-      3: [23 / 12, -16 / 12, 5 / 12],
-      4: [55 / 24, -59 / 24, 37 / 24, -9 / 24],
+    1: [1.0],
+    2: [3 / 2, -1 / 2],
+    3: [23 / 12, -16 / 12, 5 / 12],
+    4: [55 / 24, -59 / 24, 37 / 24, -9 / 24],
   }
   return np.asarray(table[order])
 
 
 def for_budget(
-    build: Callable[[np.ndarray], tables.Tableau],
-    grid: Callable[[int], np.ndarray],
-    calls: int,
+  build: Callable[[np.ndarray], tables.Tableau],
+  grid: Callable[[int], np.ndarray],
+  calls: int,
 ) -> tables.Tableau | None:
   """Returns the table with the most steps that costs at most `calls`.
 

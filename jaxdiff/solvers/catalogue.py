@@ -62,7 +62,8 @@ def _up_to(build, highest, order, grid="log_snr", **opts):
   return Case(bound, order, grid=grid)
 
 
-CASES: Mapping[str, Case] = MappingProxyType({
+CASES: Mapping[str, Case] = MappingProxyType(
+  {
     "euler": _case(euler, 1),
     "heun": _case(heun, 2, 2),
     "midpoint": _case(midpoint, 2, 2),
@@ -87,4 +88,5 @@ CASES: Mapping[str, Case] = MappingProxyType({
     "ddim_eta": _case(ddim, 0, weak_order=1, eta=0.5),
     "ddpm": _case(ddpm, 0, weak_order=1),
     "heun_churn": _case(heun_churn, 0, 2, weak_order=2, churn=10.0),
-})
+  }
+)

@@ -23,7 +23,7 @@ from jaxdiff.tableau import Tableau
 
 @solver
 def ddim(
-    process: GaussianProcess, grid: np.ndarray, *, eta: float = 0.0
+  process: GaussianProcess, grid: np.ndarray, *, eta: float = 0.0
 ) -> Tableau:
   """Returns the table of DDIM on `grid`, f64[n + 1]: n calls, K = 1.
 
@@ -37,17 +37,17 @@ def ddim(
   """
   if not 0 <= eta <= 1:
     raise ValueError(
-        "eta runs from 0 (the deterministic ODE) to 1 (ancestral sampling),"
-        f" got eta={eta}"
+      "eta runs from 0 (the deterministic ODE) to 1 (ancestral sampling),"
+      f" got eta={eta}"
     )
   alpha, sigma, lam = coefficients(process, grid)
   h = np.diff(lam)
   log_q = 0.5 * np.log1p(eta**2 * np.expm1(-2.0 * h)) if eta else 0.0
   fresh = eta * sigma[1:] * np.sqrt(-np.expm1(-2.0 * h)) if eta else 0.0
   return multistep(
-      t=grid[:-1],
-      output="x0",
-      carry=sigma[1:] / sigma[:-1] * np.exp(log_q),
-      history=(-alpha[1:] * np.expm1(-h + log_q))[:, None],
-      noise=fresh,
+    t=grid[:-1],
+    output="x0",
+    carry=sigma[1:] / sigma[:-1] * np.exp(log_q),
+    history=(-alpha[1:] * np.expm1(-h + log_q))[:, None],
+    noise=fresh,
   )

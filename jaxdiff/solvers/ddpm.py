@@ -23,7 +23,7 @@ from jaxdiff.tableau import Tableau
 
 @solver
 def ddpm(
-    process: GaussianProcess, grid: np.ndarray, *, variance: str = "small"
+  process: GaussianProcess, grid: np.ndarray, *, variance: str = "small"
 ) -> Tableau:
   """Returns the table of ancestral sampling on `grid`: n calls, K = 1.
 
@@ -42,9 +42,9 @@ def ddpm(
   kept = np.exp(-2.0 * h)
   std = sigma[1:] if variance == "small" else sigma[:-1]
   return multistep(
-      t=grid[:-1],
-      output="x0",
-      carry=kept * alpha[1:] / alpha[:-1],
-      history=(alpha[1:] * renewed)[:, None],
-      noise=std * np.sqrt(renewed),
+    t=grid[:-1],
+    output="x0",
+    carry=kept * alpha[1:] / alpha[:-1],
+    history=(alpha[1:] * renewed)[:, None],
+    noise=std * np.sqrt(renewed),
   )

@@ -28,11 +28,11 @@ from jaxdiff.tableau import Tableau
 
 @solver
 def deis(
-    process: GaussianProcess,
-    grid: np.ndarray,
-    *,
-    order: int | None = None,
-    clock: GaussianProcess | None = None,
+  process: GaussianProcess,
+  grid: np.ndarray,
+  *,
+  order: int | None = None,
+  clock: GaussianProcess | None = None,
 ) -> Tableau:
   """Returns the table of tAB-DEIS on `grid`, f64[n + 1]: n calls, K = order.
 
@@ -61,8 +61,8 @@ def deis(
     integral = gauss_legendre(integrand, lam[i], lam[i + 1])
     history[i, : len(nodes)] = alpha[i + 1] * integral
   return multistep(
-      t=grid[:-1],
-      output="eps",
-      carry=alpha[1:] / alpha[:-1],
-      history=history,
+    t=grid[:-1],
+    output="eps",
+    carry=alpha[1:] / alpha[:-1],
+    history=history,
   )

@@ -30,10 +30,10 @@ from jaxdiff.tableau import Tableau
 
 @solver
 def dpm_solver(
-    process: GaussianProcess,
-    grid: np.ndarray,
-    *,
-    order: int | Sequence[int] = 2,
+  process: GaussianProcess,
+  grid: np.ndarray,
+  *,
+  order: int | Sequence[int] = 2,
 ) -> Tableau:
   """Returns the table of singlestep DPM-Solver on `grid`, f64[n + 1].
 
@@ -50,17 +50,17 @@ def dpm_solver(
   orders = [order] * steps if isinstance(order, int) else list(order)
   if len(orders) != steps:
     raise ValueError(
-        f"dpm_solver was given {len(orders)} orders for {steps} steps; give one"
-        " order for all, or one for each step that is not the step into sigma"
-        " = 0 or out of alpha = 0"
+      f"dpm_solver was given {len(orders)} orders for {steps} steps; give one"
+      " order for all, or one for each step that is not the step into sigma"
+      " = 0 or out of alpha = 0"
     )
   for each in orders:
     checks.one_of(each, (1, 2, 3), "dpm_solver's order")
   return tables.concat(
-      *(
-          _STEPS[each](process, grid[i], grid[i + 1])
-          for i, each in enumerate(orders)
-      )
+    *(
+      _STEPS[each](process, grid[i], grid[i + 1])
+      for i, each in enumerate(orders)
+    )
   )
 
 
@@ -86,14 +86,16 @@ def _second(process, t, t_next):
   to_stage = (alpha[1] / alpha[0], 0.0, -sigma[1] * np.expm1(lam[1] - lam[0]))
   gain = -sigma[2] * np.expm1(h)  # r = 1/2: all of the weight is eps_u's
   return tables.concat(
-      tables.row(t, "eps", y=to_stage, a=(0.0, 1.0)),
-      tables.row(s, "eps", y=(0.0, alpha[2] / alpha[0], gain)),
+    tables.row(t, "eps", y=to_stage, a=(0.0, 1.0)),
+    tables.row(s, "eps", y=(0.0, alpha[2] / alpha[0], gain)),
   )
 
 
 def _third(process, t, t_next):
   r1, r2 = 1 / 3, 2 / 3
-  s = process.log_snr_inverse(_between(process, t, t_next, np.asarray([r1, r2])))
+  s = process.log_snr_inverse(
+    _between(process, t, t_next, np.asarray([r1, r2]))
+  )
   alpha, sigma, lam = coefficients(process, np.asarray([t, *s, t_next]))
   h = lam[3] - lam[0]
   ratio = alpha[1:] / alpha[0]
@@ -103,9 +105,9 @@ def _third(process, t, t_next):
   bend = -sigma[3] / r2 * h * phi(2, h)
   to_end = (0.0, ratio[2], bend, 0.0, -sigma[3] * np.expm1(h) - bend)
   return tables.concat(
-      tables.row(t, "eps", y=to_u, a=(0.0, 1.0)),
-      tables.row(s[0], "eps", y=to_w, a=(0.0, 1.0)),
-      tables.row(s[1], "eps", y=to_end),
+    tables.row(t, "eps", y=to_u, a=(0.0, 1.0)),
+    tables.row(s[0], "eps", y=to_w, a=(0.0, 1.0)),
+    tables.row(s[1], "eps", y=to_end),
   )
 
 

@@ -30,8 +30,8 @@ def dpmpp_2m(process: GaussianProcess, grid: np.ndarray) -> Tableau:
   r[1:] = h[1:] / (2.0 * h[:-1])
   gain = -alpha[1:] * np.expm1(-h)
   return multistep(
-      t=grid[:-1],
-      output="x0",
-      carry=sigma[1:] / sigma[:-1],
-      history=np.stack([gain * (1.0 + r), -gain * r], axis=-1),
+    t=grid[:-1],
+    output="x0",
+    carry=sigma[1:] / sigma[:-1],
+    history=np.stack([gain * (1.0 + r), -gain * r], axis=-1),
   )

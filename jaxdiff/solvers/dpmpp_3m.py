@@ -30,7 +30,7 @@ from jaxdiff.tableau import Tableau
 
 @solver
 def dpmpp_3m(
-    process: GaussianProcess, grid: np.ndarray, *, published: bool = False
+  process: GaussianProcess, grid: np.ndarray, *, published: bool = False
 ) -> Tableau:
   """Returns the table of DPM-Solver++(3M) on `grid`: n calls, K = 3.
 
@@ -51,10 +51,10 @@ def dpmpp_3m(
     nodes = (past - lam[i]) / h[i]
     weights[i, : len(nodes)] = h[i] * exponential_weights(nodes, -h[i])
   return multistep(
-      t=grid[:-1],
-      output="x0",
-      carry=sigma[1:] / sigma[:-1],
-      history=alpha[1:, None] * weights,
+    t=grid[:-1],
+    output="x0",
+    carry=sigma[1:] / sigma[:-1],
+    history=alpha[1:, None] * weights,
   )
 
 

@@ -20,8 +20,8 @@ from jaxdiff.tableau import Tableau
 def euler(process: GaussianProcess, grid: np.ndarray) -> Tableau:
   """Returns the table of Euler's method on `grid`, f64[n + 1]: n calls, K = 1."""
   return multistep(
-      t=grid[:-1],
-      output=velocity(process, grid[:-1]),
-      carry=1.0,
-      history=np.diff(grid)[:, None],
+    t=grid[:-1],
+    output=velocity(process, grid[:-1]),
+    carry=1.0,
+    history=np.diff(grid)[:, None],
   )

@@ -36,13 +36,13 @@ def heun(process: GaussianProcess, grid: np.ndarray) -> Tableau:
 
 @solver(ends_at_zero_sigma=True)
 def heun_churn(
-    process: GaussianProcess,
-    grid: np.ndarray,
-    *,
-    churn: float = 0.0,
-    s_min: float = 0.0,
-    s_max: float = math.inf,
-    s_noise: float = 1.0,
+  process: GaussianProcess,
+  grid: np.ndarray,
+  *,
+  churn: float = 0.0,
+  s_min: float = 0.0,
+  s_max: float = math.inf,
+  s_noise: float = 1.0,
 ) -> Tableau:
   """Returns the table of Heun's method with churn on `grid`, f64[n + 1].
 
@@ -59,7 +59,7 @@ def heun_churn(
   """
   if churn < 0:
     raise ValueError(
-        f"churn is an amount of noise, at least 0; got churn={churn}"
+      f"churn is an amount of noise, at least 0; got churn={churn}"
     )
   n = len(grid) - 1
   level = process.noise_level(grid)
@@ -72,10 +72,7 @@ def heun_churn(
   if scale[0] != 1.0:
     t_hat[0], scale[0], gamma[0] = grid[0], 1.0, 0.0
   noise = (
-      s_noise
-      * process.alpha(t_hat)
-      * level[:-1]
-      * np.sqrt(gamma * (2.0 + gamma))
+    s_noise * process.alpha(t_hat) * level[:-1] * np.sqrt(gamma * (2.0 + gamma))
   )
   rescale = np.append(scale[1:], 1.0)  # of the sample that a step hands on
   parts = []
@@ -88,12 +85,12 @@ def heun_churn(
       continue
     first, second = velocity(process, np.asarray([t_hat[i], grid[i + 1]]))
     parts.append(
-        tables.row(
-            t_hat[i], first, y=(1.0, 0.0, h), a=(1.0, 0.0), noise=churn_noise
-        )
+      tables.row(
+        t_hat[i], first, y=(1.0, 0.0, h), a=(1.0, 0.0), noise=churn_noise
+      )
     )
     r = rescale[i]
     parts.append(
-        tables.row(grid[i + 1], second, y=(0.0, r, r * h / 2, r * h / 2))
+      tables.row(grid[i + 1], second, y=(0.0, r, r * h / 2, r * h / 2))
     )
   return tables.concat(*parts)

@@ -24,7 +24,7 @@ from jaxdiff.tableau import Tableau
 
 @solver
 def ipndm(
-    process: GaussianProcess, grid: np.ndarray, *, order: int | None = None
+  process: GaussianProcess, grid: np.ndarray, *, order: int | None = None
 ) -> Tableau:
   """Returns the table of iPNDM on `grid`, f64[n + 1]: n calls, K = order.
 
@@ -45,8 +45,8 @@ def ipndm(
     history[i, : len(mix)] = mix
   gain = -sigma[1:] * np.expm1(np.diff(lam))  # alpha' (rho' - rho)
   return multistep(
-      t=grid[:-1],
-      output="eps",
-      carry=alpha[1:] / alpha[:-1],
-      history=gain[:, None] * history,
+    t=grid[:-1],
+    output="eps",
+    carry=alpha[1:] / alpha[:-1],
+    history=gain[:, None] * history,
   )

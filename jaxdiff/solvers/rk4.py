@@ -17,8 +17,8 @@ from jaxdiff.tableau import Tableau
 def rk4(process: GaussianProcess, grid: np.ndarray) -> Tableau:
   """Returns the table of RK4 on `grid`, f64[n + 1]: 4n calls, K = 4."""
   return runge_kutta(
-      process,
-      grid,
-      stages=[[1 / 2], [0.0, 1 / 2], [0.0, 0.0, 1.0]],
-      weights=[1 / 6, 2 / 6, 2 / 6, 1 / 6],
+    process,
+    grid,
+    stages=[[1 / 2], [0.0, 1 / 2], [0.0, 0.0, 1.0]],
+    weights=[1 / 6, 2 / 6, 2 / 6, 1 / 6],
   )

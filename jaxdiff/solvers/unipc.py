@@ -35,15 +35,15 @@ from jaxdiff.tableau import Tableau
 
 @solver
 def unipc(
-    process: GaussianProcess,
-    grid: np.ndarray,
-    *,
-    order: int | None = None,
-    variant: str = "bh2",
-    output: str = "x0",
-    corrector: bool = True,
-    lower_order_final: bool = True,
-    exact: bool = False,
+  process: GaussianProcess,
+  grid: np.ndarray,
+  *,
+  order: int | None = None,
+  variant: str = "bh2",
+  output: str = "x0",
+  corrector: bool = True,
+  lower_order_final: bool = True,
+  exact: bool = False,
 ) -> Tableau:
   """Returns the table of UniPC on `grid`, f64[n + 1]: n calls, K = order + 1.
 
@@ -70,7 +70,7 @@ def unipc(
   if lower_order_final:
     orders = [min(p, n - i) for i, p in enumerate(orders)]
   step = lambda i, extra: _step(
-      coeffs, i, orders[i], extra, variant, output, exact
+    coeffs, i, orders[i], extra, variant, output, exact
   )
   rows = []
   for i in range(n):
@@ -84,9 +84,7 @@ def unipc(
     y *= carry
     y[2 : 2 + len(past)] += past
     rows.append(
-        tables.row(
-            grid[i], output, y=tuple(y), a=None if i == n - 1 else a
-        )
+      tables.row(grid[i], output, y=tuple(y), a=None if i == n - 1 else a)
     )
   return tables.concat(*rows)
 

@@ -4,20 +4,22 @@ from jaxdiff.training.digits import digits_denoiser
 from jaxdiff.training.loop import average
 from jaxdiff.training.loop import csv_writer
 from jaxdiff.training.loop import train
-from jaxdiff.training.models import ModelConfig
+from jaxdiff.training.models import check_config
 from jaxdiff.training.models import checkpoint_directory
 from jaxdiff.training.models import load_config
 from jaxdiff.training.models import load_denoiser
 from jaxdiff.training.models import make_denoiser
+from jaxdiff.training.models import ModelConfig
 from jaxdiff.training.models import save_config
-from jaxdiff.training.state import TrainState
 from jaxdiff.training.state import init_state
+from jaxdiff.training.state import TrainState
 from jaxdiff.training.update import make_update
 
 __all__ = [
   "ModelConfig",
   "TrainState",
   "average",
+  "check_config",
   "checkpoint_directory",
   "csv_writer",
   "digits_denoiser",

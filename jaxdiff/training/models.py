@@ -1,6 +1,7 @@
 """A model as data: what `config.json` holds, and the denoiser it stands for."""
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -99,6 +100,24 @@ def load_config(directory: str | os.PathLike) -> ModelConfig:
   """
   fields = checkpoints.read_config(directory)["model"]
   return ModelConfig(**(fields | {"shape": tuple(fields["shape"])}))
+
+
+def check_config(directory: str | os.PathLike, config: ModelConfig) -> None:
+  """Refuses to go on with a checkpoint of another model.
+
+  Raises:
+    ValueError: if config.json describes another model; the field and both
+      values are named.
+  """
+  stored = checkpoints.read_config(directory)["model"]
+  wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+  for name, value in wanted.items():
+    if stored.get(name) != value:
+      raise ValueError(
+        f"{directory} holds a model with {name} = {stored.get(name)!r}, but"
+        f" {value!r} was asked for; go on with the stored value, or train in"
+        " another directory"
+      )
 
 
 def checkpoint_directory(workdir: str | os.PathLike) -> pathlib.Path:
