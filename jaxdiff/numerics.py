@@ -25,7 +25,7 @@ Array = Any  # a numpy array or a jax array; both are accepted throughout
 
 
 def namespace(*args: Any) -> ModuleType:
-  """Returns jax.numpy if any argument is a jax array (or tracer), else numpy."""
+  """Returns jax.numpy if any argument is a jax array, else numpy."""
   return jnp if any(isinstance(a, jax.Array) for a in args) else np
 
 
@@ -46,7 +46,7 @@ def safe_divide(numerator: Array, denominator: Array) -> Array:
 
 
 def log(x: Array) -> Array:
-  """Returns log(x), with log(0) = -inf and no warning on the host."""
+  """Returns the logarithm, -inf at 0 without a warning on the host."""
   if namespace(x) is jnp:
     return jnp.log(x)
   with np.errstate(divide="ignore"):

@@ -4,16 +4,19 @@ With x = alpha x0 + sigma eps, a prediction is the pair (x0, eps). A network may
 output any of these; `decode` makes the pair of it, `target` is its regression
 target:
 
-| kind    | output                                   | x0                              | eps                            |
-|---------|------------------------------------------|---------------------------------|--------------------------------|
-| "x0"    | x0                                       | x0                              | (x - alpha x0) / sigma         |
-| "eps"   | eps                                      | (x - sigma eps) / alpha         | eps                            |
-| "v"     | alpha eps - sigma x0                     | (alpha x - sigma v) / (a2 + s2) | (sigma x + alpha v) / (a2 + s2)|
-| "score" | -eps / sigma                             | (x + sigma^2 s) / alpha         | -sigma s                       |
-| "flow"  | eps - x0                                 | (x - sigma u) / (alpha + sigma) | (x + alpha u) / (alpha + sigma)|
-| "edm"   | (sigma x0 / d - alpha d eps) / S         | (alpha d^2 / S^2) x + (sigma d / S) F | (sigma / S^2) x - (alpha d / S) F |
+| kind    | output               | x0                    | eps                  
+|---------|----------------------|-----------------------|----------------------
+| "x0"    | x0                   | x0                    | (x - alpha x0)/sigma 
+| "eps"   | eps                  | (x - sigma eps)/alpha | eps                  
+| "v"     | alpha eps - sigma x0 | (alpha x - sigma v)/N | (sigma x + alpha v)/N
+| "score" | -eps / sigma         | (x + sigma^2 s)/alpha | -sigma s             
+| "flow"  | eps - x0             | (x - sigma u)/M       | (x + alpha u)/M      
+| "edm"   | F = (sigma x0 / d - alpha d eps) / S                                
+|         | x0 = (alpha d^2 / S^2) x + (sigma d / S) F                          
+|         | eps = (sigma / S^2) x - (alpha d / S) F                             
 
-where a2 + s2 = alpha^2 + sigma^2, d = sigma_data, S^2 = alpha^2 d^2 + sigma^2.
+where N = alpha^2 + sigma^2, M = alpha + sigma, d = sigma_data and S^2 =
+alpha^2 d^2 + sigma^2.
 "edm" is the F of Karras et al. (2022), eq. 7 and table 1, at any alpha; "v" is
 Salimans and Ho (2022), which is -F for d = 1 and VP; "flow" is the velocity of
 the straight path. "v", "flow" and "edm" divide by nothing that vanishes. "x0",
@@ -133,6 +136,6 @@ def output_gain(
 
 
 def input_scale(alpha: Array, sigma: Array, sigma_data: float = 1.0) -> Array:
-  """Returns 1 / sqrt(alpha^2 sigma_data^2 + sigma^2): x times it has scale 1."""
+  """Returns 1 / sqrt(alpha^2 sigma_data^2 + sigma^2), which scales x to 1."""
   square = alpha**2 * sigma_data**2 + sigma**2
   return 1.0 / numerics.namespace(square).sqrt(square)

@@ -49,7 +49,7 @@ def compute_dtype(dtype: Any) -> jnp.dtype:
 
 
 def expand(t: Any, x: Any) -> Any:
-  """Returns t (scalar or [batch]) shaped to broadcast against x [batch, ...]."""
+  """Returns t (scalar or [batch]) to broadcast against x [batch, ...]."""
   if jnp.ndim(t) == 0:
     return t
   return t.reshape(t.shape + (1,) * (jnp.ndim(x) - jnp.ndim(t)))

@@ -11,7 +11,7 @@ KEY = jax.random.key(0)
 
 
 def test_sliced_wasserstein_of_a_shift_is_the_shift_over_root_d():
-  """Every projection of a shift s has W_2 = |theta . s|, of mean square s^2/d."""
+  """A projection of a shift s has W_2 = |theta . s|, of mean square s^2/d."""
   d = 16
   x = jax.random.normal(KEY, (500, d))
   shift = 3.0 * jnp.eye(d)[2]

@@ -51,7 +51,7 @@ def sweep():
   return [t for t in every if t is not None]
 
 
-# --- one program -----------------------------------------------------------------
+# --- one program -------------------------------------------------------------
 
 
 def test_the_whole_sweep_compiles_once():
@@ -170,7 +170,7 @@ def test_step_holds_no_matrix_product_and_writes_the_history_in_place():
   assert "dynamic-update-slice" in text
 
 
-# --- randomness ------------------------------------------------------------------
+# --- randomness --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("build", [solvers.ddpm, solvers.heun_churn])
@@ -280,7 +280,7 @@ def test_a_stochastic_sampler_has_the_law_that_propagation_predicts():
   assert error.max() < 4.5
 
 
-# --- dtypes, trees, gradients -----------------------------------------------------
+# --- dtypes, trees, gradients ------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
@@ -366,7 +366,7 @@ def test_donated_start_is_consumed_and_gives_the_same():
   assert x.is_deleted()
 
 
-# --- starts and ends ----------------------------------------------------------------
+# --- starts and ends ---------------------------------------------------------
 
 
 def test_image_to_image_spends_all_calls_below_its_start():
@@ -387,7 +387,7 @@ def test_prior_of_a_shape_is_scaled_to_the_start_of_the_table():
   assert abs(float(x.std()) - 2.5) < 4 * 2.5 / np.sqrt(2 * 4000)
 
 
-# --- collecting ----------------------------------------------------------------------
+# --- collecting --------------------------------------------------------------
 
 
 def test_nothing_of_the_trajectory_is_kept_unless_asked():
@@ -449,7 +449,7 @@ def test_progress_bar_ticks_once_a_call_and_compiles_once(capsys):
   assert "5/5" in capsys.readouterr().err
 
 
-# --- mistakes -------------------------------------------------------------------------
+# --- mistakes ----------------------------------------------------------------
 
 
 def test_nan_is_reported_with_the_step_where_it_began():

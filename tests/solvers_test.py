@@ -90,7 +90,7 @@ def noise(process, n=32, d=2, t=None):
   )
 
 
-# --- orders --------------------------------------------------------------------
+# --- orders ------------------------------------------------------------------
 
 
 @functools.cache
@@ -237,7 +237,7 @@ def test_weak_order_by_exact_propagation(name, x64):
   assert abs(slope - case.weak_order) < 0.2, errors
 
 
-# --- exactness -----------------------------------------------------------------
+# --- exactness ---------------------------------------------------------------
 
 
 def polynomial_model(process, coefficients, variable, half):
@@ -499,7 +499,7 @@ def test_churn_keeps_the_marginals_of_every_process(name, x64):
   assert np.count_nonzero(table.noise) > 900
 
 
-# --- coefficients --------------------------------------------------------------
+# --- coefficients ------------------------------------------------------------
 
 
 def test_3m_equals_the_divided_differences_with_the_factor_two(x64):
@@ -601,7 +601,7 @@ def test_orders_for_budget_spend_it_all():
   assert solvers.orders_for_budget(11) == (3, 3, 3, 2)
 
 
-# --- stochastic limits ---------------------------------------------------------
+# --- stochastic limits -------------------------------------------------------
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
@@ -664,7 +664,7 @@ def test_ddpm_mean_is_score_sdes_ancestral_mean(x64):
     np.testing.assert_allclose(ours, mean, rtol=1e-8, atol=1e-10)
 
 
-# --- ends, grids, budgets ------------------------------------------------------
+# --- ends, grids, budgets ----------------------------------------------------
 
 ALL_GRIDS = {
   "uniform": grids.uniform,
@@ -751,7 +751,7 @@ def test_for_budget_never_exceeds_the_budget():
         assert calls - case.calls_per_step < table.nfe <= calls, name
 
 
-# --- encoding ------------------------------------------------------------------
+# --- encoding ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["ddim", "heun", "dpmpp_2m", "deis_3"])
@@ -789,7 +789,7 @@ def test_the_latent_of_gaussian_data_has_its_closed_form(x64):
   np.testing.assert_allclose(code, exact, atol=1e-5)
 
 
-# --- mistakes ------------------------------------------------------------------
+# --- mistakes ----------------------------------------------------------------
 
 
 def test_mistakes_are_named():

@@ -1,12 +1,13 @@
 """Named distributions that tests, benchmarks and notebooks share.
 
-| name               | what                                                     |
-|--------------------|----------------------------------------------------------|
-| `g2`               | 3 Gaussians in 2 dimensions                              |
-| `g16`              | 10 Gaussians in 16 dimensions                            |
-| `grid25`           | 25 narrow Gaussians on a 5 x 5 grid                      |
-| `digits_mixture`   | one full-covariance Gaussian for each class of digits, 64 dimensions |
-| `digits_empirical` | the 1,797 digits themselves                              |
+| name               | what                                           |
+|--------------------|------------------------------------------------|
+| `g2`               | 3 Gaussians in 2 dimensions                    |
+| `g16`              | 10 Gaussians in 16 dimensions                  |
+| `grid25`           | 25 narrow Gaussians on a 5 x 5 grid            |
+| `digits_mixture`   | a full-covariance Gaussian for each class of   |
+|                    | digits, 64 dimensions                          |
+| `digits_empirical` | the 1,797 digits themselves                    |
 """
 
 import numpy as np

@@ -6,15 +6,15 @@ As an SDE, with f = d log(alpha) / dt and g^2 = -2 sigma^2 d lambda / dt,
 
 whose marginals the probability-flow ODE dx/dt = alpha' x0 + sigma' eps shares.
 
-| function         | alpha            | sigma                       | t          |
-|------------------|------------------|-----------------------------|------------|
-| `vp_linear`      | exp(-B(t) / 2)   | sqrt(1 - alpha^2)           | 1e-3 .. 1  |
-| `vp_cosine`      | cos(pi t / 2)    | sin(pi t / 2)               | 1e-3 .. 1  |
-| `sub_vp`         | exp(-B(t) / 2)   | 1 - alpha^2                 | 1e-3 .. 1  |
-| `ve`             | 1                | s_min (s_max / s_min)^t     | 0 .. 1     |
-| `edm`            | 1                | t                           | .002 .. 80 |
-| `rectified_flow` | 1 - t            | t                           | 1e-3 .. 1  |
-| `from_alpha_sigma` | yours          | yours                       | yours      |
+| function           | alpha          | sigma                   | t        |
+|--------------------|----------------|-------------------------|----------|
+| `vp_linear`        | exp(-B(t) / 2) | sqrt(1 - alpha^2)       | 1e-3, 1  |
+| `vp_cosine`        | cos(pi t / 2)  | sin(pi t / 2)           | 1e-3, 1  |
+| `sub_vp`           | exp(-B(t) / 2) | 1 - alpha^2             | 1e-3, 1  |
+| `ve`               | 1              | s_min (s_max / s_min)^t | 0, 1     |
+| `edm`              | 1              | t                       | .002, 80 |
+| `rectified_flow`   | 1 - t          | t                       | 1e-3, 1  |
+| `from_alpha_sigma` | yours          | yours                   | yours    |
 
 All of them are one curve in the coordinates x / alpha, sigma / alpha, which is
 why a solver takes any of them.

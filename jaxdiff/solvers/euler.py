@@ -18,7 +18,7 @@ from jaxdiff.tableau import Tableau
 
 @solver(starts_at_zero_alpha=True)
 def euler(process: GaussianProcess, grid: np.ndarray) -> Tableau:
-  """Returns the table of Euler's method on `grid`, f64[n + 1]: n calls, K = 1."""
+  """Returns the table of Euler's method on `grid`: n calls, K = 1."""
   return multistep(
     t=grid[:-1],
     output=velocity(process, grid[:-1]),

@@ -30,7 +30,7 @@ from jaxdiff.tableau import Tableau
 
 @solver(starts_at_zero_alpha=True)
 def heun(process: GaussianProcess, grid: np.ndarray) -> Tableau:
-  """Returns the table of Heun's method on `grid`, f64[n + 1]: 2n calls, K = 2."""
+  """Returns the table of Heun's method on `grid`: 2n calls, K = 2."""
   return runge_kutta(process, grid, stages=[[1.0]], weights=[1 / 2, 1 / 2])
 
 

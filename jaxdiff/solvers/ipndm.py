@@ -1,6 +1,6 @@
 r"""iPNDM: DDIM's transfer with a classical Adams-Bashforth mix of eps.
 
-  x' = (alpha' / alpha) x + alpha' (rho' - rho) (b_0 eps_i + b_1 eps_{i-1} + ...)
+  x' = (alpha' / alpha) x + alpha' (rho' - rho) sum_j b_j eps_{i-j}
 
 with rho = sigma / alpha and the weights b of EQUAL steps: 1 | 3/2, -1/2 |
 23, -16, 5 over 12 | 55, -59, 37, -9 over 24. They are consistent to second

@@ -9,7 +9,7 @@ predicts y from it.
 With nodes r_k = (lambda_{i-k} - lambda_i) / h, D_k = (m_{i-k} - m_i) / r_k,
 z = -h (x0) or h (eps) and B = z ("bh1") or expm1(z) ("bh2"):
 
-  x' = first-order step - c B sum_k rho_k D_k,   c = alpha' (x0) or sigma' (eps),
+  x' = first-order step - c B sum_k rho_k D_k,  c = alpha' (x0) or sigma' (eps),
   sum_k rho_k r_k^{j-1} = j! phi_{j+1}(z) z / B,  j = 1, 2, ...
 
 No corrector follows the last step, whose end is never asked. The published code
