@@ -4,16 +4,16 @@ With x = alpha x0 + sigma eps, a prediction is the pair (x0, eps). A network may
 output any of these; `decode` makes the pair of it, `target` is its regression
 target:
 
-| kind    | output               | x0                    | eps                  
+| kind    | output               | x0                    | eps
 |---------|----------------------|-----------------------|----------------------
-| "x0"    | x0                   | x0                    | (x - alpha x0)/sigma 
-| "eps"   | eps                  | (x - sigma eps)/alpha | eps                  
+| "x0"    | x0                   | x0                    | (x - alpha x0)/sigma
+| "eps"   | eps                  | (x - sigma eps)/alpha | eps
 | "v"     | alpha eps - sigma x0 | (alpha x - sigma v)/N | (sigma x + alpha v)/N
-| "score" | -eps / sigma         | (x + sigma^2 s)/alpha | -sigma s             
-| "flow"  | eps - x0             | (x - sigma u)/M       | (x + alpha u)/M      
-| "edm"   | F = (sigma x0 / d - alpha d eps) / S                                
-|         | x0 = (alpha d^2 / S^2) x + (sigma d / S) F                          
-|         | eps = (sigma / S^2) x - (alpha d / S) F                             
+| "score" | -eps / sigma         | (x + sigma^2 s)/alpha | -sigma s
+| "flow"  | eps - x0             | (x - sigma u)/M       | (x + alpha u)/M
+| "edm"   | F = (sigma x0 / d - alpha d eps) / S
+|         | x0 = (alpha d^2 / S^2) x + (sigma d / S) F
+|         | eps = (sigma / S^2) x - (alpha d / S) F
 
 where N = alpha^2 + sigma^2, M = alpha + sigma, d = sigma_data and S^2 =
 alpha^2 d^2 + sigma^2.
