@@ -7,41 +7,41 @@ import setuptools
 # Lower bounds are versions that the tests have really run with. There are no
 # upper bounds: a library that pins them cannot be installed beside others.
 REQUIRES = [
-  "absl-py>=2.5",
-  "chex>=0.1.92",
-  "flax>=0.12.8",
-  "jax>=0.10.2",
-  "ml-collections>=1.1.0",
-  "numpy>=2.4",
-  "optax>=0.2.8",
-  "orbax-checkpoint>=0.12.8",
-  "scipy>=1.17",
-  "tqdm>=4.70",
+  "absl-py>=2.2",
+  "chex>=0.1.90",
+  "flax>=0.12.5",
+  "jax>=0.10.0",
+  "ml-collections>=1.0.0",
+  "numpy>=2.1",
+  "optax>=0.2.6",
+  "orbax-checkpoint>=0.11.36",
+  "scipy>=1.15",
+  "tqdm>=4.67",
 ]
 
 DATA = [
   "array_record>=0.8.6",
   # tensorflow-datasets imports it and does not declare it.
-  "importlib_resources>=7.1",
-  "pillow>=13.0",
-  "scikit-learn>=1.9.1",
+  "importlib_resources>=6.4",
+  "pillow>=11.0",
+  "scikit-learn>=1.5.2",
   "tensorflow-datasets>=4.9.10",
 ]
 
-PLOTS = ["matplotlib>=3.11"]
+PLOTS = ["matplotlib>=3.9"]
 
 EXTRAS = {
   "data": DATA,
   "plots": PLOTS,
-  "notebooks": ["ipykernel>=7.4", "jupyterlab", *PLOTS],
+  "notebooks": ["ipykernel>=6.29", "jupyterlab", *PLOTS],
   "peers": ["diffusers", "torch"],
   "test": [
-    "ipykernel>=7.4",
-    "mpmath>=1.4.1",
-    "nbclient>=0.11",
-    "nbformat>=5.11",
-    "pytest>=9.2",
-    "pytest-xdist>=3.8",
+    "ipykernel>=6.29",
+    "mpmath>=1.3",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "pytest>=8.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.17.5",
     *DATA,
     *PLOTS,

@@ -14,9 +14,9 @@ import time
 
 import jax
 import jax.numpy as jnp
-from absl import app
 from absl import flags
 
+from experiments import console
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import networks
@@ -32,9 +32,7 @@ _CHANNELS = flags.DEFINE_integer("channels", 1, "Channels of the images.")
 _JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+def main() -> None:
   network = networks.digits_unet()
   shape = (_BATCH.value, _SIZE.value, _SIZE.value, _CHANNELS.value)
   key = jax.random.key(0)
@@ -96,4 +94,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  console.run(main)

@@ -10,8 +10,9 @@ frontier.csv.
 import pathlib
 import time
 
-from absl import app
 from absl import flags
+
+from experiments import console
 
 _OUT = flags.DEFINE_string("out", "runs/demo", "Folder for all results.")
 _STEPS = flags.DEFINE_integer(
@@ -22,9 +23,7 @@ _NOISES = flags.DEFINE_integer(
 )
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+def main() -> None:
   # after the flags, so that --help answers at once
   from experiments import frontier
   from experiments import plots
@@ -84,4 +83,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  console.run(main)

@@ -32,12 +32,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import app
 from absl import flags
 from absl import logging
 from ml_collections import config_flags
 from tqdm import auto as tqdm
 
+from experiments import console
 from experiments import plots
 from jaxdiff import data
 from jaxdiff import denoisers
@@ -361,9 +361,7 @@ def _append_csv(path, row):
     csv.DictWriter(f, FIELDS).writerow(row)
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+def main() -> None:
   run(flags.FLAGS.config)
 
 
@@ -374,4 +372,4 @@ if __name__ == "__main__":
     "What to run: a file of experiments/configs/. Set single fields with"
     " --config.NAME=VALUE, for instance --config.noises=256.",
   )
-  app.run(main)
+  console.run(main)

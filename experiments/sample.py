@@ -19,6 +19,7 @@ from absl import app
 from absl import flags
 from tqdm import auto as tqdm
 
+from experiments import console
 from experiments import plots
 from jaxdiff import denoisers
 from jaxdiff import grids
@@ -146,9 +147,7 @@ def define_flags() -> None:
   )
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+def main() -> None:
   folder = training.checkpoint_directory(FLAGS.workdir)
   config = training.load_config(folder)
   model = training.load_denoiser(FLAGS.workdir)
@@ -204,4 +203,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  app.run(main)
+  console.run(main)

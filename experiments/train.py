@@ -24,31 +24,16 @@ from collections.abc import Mapping
 
 import jax
 import optax
-from absl import app
 from absl import flags
-from absl import logging
 from ml_collections import config_dict
 from ml_collections import config_flags
 
+from experiments import console
 from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import losses
 from jaxdiff import training
-
-_CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  None,
-  "What to train: a file of experiments/configs/. Set single entries with"
-  " --config.NAME=VALUE, for instance --config.steps=100.",
-  lock_config=True,
-)
-_WORKDIR = flags.DEFINE_string(
-  "workdir",
-  None,
-  "Directory for checkpoints and metrics. Made if it does not exist; if it"
-  " holds a checkpoint, training goes on from there.",
-)
 
 
 def train(
@@ -134,16 +119,26 @@ def time_sampler(config: config_dict.ConfigDict, process) -> losses.times.Times:
   return getattr(losses.times, name)(process, *options)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
   """Trains what the flags ask for."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-  if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
-  train(_CONFIG.value, _WORKDIR.value)
-  print(f"Trained: {_WORKDIR.value}")
+  workdir = flags.FLAGS.workdir
+  train(flags.FLAGS.config, workdir)
+  print(f"Trained: {workdir}")
 
 
 if __name__ == "__main__":
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "What to train: a file of experiments/configs/. Set single entries with"
+    " --config.NAME=VALUE, for instance --config.steps=100.",
+    lock_config=True,
+  )
+  flags.DEFINE_string(
+    "workdir",
+    None,
+    "Directory for checkpoints and metrics. Made if it does not exist; if it"
+    " holds a checkpoint, training goes on from there.",
+  )
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  console.run(main)

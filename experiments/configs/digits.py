@@ -3,8 +3,8 @@ r"""Class-conditional U-Net for scikit-learn's 8x8 digits, EDM's recipe.
   python -m experiments.train --config=experiments/configs/digits.py \
       --workdir=/tmp/digits
 
-Cost: about a minute on two CPU cores. Expect: a loss near 0.34, and samples of
-which a nearest-neighbour classifier finds more than 0.9 in their class.
+Cost: about 80 seconds on two CPU cores. Expect: a loss near 0.32, and samples
+of which a nearest-neighbour classifier finds more than 0.9 in their class.
 """
 
 from ml_collections import config_dict
@@ -30,7 +30,7 @@ def get_config() -> config_dict.ConfigDict:
   config.weighting = "edm"
   config.label_dropout = 0.1
 
-  config.steps = 1500
+  config.steps = 3000
   config.batch_size = 128
   config.learning_rate = 2e-3
   config.warmup_steps = 100

@@ -1,0 +1,24 @@
+"""How every script starts: flags, a usage error, and a quiet terminal."""
+
+from collections.abc import Callable
+
+from absl import app
+from absl import flags
+from absl import logging
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses the flags and calls main().
+
+  Libraries below report every file they open at the level INFO; such lines are
+  shown with --verbosity=0 alone.
+  """
+
+  def checked(argv: list[str]) -> None:
+    if len(argv) > 1:
+      raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if not flags.FLAGS["verbosity"].present:
+      logging.set_verbosity(logging.WARNING)
+    main()
+
+  app.run(checked)
