@@ -58,4 +58,5 @@ def cfg(model: Any, *, label: Any, null: Any, scale: Any) -> CFG:
     null: the label that stands for "no condition" (usually num_classes).
     scale: scalar or [batch]; 1.0 is conditional, 0.0 unconditional.
   """
-  return CFG(model, jnp.asarray(label), null, scale)
+  # an array, not a Python number: both would be programs of their own
+  return CFG(model, jnp.asarray(label), null, jnp.asarray(scale, jnp.float32))
