@@ -14,11 +14,16 @@ def run(main: Callable[[], None]) -> None:
   shown with --verbosity=0 alone.
   """
 
-  def checked(argv: list[str]) -> None:
+  def checked(argv: list[str]) -> int:
     if len(argv) > 1:
       raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)
-    main()
+    try:
+      main()
+    except KeyboardInterrupt:
+      print("\nInterrupted. Run the same command again to go on from here.")
+      return 130  # what shells expect of a program stopped by Ctrl-C
+    return 0
 
   app.run(checked)

@@ -118,11 +118,24 @@ def partition(tree: PyTree) -> tuple[list, tuple]:
 
   Returns:
     (arrays, static): `combine(arrays, static)` is the tree again.
+
+  Raises:
+    TypeError: if something in it is neither an array nor hashable.
   """
   leaves, treedef = jax.tree.flatten(tree)
   arrays = [leaf for leaf in leaves if is_array(leaf)]
   rest = tuple(None if is_array(leaf) else _Static(leaf) for leaf in leaves)
-  return arrays, (treedef, rest)
+  static = (treedef, rest)
+  try:
+    hash(static)
+  except TypeError as error:
+    raise TypeError(
+      "a model is a function, or a pytree of arrays, functions and hashable"
+      f" settings, so that its compiled program can be found again ({error});"
+      " register the class as a pytree with its arrays as leaves, wrap a"
+      " network with denoisers.from_function, or pass a plain function"
+    ) from error
+  return arrays, static
 
 
 def combine(arrays: list, static: tuple) -> PyTree:

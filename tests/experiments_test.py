@@ -134,3 +134,18 @@ def test_sample_refuses_a_class_that_the_model_lacks_and_a_small_budget(demo):
   flags = [f"--workdir={out}/training", f"--out={out}/d", "--num=1"]
   done = start("experiments.sample", *flags, "--label=10", check=False)
   assert "10 classes, 0..9" in done.stderr + done.stdout
+
+
+def test_ctrl_c_says_how_to_go_on():
+  program = (
+    "from experiments import console\n"
+    "def main():\n"
+    "  raise KeyboardInterrupt\n"
+    "console.run(main)\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 130
+  assert "Run the same command again" in done.stdout
+  assert "Traceback" not in done.stderr

@@ -152,3 +152,11 @@ def test_equal_models_share_a_program_and_arrays_are_its_arguments():
   program(*tree.partition(dict(model(), function=jnp.sin)))
   program(*tree.partition(dict(model(), process=processes.ve())))
   assert program._cache_size() == 3
+
+
+def test_a_model_that_cannot_be_a_compilation_key_is_refused_with_the_mend():
+  class Unhashable:
+    __hash__ = None
+
+  with pytest.raises(TypeError, match="register the class as a pytree"):
+    tree.partition({"w": jnp.ones(2), "model": Unhashable()})
