@@ -74,17 +74,19 @@ class Collector(NamedTuple):
   update: Callable[[PyTree, StepInfo], PyTree]
 
 
-def _denoised(info: StepInfo) -> PyTree:
-  return info.prediction.x0
-
-
-def _accepted(info: StepInfo) -> PyTree:
+def accepted(info: StepInfo) -> PyTree:
+  """Returns the sample that a step accepted; for `every`."""
   return info.a
+
+
+def denoised(info: StepInfo) -> PyTree:
+  """Returns the clean sample that the network saw in it; for `every`."""
+  return info.prediction.x0
 
 
 @functools.cache
 def every(
-  k: int = 1, what: Callable[[StepInfo], PyTree] = _accepted
+  k: int = 1, what: Callable[[StepInfo], PyTree] = accepted
 ) -> Collector:
   """Keeps what(info) of every k-th step: leaves [ceil(n / k), ...].
 
@@ -111,10 +113,6 @@ def every(
     return jax.lax.cond(info.step % k == 0, write, lambda kept: kept, kept)
 
   return Collector(init, update)
-
-
-denoised = _denoised
-accepted = _accepted
 
 
 def _init_nonfinite(n, info):
@@ -165,6 +163,7 @@ def run(
     (state, collected): `collected` is None without a collector.
   """
   n = tree.batch_size(rows)
+  rows = jax.tree.map(jnp.asarray, rows)
   at = lambda i: jax.tree.map(lambda leaf: leaf[i], rows)
   kept = None
   if collect is not None:
@@ -180,9 +179,7 @@ def run(
 
   if length is None:
     body = lambda carry, xs: (step(*xs, carry), None)
-    rows = jax.tree.map(jnp.asarray, rows)
     return jax.lax.scan(body, (state, kept), (jnp.arange(n), rows))[0]
-  rows = jax.tree.map(jnp.asarray, rows)
   body = lambda i, carry: step(i, at(i), carry)
   return jax.lax.fori_loop(0, length, body, (state, kept))
 
