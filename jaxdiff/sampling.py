@@ -244,14 +244,13 @@ def table_advance(
     memory = row.history.shape[1]
 
     def combine(y, a, x0, eps, ring):
-      f = row.output[0] * x0.astype(y.dtype) + row.output[1] * eps.astype(
-        y.dtype
-      )
+      x0, eps = x0.astype(y.dtype), eps.astype(y.dtype)
+      f = (row.output[0] * x0 + row.output[1] * eps).astype(y.dtype)
       ring = jax.lax.dynamic_update_index_in_dim(ring, f, row.slot, 0)
       new = [row.state[j, 0] * y + row.state[j, 1] * a for j in (0, 1)]
       for k in range(memory):
         new = [v + row.history[j, k] * ring[k] for j, v in enumerate(new)]
-      return (*new, ring)
+      return (*(v.astype(y.dtype) for v in new), ring)
 
     combined = jax.tree.map(combine, y, state.a, answer.x0, answer.eps, state.h)
     pick = lambda i: jax.tree.map(lambda _, parts: parts[i], y, combined)
@@ -270,7 +269,7 @@ def _add_noise(key, index, tag, trees, scales):
   def add(trees):
     z = tree.normal(jax.random.fold_in(key, tag), trees[0], index)
     return tuple(
-      jax.tree.map(lambda v, e, s=scale: v + s * e, x, z)
+      jax.tree.map(lambda v, e, s=scale: (v + s * e).astype(v.dtype), x, z)
       for x, scale in zip(trees, scales, strict=True)
     )
 
@@ -407,7 +406,7 @@ def _sample(
   if sharding is not None:
     x = jax.lax.with_sharding_constraint(x, sharding)
   state = initial_state(x, tableau.memory)
-  rows = rows_of(tableau, jax.tree.leaves(state.y)[0].dtype)
+  rows = rows_of(tableau, jnp.result_type(*jax.tree.leaves(state.y)))
   advance = table_advance(model, index)
   if tick is not None:
     advance = _ticking(advance, tick)

@@ -361,6 +361,22 @@ def test_x_may_be_a_tree_and_each_leaf_is_sampled_as_alone():
     np.testing.assert_allclose(out[name], alone, rtol=1e-6)
 
 
+def test_leaves_of_a_tree_keep_their_own_dtypes(x64):
+  def model(x, t):
+    pairs = {k: elementwise(v, t) for k, v in x.items()}
+    return predictions.Prediction(
+      {k: p.x0 for k, p in pairs.items()}, {k: p.eps for k, p in pairs.items()}
+    )
+
+  x = {"a": jnp.ones((2, 3), jnp.float32), "b": jnp.ones((2, 3), jnp.float64)}
+  for build in (solvers.dpmpp_2m, solvers.ddpm):
+    out = sampling.sample(KEY, model, table(4, build), x)
+    assert {k: v.dtype for k, v in out.items()} == {
+      "a": jnp.float32,
+      "b": jnp.float64,
+    }
+
+
 def test_coefficients_may_carry_data_dimensions():
   """Two tables at once, one for each half of a sample."""
   fast, slow = table(5), table(5, solvers.ddim)
