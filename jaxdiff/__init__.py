@@ -10,6 +10,8 @@ Importing it touches no device and loads no plotting, data or checkpoint
 library.
 """
 
+import importlib
+
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import guidance
@@ -53,6 +55,24 @@ from jaxdiff.solvers import rk4
 from jaxdiff.solvers import solver
 from jaxdiff.solvers import unipc
 from jaxdiff.tableau import Tableau
+
+_ON_DEMAND = (
+  "checkpoints",
+  "data",
+  "losses",
+  "metrics",
+  "networks",
+  "parallel",
+  "training",
+)
+
+
+def __getattr__(name: str):
+  """Loads the rooms that sampling alone does not need when first asked."""
+  if name in _ON_DEMAND:
+    return importlib.import_module(f"jaxdiff.{name}")
+  raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 __all__ = [

@@ -289,6 +289,7 @@ def read_config(directory: str | os.PathLike) -> dict:
 
   Raises:
     FileNotFoundError: if there is no config.json.
+    ValueError: if it is not JSON.
   """
   path = pathlib.Path(directory).expanduser().absolute() / _CONFIG
   if not path.is_file():
@@ -296,7 +297,13 @@ def read_config(directory: str | os.PathLike) -> dict:
       f"there is no {path}, which describes the model of a checkpoint; check"
       " the path, or train first"
     )
-  return json.loads(path.read_text())
+  try:
+    return json.loads(path.read_text())
+  except ValueError as e:
+    raise ValueError(
+      f"{path} is not valid JSON ({e}); restore it from a copy, or delete it"
+      " and start the training again, which writes it"
+    ) from e
 
 
 def _named(tree: PyTree) -> dict[str, Any]:

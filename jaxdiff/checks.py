@@ -101,6 +101,24 @@ def order(value: int | None, steps: int, highest: int, name: str) -> int:
   return value
 
 
+def process(value: Any, call: str) -> None:
+  """Raises a TypeError unless value is a forward process.
+
+  Args:
+    value: what arrived.
+    call: how the function is called, for the message.
+  """
+  if hasattr(value, "log_snr") and hasattr(value, "t_max"):
+    return
+  mend = "make one, as in jaxdiff.edm()"
+  if callable(value):
+    name = getattr(value, "__name__", "it")
+    mend = f"call it: {name}()"
+  raise TypeError(
+    f"{call} takes a process there, got {type(value).__name__}; {mend}"
+  )
+
+
 def one_of(value: Any, choices: tuple, name: str) -> None:
   """Raises a ValueError that lists the choices unless value is among them."""
   if value not in choices:

@@ -27,11 +27,12 @@ _CLIP = 20.0  # of the log-SNR that the network sees: sigma = 0 or alpha = 0
 class Denoiser:
   """A network, its parameters, and how to read it.
 
-  The network is called as apply(params, scale * x, c) or, with a label,
-  apply(params, scale * x, c, label), where scale * x has unit variance for data
-  of standard deviation `sigma_data` and c f32[batch] is what the network is
-  told about the time: -lambda / 4 = log(sigma / alpha) / 4 for "log_snr" (as in
-  EDM), t itself for "t".
+  The network is called as apply(params, x, c) or, with a label, apply(params,
+  x, c, label). For EDM networks x is first scaled to unit variance, as in
+  Karras et al. (2022), table 1; others are given it as it is, unless
+  `scale_input` says otherwise. c f32[batch] is what the network is told about
+  the time: -lambda / 4 = log(sigma / alpha) / 4 for "log_snr" (as in EDM), t
+  itself for "t", or any function of t, as in time=lambda t: 999.0 * t.
 
   Attributes:
     params: parameters, a tree of arrays.
@@ -39,8 +40,10 @@ class Denoiser:
     apply: the network as a function of (params, x, c[, label]).
     process: the forward process.
     prediction: what the network outputs, one of `predictions.KINDS`.
-    sigma_data: standard deviation of the data.
-    time: "log_snr" or "t".
+    sigma_data: standard deviation of the data, for "edm" and scaled inputs.
+    time: "log_snr", "t", or a function of t (keep one function object).
+    scale_input: whether x is divided by sqrt(alpha^2 sigma_data^2 + sigma^2);
+      None does so for the prediction "edm" alone.
     dtype: what the network's input is cast to; None keeps x's dtype.
   """
 
@@ -52,7 +55,10 @@ class Denoiser:
   )
   prediction: str = dataclasses.field(default="edm", metadata={"static": True})
   sigma_data: float = dataclasses.field(default=0.5, metadata={"static": True})
-  time: str = dataclasses.field(default="log_snr", metadata={"static": True})
+  time: Any = dataclasses.field(default="log_snr", metadata={"static": True})
+  scale_input: bool | None = dataclasses.field(
+    default=None, metadata={"static": True}
+  )
   dtype: Any = dataclasses.field(default=None, metadata={"static": True})
 
   def __call__(
@@ -67,10 +73,14 @@ class Denoiser:
     t = jnp.asarray(t, tree.compute_dtype(x.dtype))
     alpha = tree.expand(self.process.alpha(t), x)
     sigma = tree.expand(self.process.sigma(t), x)
-    scale = predictions.input_scale(alpha, sigma, self.sigma_data)
-    condition = t if self.time == "t" else -0.25 * self._clipped_log_snr(t)
-    condition = jnp.broadcast_to(condition, x.shape[:1])
-    inputs = (scale * x).astype(self.dtype or x.dtype)
+    scaled = self.scale_input
+    if scaled is None:
+      scaled = self.prediction == "edm"
+    inputs = x
+    if scaled:
+      inputs = predictions.input_scale(alpha, sigma, self.sigma_data) * x
+    inputs = inputs.astype(self.dtype or x.dtype)
+    condition = jnp.broadcast_to(self._condition(t), x.shape[:1])
     args = ()
     if label is not None:
       args = (jnp.broadcast_to(label, x.shape[:1]),)
@@ -89,6 +99,12 @@ class Denoiser:
       sigma,
       self.sigma_data,
     )
+
+  def _condition(self, t: jax.Array) -> jax.Array:
+    """Returns what the network is told about the time."""
+    if callable(self.time):
+      return self.time(t)
+    return t if self.time == "t" else -0.25 * self._clipped_log_snr(t)
 
   def _clipped_log_snr(self, t: jax.Array) -> jax.Array:
     """Returns lambda(t) within +-20, with finite gradients at the ends.
@@ -123,9 +139,11 @@ def from_function(
   Raises:
     ValueError: for an unknown prediction kind or time.
   """
+  checks.process(process, "from_function(apply, params, process)")
   denoiser = Denoiser(params, apply=apply, process=process, **options)
   checks.one_of(denoiser.prediction, predictions.KINDS, "prediction")
-  checks.one_of(denoiser.time, ("log_snr", "t"), "time")
+  if not callable(denoiser.time):
+    checks.one_of(denoiser.time, ("log_snr", "t"), "time")
   return denoiser
 
 

@@ -4,7 +4,7 @@ Every grid begins at the process's t_max (or at a given `start`, as in image to
 image) and takes n steps. By default it ends at t_min. With `to_zero=True` its
 last step goes from t_min to the time without noise, so that n steps still are n
 steps. A noise level is sigma / alpha; all but `uniform` and `quadratic` are
-defined in it and hence the same for every process.
+defined in it and hence the same for every process of one range.
 
 | function            | uniform in                                           |
 |---------------------|------------------------------------------------------|
@@ -237,8 +237,14 @@ def from_noise_levels(process: GaussianProcess, levels: Any) -> np.ndarray:
 
 def _grid(process, n, start, to_zero, places, own_ends=False):
   """Walks from start to t_min (and on to zero) in n steps through `places`."""
+  checks.process(process, "grid(process, n)")
   if not (isinstance(n, (int, np.integer)) and n >= 1):
     raise ValueError(f"a grid takes n >= 1 steps, an integer; got n={n!r}")
+  if not checks.concrete(start):
+    raise TypeError(
+      "start is a traced value, but grids are computed on the host in float64;"
+      " build grid and table outside of jit and pass the table as an argument"
+    )
   steps = n - 1 if to_zero else n
   first = process.t_max if start is None else float(start)
   if not process.t_min < first <= process.t_max:

@@ -9,8 +9,10 @@ Nothing of the trajectory is kept unless asked. A collector is a fold: `init`
 makes an accumulator, `update` is given every step's `StepInfo`.
 """
 
+import contextlib
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -88,13 +90,18 @@ def denoised(info: StepInfo) -> PyTree:
 def every(
   k: int = 1, what: Callable[[StepInfo], PyTree] = accepted
 ) -> Collector:
-  """Keeps what(info) of every k-th step: leaves [ceil(n / k), ...].
+  """Keeps what(info) of the last of every k calls: leaves [ceil(n / k), ...].
 
-  `every(k, denoised)` keeps the previews, `every(k)` the accepted samples.
-  Steps that a run of shorter `length` does not make stay zero.
+  `every(k, denoised)` keeps the previews, `every(k)` the accepted samples; with
+  k = calls per step these are the ends of all steps. The last call is always
+  kept. Calls that a run of shorter `length` does not make stay zero. Keep one
+  function object `what`: a new one is a new program.
   """
-  if k < 1:
-    raise ValueError(f"every(k) needs k >= 1, got k={k}")
+  if not isinstance(k, int) or k < 1:
+    raise ValueError(
+      f"every(k, what) needs an integer k >= 1, got k={k!r}; every(1, what)"
+      " keeps all"
+    )
 
   def init(n, info):
     picked = jax.eval_shape(what, info)
@@ -103,14 +110,9 @@ def every(
     )
 
   def update(kept, info):
-    def write(kept):
-      return jax.tree.map(
-        lambda old, new: old.at[info.step // k].set(new), kept, what(info)
-      )
-
-    if k == 1:
-      return write(kept)
-    return jax.lax.cond(info.step % k == 0, write, lambda kept: kept, kept)
+    return jax.tree.map(  # of k writes to one place the last one stays
+      lambda old, new: old.at[info.step // k].set(new), kept, what(info)
+    )
 
   return Collector(init, update)
 
@@ -130,6 +132,7 @@ first_nonfinite = Collector(_init_nonfinite, _update_nonfinite)
 """Keeps the first step that accepted a NaN or an infinity; n if none did."""
 
 
+@functools.cache
 def both(one: Collector, other: Collector) -> Collector:
   """Keeps what two collectors keep, as a pair."""
   return Collector(
@@ -239,8 +242,7 @@ def table_advance(
 
   def advance(key, row, state):
     y = _add_noise(key, index, 0, state.y, row.noise[0:1])[0]
-    answer = model(y, row.t)
-    _check_prediction(answer, y)
+    answer = _as_prediction(model(y, row.t), y)
     memory = row.history.shape[1]
 
     def combine(y, a, x0, eps, ring):
@@ -308,6 +310,7 @@ def sample(
       a shape (batch, ...), for which noise is drawn from `process`'s prior.
     process: the forward process, needed with a shape alone.
     length: number of rows to run, of a padded table. Without it all are run.
+      A run of a given length has no reverse-mode gradient.
     index: i32[batch], indices of the samples; 0, 1, ... by default.
     collect: what to keep of the steps; the result is then (samples, kept).
     check_finite: whether to look for NaN and infinities, and to raise.
@@ -321,8 +324,11 @@ def sample(
   Raises:
     ValueError: for a malformed table, a shape without a process, mismatched
       shapes or trees (the leaf is named), a length outside of 1..n.
+    TypeError: for swapped arguments, integer samples, a model that returns no
+      pair, and for progress or check_finite inside a transformation.
     FloatingPointError: with check_finite, naming the step where it began.
   """
+  _check_door(model, tableau, collect)
   tables.validate(tableau)
   if _is_shape(x):
     if process is None:
@@ -331,53 +337,72 @@ def sample(
         " process's; pass process=..., or pass the initial noise itself"
       )
     _check_concrete_t(tableau)
-    scale = float(process.sigma(float(np.asarray(tableau.t[0]))))
+    checks.process(process, "sample(..., process=...)")
+    t = float(np.asarray(tableau.t[0]))
+    if process.log_snr(t) > 0:
+      raise ValueError(
+        f"the table begins at t = {t:.4g}, where the signal exceeds the noise;"
+        " pure noise is no place to start from there: pass x ="
+        " process.perturb(key, data, t)[0] (image to image)"
+      )
+    scale = float(process.sigma(t))
     x = jax.ShapeDtypeStruct(tuple(x), jnp.result_type(float))
   else:
     x = jax.tree.map(jnp.asarray, x)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+      if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        raise TypeError(
+          f"leaf {jax.tree_util.keystr(path) or 'x'} has dtype {leaf.dtype};"
+          " samples are floating point: convert integer pixels with x / 127.5"
+          " - 1"
+        )
     scale = 1.0
   size = tree.batch_size(x)
   index = jnp.arange(size) if index is None else jnp.asarray(index)
+  if not jnp.issubdtype(index.dtype, jnp.integer):
+    raise TypeError(f"index numbers the samples, got dtype {index.dtype}")
   if index.shape != (size,):
     raise ValueError(
       f"index must give every sample its number, shape ({size},), got"
       f" {index.shape}"
     )
-  if isinstance(length, (int, np.integer)) and not 1 <= length <= tableau.nfe:
-    raise ValueError(
-      f"length must be within 1..{tableau.nfe}, the rows of the tableau,"
-      f" got {length}"
+  traced = not all(map(checks.concrete, jax.tree.leaves((key, x, tableau))))
+  if (progress or check_finite) and (traced or not checks.concrete(length)):
+    raise TypeError(
+      "progress and check_finite look at values while the program runs, which"
+      " cannot be done inside jit, grad or vmap; use"
+      " collect=sampling.first_nonfinite there and look at it outside"
     )
+  length = _checked_length(length, tableau.nfe)
   arrays, static = tree.partition(model)
   shape = x if isinstance(x, jax.ShapeDtypeStruct) else None
   start = scale if shape is not None else x
-  bar = _Bar(tableau.nfe, length) if progress else None
   program = _donating if donate and shape is None else _program
-  result, (kept, bad) = program(
-    start,
-    key,
-    arrays,
-    tableau,
-    index,
-    length,
-    static=static,
-    shape=shape,
-    collect=collect,
-    check_finite=check_finite,
-    tick=bar,
-    sharding=sharding,
-  )
-  if bar is not None:
-    jax.block_until_ready(result)
-    jax.effects_barrier()
-    bar.close()
-  if check_finite and checks.concrete(bad):
+  with _progress_bar(tableau.nfe if length is None else length, progress):
+    result, (kept, bad) = program(
+      start,
+      key,
+      arrays,
+      tableau,
+      index,
+      length,
+      static=static,
+      shape=shape,
+      collect=collect,
+      check_finite=check_finite,
+      progress=progress,
+      sharding=sharding,
+    )
+    if progress:
+      jax.block_until_ready(result)
+      jax.effects_barrier()
+  if check_finite:
     _raise_nonfinite(int(bad), tableau, length)
   return result if collect is None else (result, kept)
 
 
 def compilations() -> int:
-  """Returns how many programs `sample` has compiled in this process."""
+  """Returns how many programs `sample` holds: entries of its jit cache."""
   return _program._cache_size() + _donating._cache_size()
 
 
@@ -393,7 +418,7 @@ def _sample(
   shape,
   collect,
   check_finite,
-  tick,
+  progress,
   sharding,
 ):
   """The compiled part of `sample`."""
@@ -408,15 +433,22 @@ def _sample(
   state = initial_state(x, tableau.memory)
   rows = rows_of(tableau, jnp.result_type(*jax.tree.leaves(state.y)))
   advance = table_advance(model, index)
-  if tick is not None:
-    advance = _ticking(advance, tick)
+  if progress:
+    advance = _ticking(advance)
   keep = _NOTHING if collect is None else collect
   keep = both(keep, first_nonfinite if check_finite else _NOTHING)
   state, kept = run(key, advance, rows, state, length=length, collect=keep)
   return jax.tree.map(lambda v, o: v.astype(o.dtype), state.a, x), kept
 
 
-_STATICS = ("static", "shape", "collect", "check_finite", "tick", "sharding")
+_STATICS = (
+  "static",
+  "shape",
+  "collect",
+  "check_finite",
+  "progress",
+  "sharding",
+)
 _program = jax.jit(_sample, static_argnames=_STATICS)
 _donating = jax.jit(_sample, static_argnames=_STATICS, donate_argnums=0)
 _NOTHING = Collector(lambda n, info: None, lambda kept, info: None)
@@ -439,7 +471,50 @@ def _check_concrete_t(tableau):
     )
 
 
-def _check_prediction(answer, y):
+def _check_door(model, tableau, collect):
+  """Tells swapped and unfinished arguments from one another."""
+  if not isinstance(tableau, tables.Tableau):
+    raise TypeError(
+      "sample(key, model, tableau, x) takes a Tableau third, got"
+      f" {type(tableau).__name__}; build one with a solver, as in"
+      " dpmpp_2m(process, grid)"
+    )
+  if not callable(model):
+    raise TypeError(
+      "sample(key, model, tableau, x) takes a model second, a function"
+      f" model(x, t) -> (x0, eps), got {type(model).__name__}; make one of a"
+      " network and its parameters with denoisers.from_linen, from_nnx or"
+      " from_function"
+    )
+  if not (collect is None or isinstance(collect, Collector)):
+    raise TypeError(
+      f"collect is a Collector, such as sampling.every(1), got {collect!r}"
+    )
+
+
+def _checked_length(length, n):
+  """Returns the length as i32[] or None; checked, or clipped if traced."""
+  if length is None:
+    return None
+  if not checks.concrete(length):
+    return jnp.clip(jnp.asarray(length, jnp.int32), 0, n)
+  try:
+    value = operator.index(length)
+  except TypeError as error:
+    raise TypeError(
+      f"length is a number of rows, an integer; got {length!r}"
+    ) from error
+  if not 1 <= value <= n:
+    raise ValueError(
+      f"length must be within 1..{n}, the rows of the tableau, got {value}"
+    )
+  return jnp.asarray(value, jnp.int32)
+
+
+def _as_prediction(answer, y):
+  """Returns what a model answered as a Prediction shaped like y."""
+  if type(answer) is tuple and len(answer) == 2:
+    answer = predictions.Prediction(*answer)
   if not isinstance(answer, predictions.Prediction):
     raise TypeError(
       "a model returns predictions.Prediction(x0, eps), got"
@@ -451,6 +526,7 @@ def _check_prediction(answer, y):
     checks.same_structure(
       getattr(answer, half), y, f"the model's {half}", "the state"
     )
+  return answer
 
 
 def _raise_nonfinite(bad, tableau, length):
@@ -464,37 +540,32 @@ def _raise_nonfinite(bad, tableau, length):
     )
 
 
-def _ticking(advance, bar):
+_bars = []  # open progress bars; a compiled program can hold no bar of its own
+
+
+def _tick(step):
+  del step
+  if _bars:
+    _bars[-1].update()
+
+
+def _ticking(advance):
   def ticking(key, row, state):
-    jax.debug.callback(bar.tick, row.step)
+    jax.debug.callback(_tick, row.step)
     return advance(key, row, state)
 
   return ticking
 
 
-class _Bar:
-  """A progress bar that compiles once: all bars are equal to one another."""
+@contextlib.contextmanager
+def _progress_bar(total, shown):
+  if not shown:
+    yield
+    return
+  from tqdm import auto
 
-  current = None
-
-  def __init__(self, rows, length):
-    from tqdm import auto
-
-    total = rows if length is None else int(length)
-    _Bar.current = auto.tqdm(total=total, desc="sampling", unit="call")
-
-  @staticmethod
-  def tick(step):
-    del step
-    if _Bar.current is not None:
-      _Bar.current.update()
-
-  def close(self):
-    _Bar.current.close()
-    _Bar.current = None
-
-  def __hash__(self):
-    return 0
-
-  def __eq__(self, other):
-    return isinstance(other, _Bar)
+  _bars.append(auto.tqdm(total=int(total), desc="sampling", unit="call"))
+  try:
+    yield
+  finally:
+    _bars.pop().close()

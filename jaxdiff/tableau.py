@@ -13,7 +13,9 @@ call:
 
 After the last row `a` is the result. Tables are built on the host in float64
 and hold nothing but numbers, so that tables of one shape share one compiled
-program, stack under vmap, and can be differentiated and searched.
+program, stack under vmap, and can be differentiated and searched. (Noise is
+drawn only where a scale is not 0, so the gradient in a scale that is exactly 0
+is 0.)
 """
 
 from collections.abc import Sequence
@@ -32,8 +34,8 @@ OUTPUTS = {"x0": (1.0, 0.0), "eps": (0.0, 1.0)}
 class Tableau(NamedTuple):
   """The coefficients of n network calls with a memory of K outputs.
 
-  Leaves may carry trailing data dimensions that broadcast against a sample
-  from the right (coefficients per dimension).
+  Leaves but t may carry trailing data dimensions that broadcast against a
+  sample from the right (coefficients per dimension).
 
   Attributes:
     t: f64[n], the time at which each call is made.
@@ -154,7 +156,8 @@ def validate(tableau: Tableau) -> Tableau:
     if np.shape(leaf)[: len(shape)] != shape:
       raise ValueError(
         f"tableau.{name} must have shape {shape} (and trailing data"
-        f" dimensions, if any) for n = {n} calls, got {np.shape(leaf)}"
+        f" dimensions, if any) for n = {n} calls, got {np.shape(leaf)}; a"
+        " stack of tables runs under jax.vmap"
       )
     if isinstance(leaf, np.ndarray) and not np.isfinite(leaf).all():
       bad = np.argwhere(~np.isfinite(leaf))[0]
@@ -182,8 +185,8 @@ def pad(
     ValueError: if the table already is larger than asked.
   """
   xp = numerics.namespace(*tableau)
-  more = (n or tableau.nfe) - tableau.nfe
-  deeper = (memory or tableau.memory) - tableau.memory
+  more = (tableau.nfe if n is None else n) - tableau.nfe
+  deeper = (tableau.memory if memory is None else memory) - tableau.memory
   if more < 0 or deeper < 0:
     raise ValueError(
       f"cannot pad a tableau of {tableau.nfe} rows and memory"
@@ -218,6 +221,8 @@ def stack(tableaux: Sequence[Tableau]) -> tuple[Tableau, np.ndarray]:
   Returns:
     (tableau, lengths): leaves with a leading axis of size m, and i32[m].
   """
+  if not tableaux:
+    raise ValueError("stack needs at least one tableau")
   n = max(t.nfe for t in tableaux)
   memory = max(t.memory for t in tableaux)
   padded = [pad(t, n, memory) for t in tableaux]
@@ -242,7 +247,7 @@ def take(tableau: Tableau, rows: Any) -> Tableau:
 
 
 def repeat(tableau: Tableau, times: int) -> Tableau:
-  """Returns the table run `times` times over (Restart, Gibbs-like chains)."""
+  """Returns the table `times` times over, each from where the last ended."""
   if times < 1:
     raise ValueError(f"times must be at least 1, got {times}")
   return concat(*([tableau] * times))

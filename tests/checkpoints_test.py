@@ -56,6 +56,24 @@ def test_a_template_of_shapes_is_enough(tmp_path):
   opened.close()
 
 
+def test_a_key_of_another_implementation_comes_back_as_one(tmp_path):
+  opened = checkpoints.open(tmp_path)
+  saved = dict(key=jax.random.key(7, impl="rbg"))
+  opened.save(1, saved)
+  back, _ = opened.restore(dict(key=jax.random.key(0, impl="rbg")))
+  assert back["key"].dtype == saved["key"].dtype
+  assert bits(back) == bits(saved)
+  opened.close()
+
+
+def test_a_step_that_exists_is_kept(tmp_path):
+  opened = checkpoints.open(tmp_path)
+  opened.save(1, state(), wait=True)
+  opened.save(1, state(2.0), wait=True)
+  assert bits(opened.restore(state(0.0))[0]) == bits(state())
+  opened.close()
+
+
 def test_what_is_saved_may_be_donated_at_once(tmp_path):
   opened = checkpoints.open(tmp_path)
   change = jax.jit(lambda x: x * 0.0, donate_argnums=0)
@@ -228,3 +246,9 @@ def test_importing_does_not_load_orbax():
     check=True,
   )
   assert out.stdout.strip() == "False"
+
+
+def test_a_corrupt_configuration_names_its_path(tmp_path):
+  (tmp_path / "config.json").write_text('{"model": ')
+  with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+    checkpoints.read_config(tmp_path)

@@ -1,7 +1,13 @@
 """Fixtures that all tests share."""
 
+import pathlib
+import sys
+
 import jax
 import pytest
+
+# experiments is no installed package: `pytest` alone must find it too
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 
 @pytest.fixture

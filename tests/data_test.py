@@ -324,8 +324,15 @@ def test_npz_is_read_scaled_and_renamed(tmp_path):
 def test_npz_without_the_key_lists_the_keys_that_there_are(tmp_path):
   path = tmp_path / "set.npz"
   np.savez(path, x_train=np.zeros((2, 4, 4, 1)), y_train=np.zeros(2))
-  with pytest.raises(ValueError, match=r"'image', 'label'.*'x_train'"):
+  with pytest.raises(ValueError, match=r"no 'image'; .*'x_train'"):
     data.from_npz(path)
+  with pytest.raises(ValueError, match=r"no 'label'; .*'y_train'"):
+    data.from_npz(path, keys=dict(image="x_train", label="label"))
+
+
+def test_npz_needs_no_labels(tmp_path):
+  np.savez(tmp_path / "set.npz", image=np.zeros((2, 4, 4, 1)))
+  assert set(data.from_npz(tmp_path / "set.npz")) == {"image"}
 
 
 def test_npz_that_is_missing_cut_short_or_uneven_is_refused(tmp_path):

@@ -87,7 +87,7 @@ def test_every_kind_of_network_gives_the_same_prediction(build, label):
 
 @pytest.mark.parametrize("kind", predictions.KINDS)
 def test_the_network_is_scaled_told_the_time_and_decoded(kind):
-  model = from_plain(prediction=kind, sigma_data=0.7)
+  model = from_plain(prediction=kind, sigma_data=0.7, scale_input=True)
   t = 0.4
   alpha, sigma = float(PROCESS.alpha(t)), float(PROCESS.sigma(t))
   scaled = X / np.hypot(0.7 * alpha, sigma)
@@ -234,3 +234,42 @@ def test_refusals_name_what_arrived():
     from_plain(prediction="noise")
   with pytest.raises(ValueError, match="time must be one of 'log_snr', 't'"):
     from_plain(time="sigma")
+
+
+def test_a_network_trained_elsewhere_sees_its_own_input_and_time():
+  """DDPM's convention: x as it is, t * 999; EDM's: x scaled, log(sigma) / 4."""
+  seen = {}
+
+  def net(params, x, c):
+    seen["x"], seen["c"] = x, c
+    return jnp.zeros_like(x)
+
+  x = jnp.full((2, 3), 1.7)
+  t = jnp.float32(0.5)
+  vp = processes.vp_linear()
+  ddpm = denoisers.from_function(
+    net, {}, vp, prediction="eps", time=lambda t: 999.0 * t
+  )
+  ddpm(x, t)
+  np.testing.assert_allclose(seen["x"], x)
+  np.testing.assert_allclose(seen["c"], 499.5)
+  flow = denoisers.from_function(
+    net, {}, processes.rectified_flow(), prediction="flow", time="t"
+  )
+  flow(x, t)
+  np.testing.assert_allclose(seen["x"], x)
+  np.testing.assert_allclose(seen["c"], 0.5)
+  edm = denoisers.from_function(net, {}, processes.edm(), sigma_data=0.5)
+  edm(x, jnp.float32(2.0))
+  np.testing.assert_allclose(seen["x"], x / np.sqrt(4.25), rtol=1e-6)
+  np.testing.assert_allclose(seen["c"], np.log(2.0) / 4, rtol=1e-6)
+  scaled = denoisers.from_function(
+    net, {}, vp, prediction="eps", sigma_data=0.5, scale_input=True
+  )
+  scaled(x, t)
+  assert np.abs(seen["x"] - x).min() > 0.05
+
+
+def test_an_uncalled_process_is_named():
+  with pytest.raises(TypeError, match=r"call it: edm\(\)"):
+    denoisers.from_function(lambda p, x, c: x, {}, processes.edm)

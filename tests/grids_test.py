@@ -18,6 +18,7 @@ GRIDS = {
   "clocked": lambda *args, **options: grids.quadratic(
     *args, clock=processes.vp_linear_covering(0.002, 80.0), **options
   ),
+  "vp_quadratic": grids.vp_quadratic,
 }
 every_grid = pytest.mark.parametrize("grid", list(GRIDS))
 EDM = processes.edm()
@@ -83,6 +84,8 @@ def test_quadratic_with_a_vp_clock_is_the_formula_of_diff_sampler(low, high):
   clock = processes.vp_linear_covering(low, high)
   mine = grids.quadratic(processes.edm(low, high), n, clock=clock)
   np.testing.assert_allclose(mine, paper, rtol=1e-10)
+  mine = grids.vp_quadratic(processes.edm(low, high), n)
+  np.testing.assert_allclose(mine, paper, rtol=1e-10)
 
 
 @every_process
@@ -101,7 +104,9 @@ def test_steps_are_equal_in_what_the_grid_is_named_after(name):
   equal(np.arctan(process.noise_level(grids.cosine(process, n))))
 
 
-@pytest.mark.parametrize("grid", ["log_snr", "karras", "cosine", "clocked"])
+@pytest.mark.parametrize(
+  "grid", ["log_snr", "karras", "cosine", "clocked", "vp_quadratic"]
+)
 def test_grids_in_the_noise_level_are_the_same_for_every_process(grid):
   first = GRIDS[grid](processes.edm(0.01, 50.0), 8)
   for process in (

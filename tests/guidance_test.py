@@ -78,6 +78,14 @@ def test_scales_and_labels_may_be_scalars_or_one_for_each_sample():
     close(one(X, T)[0][i], many[0][i])
 
 
+def test_every_sample_may_have_a_time_of_its_own():
+  t = np.linspace(0.2, 0.9, 6).astype(np.float32)
+  many = guidance.cfg(MODEL, label=LABEL, null=3, scale=2.0)(X, t)
+  for i in (0, 3, 5):
+    one = guidance.cfg(MODEL, label=LABEL, null=3, scale=2.0)(X, t[i])
+    close([v[i] for v in one], [v[i] for v in many], atol=1e-5)
+
+
 def test_another_scale_or_label_compiles_nothing():
   grid = grids.log_snr(PROCESS, 3)
   table = solvers.ddim(PROCESS, grid)

@@ -10,6 +10,7 @@ import pytest
 
 from jaxdiff import denoisers
 from jaxdiff import losses
+from jaxdiff import networks
 from jaxdiff import predictions
 from jaxdiff import processes
 
@@ -109,6 +110,19 @@ def test_the_loss_does_not_depend_on_the_parameterisation(x64, weighting):
   ]
   for value in values[1:]:
     np.testing.assert_allclose(value, values[0], rtol=1e-6)
+
+
+def test_a_weighting_of_your_own_is_given_the_log_snr(x64):
+  process = processes.vp_linear()
+  model = make_model("v", process, jnp.float64)
+  batch = dict(image=jax.random.normal(jax.random.key(0), (8, 3), jnp.float64))
+  times = fixed(0.1, 0.4, 0.9)
+  value = lambda weighting: losses.denoising(
+    model, times=times, weighting=weighting
+  )(jax.random.key(1), model.params, batch)[0]
+  np.testing.assert_allclose(
+    value(lambda lam: jnp.exp(2.0 * lam)), value("eps"), rtol=1e-9
+  )
 
 
 def test_the_minimiser_is_the_posterior_mean(x64):
@@ -239,6 +253,46 @@ def test_logit_normal_is_log_normal_noise_on_a_flow():
   assert abs(np.std(logit) - 0.5) < 0.02
 
 
+@pytest.mark.parametrize("stratified", [True, False])
+def test_uniform_log_snr_fills_the_range_evenly(stratified):
+  process = processes.edm()
+  times = losses.times.uniform_log_snr(process, stratified)
+  lam = process.log_snr(times(jax.random.key(0), 20_000))
+  ends = -np.log([80.0, 0.002])
+  counts, _ = np.histogram(lam, np.linspace(*ends, 9))
+  assert np.abs(counts - 2500).max() < 5 * math.sqrt(2500)
+
+
+@pytest.mark.parametrize("stratified", [True, False])
+def test_log_normal_is_cut_to_the_range_and_not_clipped(stratified):
+  process = processes.edm(0.1, 1.0)  # the upper half is out of its range
+  times = losses.times.log_normal(process, 0.0, 1.0, stratified)
+  t = np.asarray(times(jax.random.key(0), 20_000))
+  below = lambda x: 0.5 * math.erfc(-x / math.sqrt(2))
+  low, high = below(math.log(0.1)), below(0.0)
+  for place in (0.2, 0.5, 0.9):
+    expected = (below(math.log(place)) - low) / (high - low)
+    assert abs(np.mean(t <= place) - expected) < 0.02
+  assert np.mean(t == t.max()) < 0.001
+
+
+def test_defaults_of_the_times_are_those_of_their_papers():
+  flow = processes.rectified_flow(1e-6, 1 - 1e-6)
+  t = losses.times.logit_normal(flow)(jax.random.key(0), 20_000)
+  logit = np.log(t / (1 - t))
+  assert abs(np.mean(logit)) < 0.03 and abs(np.std(logit) - 1.0) < 0.03
+  edm = processes.edm()
+  log_noise = np.log(losses.times.log_normal(edm)(jax.random.key(0), 20_000))
+  assert abs(np.mean(log_noise) + 1.2) < 0.03
+  assert abs(np.std(log_noise) - 1.2) < 0.03
+  model = make_model("edm", edm)
+  arguments = jax.random.key(1), model.params, dict(image=jnp.ones((8, 3)))
+  times = losses.times.log_normal(edm)
+  default, _ = losses.denoising(model)(*arguments)
+  chosen, _ = losses.denoising(model, times=times)(*arguments)
+  assert default == chosen
+
+
 def test_stratified_times_lower_the_variance_of_the_loss():
   params = dict(w=jnp.zeros(3), b=jnp.zeros(()), label=None)
   model = denoisers.from_function(
@@ -288,6 +342,31 @@ def test_labels_are_dropped_at_the_given_rate():
   np.testing.assert_array_equal(seen[-2][kept], batch["label"][kept])
 
 
+def test_a_label_is_dropped_whatever_its_time():
+  """Seen from outside: a dropped label has a huge loss, a bucket is a time."""
+
+  def network(params, x, c, label):
+    return jnp.where(label == 1, 1e3, 0.0)[:, None] + 0.0 * params * x
+
+  process = processes.edm()
+  params = jnp.ones(())
+  model = denoisers.from_function(network, params, process, prediction="x0")
+  loss = losses.denoising(
+    model,
+    times=losses.times.uniform_log_snr(process),
+    weighting="x0",
+    num_classes=1,
+    label_dropout=0.5,
+  )
+  batch = dict(image=jnp.zeros((1, 1)), label=jnp.zeros(1, jnp.int32))
+  keys = jax.random.split(jax.random.key(0), 2000)
+  value, metrics = jax.jit(jax.vmap(lambda k: loss(k, params, batch)))(keys)
+  dropped = np.asarray(value) > 1.0
+  time = np.asarray(metrics["bucket_count"]).argmax(axis=1)
+  assert abs(dropped.mean() - 0.5) < 0.06 and len(set(time)) == 8
+  assert abs(np.corrcoef(dropped, time)[0, 1]) < 5 / np.sqrt(2000)
+
+
 def test_labels_are_ignored_without_classes():
   model = make_model("edm", processes.edm())
   loss = losses.denoising(model)
@@ -331,3 +410,12 @@ def test_labels_are_ignored_without_classes():
 def test_refusals_say_how_to_mend(call, message):
   with pytest.raises(ValueError, match=message):
     call(make_model("edm", processes.edm()))
+
+
+def test_the_loss_has_as_many_classes_as_the_network():
+  module = networks.ResidualMLP(num_classes=3)
+  model = denoisers.from_linen(module, {}, processes.edm(), sigma_data=0.5)
+  losses.denoising(model, num_classes=3)
+  losses.denoising(model)  # ignores labels
+  with pytest.raises(ValueError, match=r"num_classes=4, but .*num_classes=3"):
+    losses.denoising(model, num_classes=4)

@@ -37,6 +37,14 @@ def test_sliced_wasserstein_of_gaussians_of_different_sizes():
   )
 
 
+def test_sets_of_different_sizes_are_compared_at_symmetric_quantiles():
+  """Turning both sets around changes nothing, however few there are."""
+  x = jax.random.normal(KEY, (5, 1))
+  y = jax.random.normal(jax.random.key(1), (12, 1)) ** 2
+  distance = lambda s: metrics.sliced_wasserstein(KEY, s * x, s * y, 1)
+  np.testing.assert_allclose(distance(-1.0), distance(1.0), rtol=1e-5)
+
+
 def test_it_is_zero_for_the_same_set_in_another_order_and_shape():
   x = jax.random.normal(KEY, (100, 2, 3))
   y = jax.random.permutation(KEY, x)

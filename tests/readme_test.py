@@ -3,6 +3,9 @@
 import pathlib
 import re
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
@@ -23,11 +26,39 @@ def test_the_fifteen_line_program_runs_and_prints_what_it_says(capsys):
 
 
 def test_the_solver_of_the_readme_is_a_solver():
-  scope = {"jd": jd, "np": np}
-  exec(compile(BLOCKS[1], "README.md", "exec"), scope)
+  (program,) = [block for block in BLOCKS if "def my_solver" in block]
+  scope = {"jd": jd}
+  exec(compile(program, "README.md", "exec"), scope)
   edm = jd.edm()
   table = scope["my_solver"](edm, jd.grids.karras(edm, 8, to_zero=True))
   assert table.nfe == 8
+
+
+def test_the_recipes_of_the_readme_run():
+  (program,) = [block for block in BLOCKS if "image to image" in block]
+
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, c, label=None):
+      return nn.Dense(x.shape[-1])(x) + c[:, None, None, None]
+
+  net = Net()
+  images = jnp.zeros((4, 2, 2, 3))
+  params = net.init(jax.random.key(0), images, jnp.zeros(4))["params"]
+  scope = dict(
+    jd=jd,
+    jax=jax,
+    net=net,
+    params=params,
+    process=jd.edm(),
+    images=images,
+    key=jax.random.key(0),
+    labels=jnp.arange(4),
+  )
+  exec(compile(program, "README.md", "exec"), scope)
+  assert scope["x"].shape == images.shape
+  assert scope["previews"].shape == (20, *images.shape)
+  assert scope["guided"](images, jnp.float32(0.5)).x0.shape == images.shape
 
 
 def test_every_path_that_the_readme_names_is_there():

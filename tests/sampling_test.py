@@ -23,6 +23,7 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
+from jaxdiff import tree
 
 EDM = processes.edm()
 KEY = jax.random.key(0)
@@ -295,6 +296,17 @@ def test_the_noises_of_a_step_are_independent_of_one_another():
   assert np.abs(correlation).max() < 5 / np.sqrt(2000)
 
 
+def test_a_callers_draws_from_split_keys_are_not_met_again_as_noise():
+  """split(key)[i] is fold_in(key, i), which must not be the key of step i."""
+  rows = tables.row(1.0, "x0", (0.0, 0.0, 0.0), noise=(0.0, 1.0, 1.0))
+  x = jnp.zeros((3, 4))
+  noise = sampling.sample(KEY, elementwise, rows, x)
+  assert np.abs(noise).min() > 0
+  for step in jax.random.split(KEY, 3):
+    for own in jax.random.split(step, 3):
+      assert np.abs(noise - tree.normal(own, x)).max() > 0.1
+
+
 def test_a_stochastic_sampler_has_the_law_that_propagation_predicts():
   process = processes.edm(0.1, 10.0)
   single = oracles.gaussian([1.0, -0.5], [0.25, 1.5])
@@ -461,7 +473,7 @@ def test_collectors_keep_states_previews_and_reductions():
   _, third = sampling.sample(
     KEY, elementwise, one, x, collect=sampling.every(3)
   )
-  np.testing.assert_allclose(third, states[::3], rtol=1e-6)
+  np.testing.assert_allclose(third, states[np.asarray([2, 5, 6])], rtol=1e-6)
   _, previews = sampling.sample(
     KEY, elementwise, one, x, collect=sampling.every(1, sampling.denoised)
   )
@@ -474,6 +486,27 @@ def test_collectors_keep_states_previews_and_reductions():
   )
   _, reduced = sampling.sample(KEY, elementwise, one, x, collect=longest)
   np.testing.assert_allclose(reduced, np.abs(states).max(), rtol=1e-6)
+
+
+def test_between_its_stages_a_method_keeps_the_sample_accepted_last():
+  x = EDM.prior(KEY, (3, 2))
+  one = table(3, solvers.heun)
+  out, states = sampling.sample(
+    KEY, elementwise, one, x, collect=sampling.every()
+  )
+  for stage, before in zip(states[::2], [x, *states[1:-1:2]], strict=True):
+    np.testing.assert_array_equal(stage, before)
+  assert np.array_equal(states[-1], out)
+  assert np.abs(states[1] - x).min() > 0
+
+
+def test_collecting_goes_together_with_the_check():
+  x, one = jnp.ones((2, 3)), table(5)
+  draw = functools.partial(
+    sampling.sample, KEY, elementwise, one, x, collect=sampling.every(2)
+  )
+  for plain, checked in zip(draw(), draw(check_finite=True), strict=True):
+    np.testing.assert_allclose(checked, plain, rtol=1e-6)
 
 
 def test_collecting_a_padded_run_leaves_the_rest_zero():
@@ -501,6 +534,18 @@ def test_progress_bar_ticks_once_a_call_and_compiles_once(capsys):
   assert "5/5" in capsys.readouterr().err
 
 
+def test_progress_of_a_padded_run_is_that_of_its_length(capsys):
+  sampling.sample(
+    KEY,
+    elementwise,
+    tables.pad(table(5), 9),
+    jnp.ones((2, 3)),
+    length=5,
+    progress=True,
+  )
+  assert "5/5" in capsys.readouterr().err
+
+
 # --- mistakes ----------------------------------------------------------------
 
 
@@ -519,6 +564,100 @@ def test_nan_is_reported_with_the_step_where_it_began():
   assert np.isfinite(fine).all()
 
 
+def test_nan_is_found_in_any_leaf_and_counted_over_the_length_alone():
+  def breaks(x, t):
+    late = jnp.where(t < 1.0, jnp.nan, 0.0)
+    x0 = {"a": 0.0 * x["a"], "b": late * x["b"]}
+    return predictions.Prediction(x0, jax.tree.map(lambda v: v / t, x))
+
+  one = table(8)
+  began = int(np.flatnonzero(one.t < 1.0)[0])
+  x = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 1))}
+  with pytest.raises(FloatingPointError, match=f"since step {began} of 8"):
+    sampling.sample(
+      KEY, breaks, tables.pad(one, 12), x, length=8, check_finite=True
+    )
+
+
+def test_integer_kinds_of_length_share_a_program_and_are_checked():
+  padded = tables.pad(table(5), 8)
+  x = jnp.ones((2, 3))
+  run = functools.partial(sampling.sample, KEY, elementwise, padded, x)
+  first = run(length=5)
+  before = sampling.compilations()
+  for length in (np.int32(5), jnp.int32(5), np.int64(5)):
+    assert np.array_equal(run(length=length), first)
+  assert sampling.compilations() == before
+  with pytest.raises(ValueError, match=r"within 1\.\.8, the rows.*99"):
+    run(length=jnp.int32(99))
+  with pytest.raises(TypeError, match="an integer; got 5.0"):
+    run(length=5.0)
+  traced = jax.jit(lambda n: run(length=n))
+  np.testing.assert_allclose(traced(5), first, rtol=1e-6)
+  np.testing.assert_allclose(traced(99), run(length=8), rtol=1e-6)
+
+
+def test_both_of_two_collectors_is_one_program():
+  x = jnp.ones((2, 3))
+  run = lambda: sampling.sample(
+    KEY,
+    elementwise,
+    table(5),
+    x,
+    collect=sampling.both(sampling.every(1), sampling.first_nonfinite),
+  )
+  _, (states, bad) = run()
+  before = sampling.compilations()
+  run()
+  assert sampling.compilations() == before
+  assert states.shape == (5, 2, 3) and bad == 5
+
+
+def test_a_model_may_answer_with_a_plain_pair():
+  plain = lambda x, t: tuple(elementwise(x, t))
+  x = jnp.ones((2, 3))
+  assert np.array_equal(
+    sampling.sample(KEY, plain, table(5), x),
+    sampling.sample(KEY, elementwise, table(5), x),
+  )
+
+
+def test_a_failed_run_leaves_no_progress_bar_open():
+  with pytest.raises(TypeError):
+    sampling.sample(
+      KEY, lambda x, t: x, table(5), jnp.ones((2, 3)), progress=True
+    )
+  assert not sampling._bars
+
+
+def test_swapped_and_unfinished_arguments_are_told_apart():
+  x = jnp.ones((2, 3))
+  one = table(5)
+  sample = sampling.sample
+  with pytest.raises(TypeError, match="takes a Tableau third, got function"):
+    sample(KEY, one, elementwise, x)
+  with pytest.raises(TypeError, match="takes a model second.*got dict"):
+    sample(KEY, {"w": x}, one, x)
+  with pytest.raises(TypeError, match="collect is a Collector.*got True"):
+    sample(KEY, elementwise, one, x, collect=True)
+  with pytest.raises(TypeError, match="has dtype int32.*127.5"):
+    sample(KEY, elementwise, one, jnp.ones((2, 3), jnp.int32))
+  with pytest.raises(TypeError, match="index numbers the samples"):
+    sample(KEY, elementwise, one, x, index=jnp.ones(2))
+  with pytest.raises(ValueError, match="the signal exceeds the noise"):
+    late = solvers.dpmpp_2m(EDM, grids.karras(EDM, 4, start=0.05))
+    sample(KEY, elementwise, late, (2, 3), process=EDM)
+  with pytest.raises(TypeError, match=r"call it: edm\(\)"):
+    sample(KEY, elementwise, one, (2, 3), process=processes.edm)
+  for option in ("progress", "check_finite"):
+    with pytest.raises(TypeError, match="inside jit, grad or vmap"):
+      jax.jit(
+        lambda v, o=option: sample(KEY, elementwise, one, v, **{o: True})
+      )(x)
+  with pytest.raises(ValueError, match="integer k >= 1.*denoised"):
+    sampling.every(sampling.denoised)
+
+
 def test_mistakes_are_named():
   x = jnp.ones((2, 3))
   one = table(5)
@@ -527,6 +666,8 @@ def test_mistakes_are_named():
     sample(KEY, elementwise, one, (2, 3))
   with pytest.raises(ValueError, match="within 1..5, the rows"):
     sample(KEY, elementwise, one, x, length=6)
+  with pytest.raises(ValueError, match=r"within 1..5, the rows.*got 0"):
+    sample(KEY, elementwise, one, x, length=0)
   with pytest.raises(ValueError, match=r"shape \(2,\), got \(3,\)"):
     sample(KEY, elementwise, one, x, index=jnp.arange(3))
   with pytest.raises(TypeError, match="returns predictions.Prediction"):
@@ -548,5 +689,5 @@ def test_mistakes_are_named():
     sample(KEY, elementwise, broken, x)
   with pytest.raises(TypeError, match="is traced here"):
     jax.jit(lambda t: sample(KEY, elementwise, t, (2, 3), process=EDM))(one)
-  with pytest.raises(ValueError, match="needs k >= 1"):
+  with pytest.raises(ValueError, match="integer k >= 1"):
     sampling.every(0)

@@ -441,13 +441,17 @@ def test_heun_is_algorithm_1_of_edm(x64):
   np.testing.assert_allclose(run(model, table, x, 40), y, rtol=1e-12)
 
 
-def test_heun_with_churn_is_algorithm_2_of_edm(x64):
-  """Step by step with the same noise, churn inside [s_min, s_max] only."""
+@pytest.mark.parametrize(("churn", "s_min"), [(3.0, 0.05), (30.0, 0.0)])
+def test_heun_with_churn_is_algorithm_2_of_edm(churn, s_min, x64):
+  """Step by step with the same noise, churn inside [s_min, s_max] only.
+
+  The second case meets the cap of gamma, and churns the step into sigma = 0.
+  """
   process = processes.edm()
   n = 9
   grid = grids.karras(process, n, to_zero=True)
   model = oracles.exact(oracles.g2(), process)
-  churn, s_min, s_max, s_noise = 3.0, 0.05, 50.0, 1.003
+  s_max, s_noise = 50.0, 1.003
   table = solvers.heun_churn(
     process, grid, churn=churn, s_min=s_min, s_max=s_max, s_noise=s_noise
   )
@@ -506,7 +510,33 @@ def test_churn_keeps_the_marginals_of_every_process(name, x64):
   assert np.count_nonzero(table.noise) > 900
 
 
+@pytest.mark.parametrize("name", ["vp_linear", "rectified_flow"])
+def test_churn_leaves_the_first_call_alone_where_alpha_varies(name, x64):
+  """No step precedes it that could rescale x; where alpha = 1 none need."""
+  process = INSIDE[name]
+  grid = grids.log_snr(process, 5)
+  table = solvers.heun_churn(process, grid, churn=2.0)
+  assert table.t[0] == grid[0]
+  assert (table.noise[:, 0] > 0).tolist() == [False] * 2 + [True, False] * 4
+  straight = solvers.heun_churn(processes.edm(), [5.0, 2.0, 1.0], churn=0.2)
+  assert straight.t[0] == pytest.approx(5.5) and straight.noise[0, 0] > 0
+
+
 # --- coefficients ------------------------------------------------------------
+
+
+def test_2m_holds_the_line_through_two_answers_at_the_middle_of_a_step(x64):
+  """The line in lambda, also on uneven steps; the first holds its answer."""
+  process = processes.vp_linear()
+  grid = grids.quadratic(process, 7)
+  alpha, lam = process.alpha(grid), process.log_snr(grid)
+  h = np.diff(lam)
+  table = solvers.dpmpp_2m(process, grid)
+  held = table.history[:, 0] / (-alpha[1:] * np.expm1(-h))[:, None]
+  np.testing.assert_allclose(held[0], [1.0, 0.0], atol=1e-12)
+  np.testing.assert_allclose(held.sum(1), 1.0, rtol=1e-12)
+  place = held[1:, 0] * lam[1:-1] + held[1:, 1] * lam[:-2]
+  np.testing.assert_allclose(place, lam[1:-1] + h[1:] / 2, rtol=1e-11)
 
 
 def test_3m_equals_the_divided_differences_with_the_factor_two(x64):
@@ -526,6 +556,52 @@ def test_3m_equals_the_divided_differences_with_the_factor_two(x64):
     p3 = p2 / h[i] - 0.5
     expected = -np.expm1(-h[i]) * np.asarray([1, 0, 0]) + p2 * d1 - p3 * d2
     np.testing.assert_allclose(table.history[i, 0], expected, atol=1e-11)
+
+
+def test_published_3m_has_the_weights_of_the_public_code(x64):
+  """D0, D1 and D2 as they are there, on uneven steps; 1M and 2M come before."""
+  process = processes.edm(0.01, 50.0)
+  lam = np.cumsum(np.random.default_rng(1).uniform(0.2, 1.0, 9)) - 3.0
+  grid = np.exp(-lam)
+  table = solvers.dpmpp_3m(process, grid, published=True)
+  second = solvers.dpmpp_2m(process, grid)
+  np.testing.assert_allclose(
+    table.history[:2, 0, :2], second.history[:2, 0], rtol=1e-11
+  )
+  np.testing.assert_array_equal(table.history[:2, 0, 2], 0.0)
+  for i in range(2, 8):
+    h, h0, h1 = (
+      lam[i + 1] - lam[i],
+      lam[i] - lam[i - 1],
+      lam[i - 1] - lam[i - 2],
+    )
+    r0, r1 = h0 / h, h1 / h
+    newest, older, oldest = np.eye(3)
+    d1_0, d1_1 = (newest - older) / r0, (older - oldest) / r1
+    d1 = d1_0 + (r0 / (r0 + r1)) * (d1_0 - d1_1)
+    d2 = (1.0 / (r0 + r1)) * (d1_0 - d1_1)
+    expected = (
+      -(np.exp(-h) - 1.0) * newest
+      + ((np.exp(-h) - 1.0) / h + 1.0) * d1
+      - ((np.exp(-h) - 1.0 + h) / h**2 - 0.5) * d2
+    )
+    np.testing.assert_allclose(table.history[i, 0], expected, atol=1e-11)
+
+
+def test_deis_in_the_clock_of_another_process_is_that_process_deis(x64):
+  clock = processes.edm(0.05, 20.0)
+  levels = np.geomspace(15.0, 0.05, 6)
+  expected = solvers.deis(clock, levels)
+  for process in (processes.vp_linear(), processes.rectified_flow()):
+    grid = grids.from_noise_levels(process, levels)
+    table = solvers.deis(process, grid, clock=clock)
+    np.testing.assert_allclose(
+      table.history / process.alpha(grid[1:])[:, None, None],
+      expected.history,
+      rtol=1e-8,
+    )
+    own = solvers.deis(process, grid)
+    assert np.abs(own.history[-1] / table.history[-1] - 1).max() > 0.01
 
 
 def test_deis_integrates_polynomials_in_its_clock_exactly(x64):
@@ -581,6 +657,52 @@ def test_unipc_of_both_variants_agrees_when_the_system_is_solved(output, x64):
     np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("variant", ["bh1", "bh2"])
+def test_unip_2_takes_half_a_difference_times_the_variants_b(variant, x64):
+  """B(h) = h in the first variant of the paper, e^h - 1 in the second."""
+  process = processes.edm(0.05, 20.0)
+  grid = grids.karras(process, 6)
+  lam = process.log_snr(grid)
+  table = solvers.unipc(
+    process, grid, order=2, variant=variant, corrector=False
+  )
+  for i in range(1, 5):
+    z = lam[i] - lam[i + 1]
+    node = (lam[i - 1] - lam[i]) / (lam[i + 1] - lam[i])
+    b = z if variant == "bh1" else np.expm1(z)
+    np.testing.assert_allclose(table.history[i, 0, 1], -b / (2 * node))
+
+
+def test_orders_of_unipc_rise_from_one_and_fall_again_at_the_end():
+  """A corrector takes the calls of its own step's predictor and one more."""
+  process = processes.edm()
+  grid = grids.karras(process, 6)
+  count = lambda w: np.count_nonzero(w, axis=-1).tolist()
+  build = functools.partial(solvers.unipc, process, grid, order=3)
+  table = build(corrector=False)
+  assert count(table.history[:, 0]) == [1, 2, 3, 3, 2, 1]
+  table = build(corrector=False, lower_order_final=False)
+  assert count(table.history[:, 0]) == [1, 2, 3, 3, 3, 3]
+  assert count(build().history[1:5, 1]) == [2, 3, 4, 4]
+  table = solvers.unipc(process, grids.karras(process, 7), order=4)
+  assert count(table.history[1:6, 1]) == [2, 3, 4, 5, 4]
+
+
+@pytest.mark.parametrize(
+  ("name", "highest"), [("unipc", 3), ("deis", 4), ("ipndm", 4)]
+)
+def test_without_an_order_it_is_the_highest_that_the_steps_allow(name, highest):
+  process, build = processes.edm(), getattr(solvers, name)
+  for steps in (1, 2, 3, 4, 6):
+    grid = grids.karras(process, steps)
+    one, other = (
+      build(process, grid),
+      build(process, grid, order=min(highest, steps)),
+    )
+    for a, b in zip(one, other, strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
 def test_unip_without_shortcut_is_the_exponential_multistep(x64):
   process = processes.edm(0.05, 20.0)
   grid = grids.karras(process, 7)
@@ -606,6 +728,19 @@ def test_orders_for_budget_spend_it_all():
   assert solvers.orders_for_budget(9) == (3, 3, 2, 1)
   assert solvers.orders_for_budget(10) == (3, 3, 3, 1)
   assert solvers.orders_for_budget(11) == (3, 3, 3, 2)
+
+
+def test_every_step_of_dpm_solver_has_the_order_given_for_it():
+  process = processes.vp_linear()
+  grid = grids.log_snr(process, 3)
+  table = solvers.dpm_solver(process, grid, order=[3, 1, 2])
+  steps = [
+    solvers.dpm_solver(process, grid[i : i + 2], order=order)
+    for i, order in enumerate([3, 1, 2])
+  ]
+  assert [step.nfe for step in steps] == [3, 1, 2]
+  for a, b in zip(table, tables.concat(*steps), strict=True):
+    np.testing.assert_array_equal(a, b)
 
 
 # --- stochastic limits -------------------------------------------------------
@@ -743,6 +878,24 @@ def test_the_last_step_into_sigma_zero_is_the_answer_itself(name, x64):
     np.testing.assert_allclose(out, np.tile([0.7, -0.2], (32, 1)), atol=1e-12)
 
 
+@pytest.mark.parametrize("process_name", ["vp_cosine", "rectified_flow"])
+def test_the_first_step_out_of_alpha_zero_is_ddims(process_name):
+  """x' = (sigma' / sigma) x + alpha' x0, for all that need a log-SNR."""
+  process = PROCESSES[process_name]
+  grid = grids.uniform(process, 4)
+  assert process.alpha(grid[0]) == 0
+  for name, case in solvers.CASES.items():
+    if name in ("euler", "heun", "midpoint", "rk4"):
+      continue  # their own formula holds there
+    first = tables.take(case.build(process, grid), slice(0, 1))
+    assert first.t == grid[0] and not first.stochastic, name
+    np.testing.assert_array_equal(first.output, [[1.0, 0.0]])
+    carry = process.sigma(grid[1]) / process.sigma(grid[0])
+    np.testing.assert_allclose(first.state[0], [[carry, 0.0]] * 2)
+    np.testing.assert_allclose(first.history[0, :, 0], process.alpha(grid[1]))
+    np.testing.assert_array_equal(first.history[0, :, 1:], 0.0)
+
+
 def test_for_budget_never_exceeds_the_budget():
   process = processes.edm()
   for name, case in solvers.CASES.items():
@@ -834,7 +987,96 @@ def test_mistakes_are_named():
     solvers.unipc(process, grid, output="v")
   with pytest.raises(ValueError, match="encoding starts from data"):
     solvers.encoder(solvers.ddim, flow, grids.uniform(flow, 4))
+  with pytest.raises(ValueError, match="encoding starts from data"):
+    clean = grids.karras(process, 4, to_zero=True)
+    solvers.encoder(solvers.ddim, process, clean)
   with pytest.raises(ValueError, match="draws noise"):
     solvers.encoder(solvers.ddim, process, grid, eta=1.0)
   with pytest.raises(TypeError, match="traced"):
     jax.jit(lambda g: solvers.ddim(process, g))(grid)
+
+
+@pytest.mark.parametrize("name", ["edm", "vp"])
+def test_churn_adds_no_more_noise_than_the_process_reaches(name, x64):
+  """A pair ends at t_max: the noise level there is all that can be asked."""
+  if name == "edm":
+    pair = processes.from_alpha_sigma(
+      lambda t: 1.0 + 0.0 * t, lambda t: t, 0.1, 2.0
+    )
+  else:
+    pair = processes.from_alpha_sigma(
+      lambda t: jnp.cos(1.2 * t), lambda t: jnp.sin(1.2 * t), 0.05, 1.0
+    )
+  grid = grids.karras(pair, 6)
+  table = solvers.heun_churn(pair, grid, churn=60.0)
+  levels = np.append(grid[:-1], grid[-1])
+  for i in range(0, table.nfe, 2):
+    alpha, sigma = pair.alpha(table.t[i]), pair.sigma(table.t[i])
+    before = alpha * pair.noise_level(levels[i // 2])
+    np.testing.assert_allclose(
+      before**2 + table.noise[i, 0] ** 2, sigma**2, rtol=1e-9
+    )
+
+
+def test_accepted_samples_of_churn_are_not_rescaled_ahead(x64):
+  """What a step accepts is a sample at its own time, where alpha varies too."""
+  process = processes.vp_linear()
+  single = oracles.gaussian([0.7], [0.0])
+  grid = grids.log_snr(process, 30)
+  table = solvers.heun_churn(process, grid, churn=10.0)
+  _, kept = sampling.sample(
+    jax.random.key(0),
+    oracles.exact(single, process),
+    table,
+    jnp.full((4000, 1), 0.7 * process.alpha(grid[0]))
+    + process.sigma(grid[0]) * noise(processes.edm(), 4000, 1) / 80.0,
+    collect=sampling.every(2),
+  )
+  for i, accepted in enumerate(np.asarray(kept)[:20]):  # Heun errs near t_min
+    mean, std = 0.7 * process.alpha(grid[i + 1]), process.sigma(grid[i + 1])
+    assert abs(accepted.mean() - mean) < 5 * std / np.sqrt(4000)
+    assert abs(accepted.std() / std - 1) < 0.1
+
+
+@pytest.mark.parametrize("name", ["ipndm_3", "unipc_2", "dpm_solver_3", "heun"])
+def test_encoder_takes_catalogue_entries_and_partials(name, x64):
+  process = processes.edm(0.1, 5.0)
+  grid = grids.log_snr(process, 60)
+  single = oracles.gaussian([1.0, -0.5], [0.25, 1.5])
+  model = oracles.exact(single, process)
+  x = np.random.default_rng(0).standard_normal((8, 2))
+  table = solvers.encoder(solvers.CASES[name].build, process, grid)
+  exact = oracles.flow_map(single, x, (1.0, 0.1), (1.0, 5.0))
+  np.testing.assert_allclose(run(model, table, x), exact, atol=3e-2)
+  with pytest.raises(TypeError, match="decorate your function with @jaxdiff"):
+    solvers.encoder(lambda process, grid: None, process, grid)
+
+
+def test_swapped_and_unfinished_arguments_are_told_apart():
+  process = processes.edm()
+  grid = grids.karras(process, 3)
+  with pytest.raises(TypeError, match=r"dpmpp_2m\(process, grid\) takes a pro"):
+    solvers.dpmpp_2m(grid, process)
+  with pytest.raises(TypeError, match=r"call it: edm\(\)"):
+    solvers.dpmpp_2m(processes.edm, grid)
+  with pytest.raises(TypeError, match=r"grid\(process, n\) takes a process"):
+    grids.karras(10, process)
+  with pytest.raises(TypeError, match="start is a traced value"):
+    jax.jit(lambda s: grids.karras(process, 3, start=s))(2.0)
+  with pytest.raises(ValueError, match="at least one call, got 0"):
+    solvers.orders_for_budget(0)
+
+
+def test_an_own_ve_process_may_end_at_minus_infinity(x64):
+  low, high = np.log(0.01), np.log(50.0)
+  own = processes.from_alpha_sigma(
+    lambda t: 1.0 + 0.0 * t,
+    lambda t: jnp.exp(low + (high - low) * t),
+    0.0,
+    1.0,
+    -np.inf,
+  )
+  grid = grids.karras(own, 5, to_zero=True)
+  ours = grids.karras(processes.ve(), 5, to_zero=True)
+  np.testing.assert_allclose(grid[:-1], ours[:-1], rtol=1e-9)
+  assert grid[-1] == -np.inf and solvers.dpmpp_2m(own, grid).nfe == 5

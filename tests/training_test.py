@@ -82,6 +82,19 @@ def test_the_warmed_up_average_forgets_the_start():
   assert np.abs(state.ema_params["w"]).max() < 0.01
 
 
+def test_the_warm_up_ends_at_the_decay_asked_for():
+  state, update = start(0.5, ema=0.2)
+  for step in range(5):
+    weight = min(0.2, (1 + step) / (10 + step))
+    previous = np.asarray(state.ema_params["w"])
+    state, _ = update(state, dict(image=jnp.zeros(3)))
+    np.testing.assert_allclose(
+      state.ema_params["w"],
+      weight * previous + (1 - weight) * np.asarray(state.params["w"]),
+      atol=1e-6,
+    )
+
+
 def test_the_gradient_is_clipped_to_its_norm():
   state, update = start(1.0, clip_norm=0.3)
   state, metrics = update(state, dict(image=jnp.full(3, -9.0)))
@@ -102,6 +115,32 @@ def test_an_update_that_is_not_finite_changes_nothing_and_says_so():
   state, metrics = update(state, dict(image=jnp.zeros(3)))
   assert metrics["skipped"] == 0.0
   assert int(state.step) == 2
+
+
+@pytest.mark.parametrize("broken", ["value", "gradient"])
+def test_a_loss_or_a_gradient_alone_is_enough_to_skip(broken):
+  """The memory of the optimizer is left as it was too."""
+
+  def loss(key, params, batch):
+    value = jnp.sum(params["w"] ** 2)
+    if broken == "value":
+      return value + batch["image"], {}
+    zero = params["w"] - jax.lax.stop_gradient(params["w"])
+    return value + jnp.where(batch["image"] > 0, jnp.sqrt(zero), 0).sum(), {}
+
+  optimizer = optax.adam(0.1)
+  state = training.init_state(jax.random.key(0), dict(w=jnp.ones(3)), optimizer)
+  update = training.make_update(loss, optimizer)
+  state, metrics = update(state, dict(image=jnp.float32(0.0)))
+  if broken == "value":
+    assert metrics["skipped"] == 0.0
+  before = jax.device_get((state.params, state.opt_state, state.ema_params))
+  state, metrics = update(state, dict(image=jnp.float32(jnp.inf)))
+  assert metrics["skipped"] == 1.0
+  assert np.isfinite(metrics["loss"]) == (broken == "gradient")
+  assert np.isfinite(metrics["grad_norm"]) == (broken == "value")
+  after = jax.device_get((state.params, state.opt_state, state.ema_params))
+  jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
 def test_every_update_has_its_own_key():
@@ -132,6 +171,46 @@ def test_a_loss_falls_where_there_is_something_to_learn():
   )
   assert [step for step, _ in seen] == list(range(60, 601, 60))
   assert seen[-1][1] < 0.5 * seen[0][1]
+
+
+def test_a_report_averages_the_updates_since_the_last_one():
+  """Also the last one, which may come early."""
+  state, update = start()
+  seen = []
+  training.train(
+    state,
+    update,
+    itertools.repeat(dict(image=jnp.zeros(3))),
+    steps=8,
+    log_every=3,
+    on_metrics=lambda step, m: seen.append((step, m["draw"])),
+    progress=False,
+  )
+  draws = [
+    float(jax.random.uniform(jax.random.fold_in(jax.random.key(0), i)))
+    for i in range(8)
+  ]
+  assert [step for step, _ in seen] == [3, 6, 8]
+  parts = [draws[:3], draws[3:6], draws[6:]]
+  np.testing.assert_allclose(
+    [mean for _, mean in seen], [np.mean(part) for part in parts], rtol=1e-6
+  )
+
+
+def test_the_last_update_is_saved_whatever_the_interval(tmp_path):
+  state, update, iterator = training_run.parts()
+  opened = checkpoints.open(tmp_path)
+  training.train(
+    state,
+    update,
+    iterator,
+    steps=5,
+    checkpoints=opened,
+    every=2,
+    progress=False,
+  )
+  assert opened.latest() == 5
+  opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +253,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     if step == 10:
       os.kill(os.getpid(), number)
 
-  with pytest.raises(error):
+  with pytest.raises(error) as stopped:
     training.train(
       state,
       update,
@@ -185,6 +264,8 @@ def test_a_signal_saves_and_says_how_to_go_on(
       on_metrics=stop,
       progress=False,
     )
+  if error is SystemExit:  # what a shell reports of a program so ended
+    assert stopped.value.code == 128 + number
   assert opened.latest() in (10, 11)
   opened.close()
   assert "run the same command again" in capsys.readouterr().err
@@ -328,3 +409,62 @@ def test_the_digits_model_is_trained_once(tmp_path):
 def test_refusals_say_how_to_mend(options, message):
   with pytest.raises(ValueError, match=message):
     start(**options)
+
+
+def small_config(**options):
+  fields = dict(shape=(2,), network="residual_mlp") | options
+  return training.ModelConfig(**fields)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    (
+      dict(network_options=dict(patch=2, width=8)),
+      r"patch, which the network 'residual_mlp' .* takes blocks",
+    ),
+    (dict(process_options=dict(beta_min=1.0)), r"the process 'edm' .* sigma_"),
+    (dict(process="from_alpha_sigma"), "must be one of edm, rectified_flow"),
+    (dict(process="GaussianProcess"), "must be one of edm"),
+    (dict(process="vp_linear_covering"), "must be one of edm"),
+  ],
+)
+def test_options_of_another_network_or_process_are_named(options, message):
+  with pytest.raises(ValueError, match=message):
+    training.make_denoiser(small_config(**options))
+
+
+def test_the_data_set_may_move_and_older_models_do_not_name_it(tmp_path):
+  config = small_config(dataset="digits")
+  training.save_config(tmp_path, config)
+  training.check_config(tmp_path, dataclasses.replace(config, dataset="x"))
+  fields = checkpoints.read_config(tmp_path)["model"]
+  del fields["dataset"], fields["dataset_options"]
+  checkpoints.write_config(tmp_path, {"model": fields})
+  training.check_config(tmp_path, config)
+  assert training.load_config(tmp_path).dataset == ""
+
+
+@pytest.mark.parametrize(
+  ("model", "message"),
+  [([], "does not describe a model"), ({"shape": [2], "old": 1}, "has old")],
+)
+def test_a_config_of_something_else_names_its_path(tmp_path, model, message):
+  checkpoints.write_config(tmp_path, {"model": model})
+  with pytest.raises(ValueError, match=rf"{tmp_path}.*config.json.*{message}"):
+    training.load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("labels", "message"),
+  [
+    ([1, 2, 3], "label 3, .* takes 0..2; .* counted from 1"),
+    ([0, 7], r"label 7, .*set it to 8 or more"),
+    ([-1, 2], "label -1, .*from 0 on"),
+    ([0.0, 1.0], "whole numbers, got float64"),
+  ],
+)
+def test_labels_out_of_range_name_the_value_and_its_cause(labels, message):
+  training.check_labels(np.array([0, 1, 2]), 3)
+  with pytest.raises(ValueError, match=message):
+    training.check_labels(np.array(labels), 3)

@@ -277,7 +277,7 @@ def from_alpha_sigma(
   """
   if math.isnan(t_zero):
     t_zero = math.nan  # the one object: NaNs are equal by identity alone
-  low = t_min if math.isnan(t_zero) else t_zero
+  low = t_zero if math.isfinite(t_zero) else t_min
   pair = schedules.Pair(alpha, sigma, low, t_max, t_zero)
   probe = np.linspace(t_min, t_max, 257)
   for name, f in (("alpha", alpha), ("sigma", sigma)):

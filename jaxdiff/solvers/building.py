@@ -63,6 +63,8 @@ def solver(
   def checked(
     process: GaussianProcess, grid: Any, *args: Any, **options: Any
   ) -> tables.Tableau:
+    name = getattr(build, "__name__", "solver")
+    checks.process(process, f"{name}(process, grid)")
     grid = checks.falling_grid(
       grid, process.t_min, process.t_max, process.t_zero
     )
@@ -123,6 +125,15 @@ def encoder(
     ValueError: for a grid that touches sigma = 0 or alpha = 0, or a solver
       that draws noise.
   """
+  while isinstance(build, functools.partial):
+    options = {**build.keywords, **options}
+    build = build.func
+  if not hasattr(build, "build"):
+    raise TypeError(
+      "encoder(solver, process, grid) takes a solver made by @solver, got"
+      f" {type(build).__name__}; decorate your function with @jaxdiff.solver"
+    )
+  checks.process(process, "encoder(solver, process, grid)")
   grid = checks.falling_grid(grid, process.t_min, process.t_max, process.t_zero)
   alpha, sigma, _ = coefficients(process, grid)
   if sigma[-1] == 0 or alpha[0] == 0:
@@ -136,9 +147,9 @@ def encoder(
     table = build.build(process, grid[::-1], **options)
   if table.stochastic:
     raise ValueError(
-      f"{build.__name__} draws noise with these options, so its path cannot"
-      " be walked backwards; encode with a deterministic solver (eta=0,"
-      " churn=0)"
+      f"{getattr(build.build, '__name__', 'the solver')} draws noise with"
+      " these options, so its path cannot be walked backwards; encode with a"
+      " deterministic solver (eta=0, churn=0)"
     )
   return tables.validate(table)
 
@@ -204,8 +215,13 @@ def for_budget(
   Returns:
     None if not even one step fits.
   """
-  for steps in range(calls, 0, -1):
+  best = None
+  fewest, most = 1, calls
+  while fewest <= most:  # more steps never cost less
+    steps = (fewest + most) // 2
     table = build(grid(steps))
     if table.nfe <= calls:
-      return table
-  return None
+      best, fewest = table, steps + 1
+    else:
+      most = steps - 1
+  return best

@@ -32,7 +32,8 @@ class Case:
 
   Attributes:
     build: (process, grid) -> Tableau.
-    order: order of convergence, from an exact history of past outputs.
+    order: order of convergence, from an exact history of past outputs and, for
+      UniPC, without its lowered last steps.
     calls_per_step: network calls for each step of the grid.
     grid: the grid that it has this order on: "log_snr", or "uniform" for
       methods whose weights assume equal steps in sigma / alpha.
@@ -59,6 +60,11 @@ def _up_to(build, highest, order, grid="log_snr", **opts):
     reached = max(1, min(highest, inner_steps(process, times)))
     return build(process, times, order=reached, **{**opts, **more})
 
+  def backwards(process, times, **more):  # of `encoder`
+    reached = min(highest, len(times) - 1)
+    return build.build(process, times, order=reached, **{**opts, **more})
+
+  bound.build = backwards
   return Case(bound, order, grid=grid)
 
 

@@ -47,7 +47,7 @@ def dpm_solver(
     ValueError: for other orders, or if their number is not that of the steps.
   """
   steps = len(grid) - 1
-  orders = [order] * steps if isinstance(order, int) else list(order)
+  orders = [order] * steps if np.ndim(order) == 0 else list(order)
   if len(orders) != steps:
     raise ValueError(
       f"dpm_solver was given {len(orders)} orders for {steps} steps; give one"
@@ -66,6 +66,8 @@ def dpm_solver(
 
 def orders_for_budget(calls: int) -> tuple[int, ...]:
   """Returns the orders of DPM-Solver-fast: they sum to `calls`."""
+  if calls < 1:
+    raise ValueError(f"a budget is at least one call, got {calls}")
   third, rest = divmod(calls, 3)
   if rest == 0:
     return (3,) * (third - 1) + (2, 1)

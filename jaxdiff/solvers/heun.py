@@ -68,13 +68,16 @@ def heun_churn(
   t_hat = grid[:-1].copy()
   churned = gamma > 0
   t_hat[churned] = process.time_at(((1.0 + gamma) * level[:-1])[churned])
+  # a process may end below (1 + gamma) s: no more noise than that is added
+  reached = np.maximum(process.noise_level(t_hat) / level[:-1] - 1.0, 0.0)
+  gamma = np.where(reached < gamma * (1.0 - 1e-6), reached, gamma)
   scale = process.alpha(t_hat) / process.alpha(grid[:-1])
   if scale[0] != 1.0:
     t_hat[0], scale[0], gamma[0] = grid[0], 1.0, 0.0
   noise = (
     s_noise * process.alpha(t_hat) * level[:-1] * np.sqrt(gamma * (2.0 + gamma))
   )
-  rescale = np.append(scale[1:], 1.0)  # of the sample that a step hands on
+  rescale = np.append(scale[1:], 1.0)  # of the place that is asked next
   parts = []
   for i in range(n):
     h = grid[i + 1] - t_hat[i]
@@ -91,6 +94,11 @@ def heun_churn(
     )
     r = rescale[i]
     parts.append(
-      tables.row(grid[i + 1], second, y=(0.0, r, r * h / 2, r * h / 2))
+      tables.row(
+        grid[i + 1],
+        second,
+        y=(0.0, r, r * h / 2, r * h / 2),
+        a=(0.0, 1.0, h / 2, h / 2),
+      )
     )
   return tables.concat(*parts)

@@ -2,7 +2,8 @@ r"""The explicit midpoint rule: second order, two calls per step.
 
   x_m = x + h/2 v(x, t),   x' = x + h v(x_m, t + h/2),   h = t' - t,
 
-on the probability-flow ODE in the process's own time.
+on the probability-flow ODE in the process's own time. Reference: Hairer,
+Norsett and Wanner, Solving Ordinary Differential Equations I, section II.1.
 """
 
 import numpy as np

@@ -2,7 +2,8 @@ r"""The classical Runge-Kutta method: fourth order, four calls per step.
 
 On the probability-flow ODE dx/dt = alpha_dot x0 + sigma_dot eps in the
 process's own time. Its four calls pay off late; as a reference solver on a fine
-grid it has no rival of its simplicity.
+grid it has no rival of its simplicity. Reference: Hairer, Norsett and Wanner,
+Solving Ordinary Differential Equations I, section II.1.
 """
 
 import numpy as np

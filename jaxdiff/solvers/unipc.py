@@ -12,6 +12,10 @@ z = -h (x0) or h (eps) and B = z ("bh1") or expm1(z) ("bh2"):
   x' = first-order step - c B sum_k rho_k D_k,  c = alpha' (x0) or sigma' (eps),
   sum_k rho_k r_k^{j-1} = j! phi_{j+1}(z) z / B,  j = 1, 2, ...
 
+The orders rise from 1 and, with `lower_order_final`, fall again in the last
+steps, which is better at few calls and caps the order at 2 in the limit of
+many; without it the order p + 1 is that from an exact history.
+
 No corrector follows the last step, whose end is never asked. The published code
 takes rho = 1/2 where a single node is left (predictor of order 2, corrector of
 order 1) instead of solving the 1x1 system; `exact=True` solves it.
