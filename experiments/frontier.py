@@ -5,7 +5,7 @@ each result with the same ODE solved to convergence. The whole sweep, the
 reference included, is ONE compiled program: tables are padded to one shape and
 walked for a traced number of rows.
 
-  python -m experiments.frontier                     # digits mixture, 2 minutes
+  python -m experiments.frontier                     # digits mixture, 80 s
   python -m experiments.frontier --config.target=g2 --config.process=vp
   python -m experiments.frontier --config.target=runs/digits   # a trained model
 
@@ -39,6 +39,7 @@ from tqdm import auto as tqdm
 
 from experiments import console
 from experiments import plots
+from experiments import sources
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import grids
@@ -108,17 +109,36 @@ def load_target(config: ml_collections.ConfigDict) -> Target:
   if pathlib.Path(config.target).is_dir():
     model = training.load_denoiser(config.target)
     folder = training.checkpoint_directory(config.target)
-    classes = training.load_config(folder).num_classes
-    if classes:  # every class in turn
-      label = jnp.arange(config.noises) % classes
+    stored = training.load_config(folder)
+    if stored.num_classes:  # every class in turn
+      label = jnp.arange(config.noises) % stored.num_classes
       model = denoisers.with_label(model, label)
-    draws = jnp.asarray(data.load(config.data)["image"])
-    return Target(model, model.process, draws.shape[1:], draws)
+    draws = jnp.asarray(_data_of(config.data, stored, config.target))
+    return Target(model, model.process, stored.shape, draws)
   raise ValueError(
     f"config.target={config.target!r} is neither an oracle"
     f" ({', '.join(ORACLES)}) nor a folder with a trained model; train one"
     " with: python -m experiments.train --workdir=runs/digits"
   )
+
+
+def _data_of(name: str, stored: training.ModelConfig, run: str) -> np.ndarray:
+  """Returns the images to compare a run's samples with."""
+  if not name and not stored.dataset:
+    raise ValueError(
+      f"{run} does not say what data it was trained on; name it, for instance"
+      " --config.data=digits"
+    )
+  options = {} if name else dict(stored.dataset_options)
+  images = sources.images(data.load(name or stored.dataset, **options))
+  if images.shape[1:] != stored.shape:
+    raise ValueError(
+      f"the data set {name or stored.dataset!r} has samples of shape"
+      f" {images.shape[1:]}, but the model in {run} makes {stored.shape};"
+      " leave config.data empty for the data that the run was trained on, or"
+      " name a data set of that shape"
+    )
+  return images
 
 
 def cells(
@@ -205,8 +225,16 @@ def run(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
   target = load_target(config)
   sweep = Sweep(target, config)
   todo = list(cells(config, target.process))
+  if not todo:
+    raise ValueError(
+      f"none of config.solvers={tuple(config.solvers)} makes a step in any of"
+      f" config.calls={tuple(config.calls)}; allow more calls"
+    )
   stamp = _stamp(config)
   rows, reference = _resume(out, stamp)
+  # the CSV keeps what an earlier sweep of other solvers, grids or calls made
+  wanted = {cell[:3] for cell in todo}
+  rows = [r for r in rows if (r["solver"], r["grid"], r["calls"]) in wanted]
   before = sampling.compilations()
   if reference is None:
     reference = np.asarray(sweep.reference(config.reference_steps))
@@ -308,8 +336,8 @@ def _stamp(config) -> str:
   """Identifies what the reference and the rows of a folder depend on."""
   fixed = {k: v for k, v in config.to_dict().items() if k not in _FREE}
   target = pathlib.Path(config.target)
-  if target.is_dir():  # another training run is another target
-    fixed["step"] = sorted(p.name for p in target.rglob("*") if p.is_dir())
+  if config.target not in ORACLES and target.is_dir():
+    fixed["network"] = training.fingerprint(target)
   text = json.dumps(fixed, sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Pictures: the frontier, and grids of images."""
+"""Pictures: the frontier, grids of images, and points of the plane."""
 
 import math
 import pathlib
@@ -70,13 +70,16 @@ def frontier(
         label=name,
       )
     axis.set(xscale="log", yscale="log", xlabel="network calls", title=label)
-    values = [v for line in points.values() for v in line.values()]
-    anchor = max(points.get("ddim", {0: max(values)}).values())
-    axis.set_ylim(min(values) / 1.5, 4.0 * anchor)  # what is worse goes beyond
     ticks = sorted({row["calls"] for row in rows})
     axis.set_xticks(ticks, [str(c) for c in ticks])
     axis.minorticks_off()
     axis.grid(alpha=0.25)
+    if not points:  # stochastic solvers have no error to an ODE
+      axis.set_title(f"{label}: none")
+      continue
+    values = [v for line in points.values() for v in line.values()]
+    anchor = max(points.get("ddim", {0: max(values)}).values())
+    axis.set_ylim(min(values) / 1.5, 4.0 * anchor)  # what is worse goes beyond
   axes[2].axhline(floor, color="0.3", linestyle=":", label="converged ODE")
   handles, labels = axes[2].get_legend_handles_labels()
   figure.legend(handles, labels, loc="center right", frameon=False, fontsize=9)
@@ -84,6 +87,35 @@ def frontier(
   figure.tight_layout(rect=(0, 0, 0.89, 1))
   figure.savefig(path, dpi=110)
   plt.close(figure)
+
+
+def samples(
+  images: np.ndarray, path: pathlib.Path, title: str = "", shown: int = 100
+) -> str:
+  """Draws samples where a picture can show them; returns what was done.
+
+  Args:
+    images: f[n, height, width, 1 or 3] become a grid of the first `shown`,
+      f[n, 2] points of the plane; nothing is drawn for other shapes.
+    path: of the PNG file.
+    title: of the picture.
+    shown: number of images, at most.
+  """
+  if images.ndim == 4 and images.shape[-1] in (1, 3):
+    image_grid(images[:shown], path, title=title)
+    return f"Wrote {path} (the first {len(images[:shown])})."
+  if images.ndim == 2 and images.shape[-1] == 2:
+    figure, axis = plt.subplots(figsize=(5, 5))
+    axis.scatter(*np.asarray(images).T, s=4, linewidths=0)
+    axis.set_aspect("equal", "datalim")
+    axis.set_title(title, fontsize=9)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return f"Wrote {path}."
+  return (
+    f"No picture: samples of shape {list(images.shape[1:])} are neither images"
+    " of 1 or 3 channels nor points of the plane."
+  )
 
 
 def image_grid(

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app
 from absl import flags
 from tqdm import auto as tqdm
 
@@ -38,17 +37,20 @@ def table_for(
   """Returns a solver's table to sigma = 0 for a budget of calls.
 
   Raises:
-    ValueError: if not even one step fits the budget.
+    ValueError: if not even one step fits the budget, beside the last call,
+      which goes to sigma = 0.
   """
+  per_step = solvers.CASES[solver].calls_per_step
   table = solvers.for_budget(
     functools.partial(solvers.CASES[solver].build, process),
     functools.partial(grids.GRIDS[grid], process, to_zero=True),
     calls,
   )
-  if table is None:
+  if table is None or table.nfe < min(calls, per_step):
     raise ValueError(
-      f"{solver} takes {solvers.CASES[solver].calls_per_step} calls for a"
-      f" step, which --calls={calls} does not allow"
+      f"{solver} takes {per_step} calls for a step and one more to reach"
+      f" sigma = 0, which --calls={calls} does not allow; give at least"
+      f" --calls={per_step + 1}, or another --solver"
     )
   return table
 
@@ -78,8 +80,25 @@ def draw(
     classes: number of classes, 0 for an unconditional model.
     label: class of all; None takes every class in turn.
     guidance_scale: of classifier-free guidance.
-    keep: folder for the batches already drawn, removed at the end.
+    keep: folder for the batches already drawn; see `remove_parts`. A part of
+      another shape is drawn again.
+
+  Raises:
+    ValueError: for a label or a guidance_scale of an unconditional model, and
+      for a label that the model lacks.
   """
+  if not classes and (label is not None or guidance_scale != 1.0):
+    given = f"label={label}" if label is not None else ""
+    if guidance_scale != 1.0:
+      given += f"{' and ' if given else ''}guidance_scale={guidance_scale}"
+    raise ValueError(
+      f"{given} needs a model with classes, but this one was trained without"
+      " (num_classes = 0); leave it out, or train with config.num_classes"
+    )
+  if label is not None and not 0 <= label < classes:
+    raise ValueError(
+      f"label={label}, but the model has {classes} classes, 0..{classes - 1}"
+    )
   labels = np.arange(num + batch) % max(classes, 1)
   if label is not None:
     labels[:] = label
@@ -87,8 +106,10 @@ def draw(
   for first in tqdm.tqdm(range(0, num, batch), desc="sampling", unit="batch"):
     part = keep / f"part-{first:08d}.npy" if keep else None
     if part is not None and part.exists():
-      parts.append(np.load(part))
-      continue
+      held = np.load(part)
+      if held.shape == (batch, *shape):
+        parts.append(held)
+        continue
     chosen = jnp.asarray(labels[first : first + batch])
     conditioned = model
     if classes and guidance_scale == 1.0:
@@ -114,6 +135,29 @@ def draw(
         np.save(f, parts[-1])
       partial.replace(part)
   return np.concatenate(parts)[:num], labels[:num]
+
+
+def parts_folder(
+  out: pathlib.Path, workdir: str, batch: int, **setting: Any
+) -> pathlib.Path:
+  """Returns where to keep the batches of a setting until all are drawn.
+
+  Args:
+    out: folder of the results.
+    workdir: of the run; another checkpoint or model is another folder.
+    batch: samples really drawn at a time.
+    **setting: whatever else the samples depend on.
+  """
+  values = [*setting.values(), batch, training.fingerprint(workdir)]
+  return out / f".parts-{'-'.join(map(str, values))}"
+
+
+def remove_parts(keep: pathlib.Path) -> None:
+  """Removes the batches that `draw` kept."""
+  for part in keep.glob("part-*"):
+    part.unlink()
+  if keep.exists():
+    keep.rmdir()
 
 
 def define_flags() -> None:
@@ -151,54 +195,32 @@ def main() -> None:
   folder = training.checkpoint_directory(FLAGS.workdir)
   config = training.load_config(folder)
   model = training.load_denoiser(FLAGS.workdir)
-  if FLAGS.label is not None and not 0 <= FLAGS.label < config.num_classes:
-    raise app.UsageError(
-      f"--label={FLAGS.label}, but the model has {config.num_classes}"
-      f" classes, 0..{config.num_classes - 1}"
-    )
   table = table_for(model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls)
   out = pathlib.Path(FLAGS.out or FLAGS.workdir)
   out.mkdir(parents=True, exist_ok=True)
-  setting = "-".join(
-    str(FLAGS[name].value)
-    for name in (
-      "solver",
-      "grid",
-      "calls",
-      "label",
-      "guidance_scale",
-      "seed",
-      "batch",
-    )
-  )
-  keep = out / f".parts-{setting}"
+  batch = min(FLAGS.batch, FLAGS.num)
+  names = ("solver", "grid", "calls", "label", "guidance_scale", "seed")
+  setting = {name: FLAGS[name].value for name in names}
+  keep = parts_folder(out, FLAGS.workdir, batch, **setting)
   images, labels = draw(
     model,
     table,
     config.shape,
     num=FLAGS.num,
     seed=FLAGS.seed,
-    batch=min(FLAGS.batch, FLAGS.num),
+    batch=batch,
     classes=config.num_classes,
     label=FLAGS.label,
     guidance_scale=FLAGS.guidance_scale,
     keep=keep,
   )
   np.savez(out / "samples.npz", image=images, label=labels)
-  shown = images[:100]
-  plots.image_grid(
-    shown,
-    out / "samples.png",
-    title=f"{FLAGS.solver}, {table.nfe} calls, {FLAGS.grid} grid",
-  )
-  for part in keep.glob("part-*.npy"):
-    part.unlink()
-  if keep.exists():
-    keep.rmdir()
+  remove_parts(keep)
   print(
-    f"Wrote {out}/samples.npz ({len(images)} samples, {table.nfe} calls each)"
-    f" and {out}/samples.png (the first {len(shown)})."
+    f"Wrote {out}/samples.npz ({len(images)} samples, {table.nfe} calls each)."
   )
+  title = f"{FLAGS.solver}, {table.nfe} calls, {FLAGS.grid} grid"
+  print(plots.samples(images, out / "samples.png", title=title))
 
 
 if __name__ == "__main__":

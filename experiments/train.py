@@ -4,8 +4,10 @@ r"""Trains a denoiser, resuming by itself where an earlier run stopped.
       --workdir=/tmp/digits
 
 Every entry of a configuration can be set on the command line, as in
---config.steps=100 or --config.network_options.channels=32. The working
-directory receives
+--config.steps=100 or --config.network_options.channels=32. Another network or
+process takes other options, which are given as a whole:
+--config.network=residual_mlp --config.network_options="{'width': 64}". The
+working directory receives
 
   checkpoints/<step>/         parameters, their average, optimizer, position
   checkpoints/config.json     the model, from which it is rebuilt
@@ -18,22 +20,28 @@ Ctrl-C saves first. Read the result back with
 """
 
 import dataclasses
+import inspect
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+import numpy as np
 import optax
 from absl import flags
 from ml_collections import config_dict
 from ml_collections import config_flags
 
 from experiments import console
+from experiments import sources
 from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import losses
 from jaxdiff import training
+
+TIMES = ("uniform", "log_normal", "logit_normal", "uniform_log_snr")
 
 
 def train(
@@ -50,10 +58,13 @@ def train(
     progress: show a progress bar.
 
   Raises:
-    ValueError: if the working directory holds a checkpoint of another model.
+    ValueError: if the working directory holds a checkpoint of another model,
+      or the data do not fit the configuration.
   """
-  source = data.load(config.dataset)
-  model = model_config(config, source)
+  source = data.load(config.dataset, **_plain(config, "dataset_options"))
+  sample = sources.subset(source)
+  _check_labels(config, sources.labels(source, sample))
+  model = model_config(config, sample)
   init_key, run_key = jax.random.split(jax.random.key(config.seed))
   denoiser = training.make_denoiser(model, init_key)
   loss = losses.denoising(
@@ -74,11 +85,10 @@ def train(
   workdir = pathlib.Path(workdir).expanduser().absolute()
   directory = training.checkpoint_directory(workdir)
   with_checkpoints = checkpoints.open(directory, keep=config.keep)
-  if with_checkpoints.latest() is None:
-    training.save_config(directory, model)
-  else:
-    training.check_config(directory, model)
   try:
+    if with_checkpoints.latest() is not None:
+      training.check_config(directory, model)
+    training.save_config(directory, model)
     state = training.train(
       training.init_state(run_key, denoiser.params, optimizer),
       training.make_update(
@@ -98,25 +108,91 @@ def train(
 
 
 def model_config(
-  config: config_dict.ConfigDict, source: Mapping
+  config: config_dict.ConfigDict, sample: Mapping[str, np.ndarray]
 ) -> training.ModelConfig:
-  """Returns the model that a configuration asks for, to fit the data."""
+  """Returns the model that a configuration asks for, to fit the data.
+
+  Args:
+    config: the configuration.
+    sample: of the data, "image" f[n, ...].
+  """
   return training.ModelConfig(
-    shape=tuple(source["image"].shape[1:]),
+    shape=tuple(sample["image"].shape[1:]),
     network=config.network,
-    network_options=config.network_options.to_dict(),
+    network_options=_plain(config, "network_options"),
     num_classes=config.num_classes,
     process=config.process,
-    process_options=config.process_options.to_dict(),
+    process_options=_plain(config, "process_options"),
     prediction=config.prediction,
-    sigma_data=config.sigma_data,
+    sigma_data=sigma_data(config, sample["image"]),
+    dataset=config.dataset,
+    dataset_options=_plain(config, "dataset_options"),
   )
 
 
+def sigma_data(config: config_dict.ConfigDict, images: np.ndarray) -> float:
+  """Returns config.sigma_data or, if it is None or 0, the measured one."""
+  measured = float(f"{np.std(images, dtype=np.float64):.4g}")
+  if measured > 5.0:
+    print(
+      f"Warning: the standard deviation of the data is {measured}; networks"
+      " and noise levels are made for data in [-1, 1]. Scale the data, pixels"
+      " for instance by x / 127.5 - 1."
+    )
+  if config.sigma_data:
+    return config.sigma_data
+  if not 0.0 < measured < float("inf"):
+    raise ValueError(
+      f"the standard deviation of the data is {measured}, which cannot be"
+      " sigma_data; look for NaN or constant images in the data, or set"
+      " --config.sigma_data=0.5"
+    )
+  print(f"sigma_data = {measured}, measured on {len(images)} samples.")
+  return measured
+
+
 def time_sampler(config: config_dict.ConfigDict, process) -> losses.times.Times:
-  """Returns the sampler of times that a configuration names."""
+  """Returns the sampler of times that a configuration names.
+
+  Raises:
+    ValueError: for an unknown name, or arguments that it does not take.
+  """
   name, *options = config.times
-  return getattr(losses.times, name)(process, *options)
+  if name not in TIMES:
+    raise ValueError(
+      f"config.times begins with {name!r}, but must begin with a sampler of"
+      f" jaxdiff.losses.times: {', '.join(TIMES)}; for instance"
+      " --config.times=\"('log_normal', -1.2, 1.2)\""
+    )
+  sampler = getattr(losses.times, name)
+  arguments = list(inspect.signature(sampler).parameters)[1:]
+  if len(options) > len(arguments):
+    raise ValueError(
+      f"config.times={tuple(config.times)}, but {name} takes at most"
+      f" {len(arguments)} arguments: {', '.join(arguments)}"
+    )
+  return sampler(process, *options)
+
+
+def _plain(config: config_dict.ConfigDict, name: str) -> dict[str, Any]:
+  """Returns an entry of options as a dict, empty if it is not there."""
+  options = config.get(name) or {}
+  return options.to_dict() if hasattr(options, "to_dict") else dict(options)
+
+
+def _check_labels(config: config_dict.ConfigDict, labels: Any) -> None:
+  """Refuses labels that the network could not take."""
+  if not config.num_classes:
+    return
+  if labels is None:
+    raise ValueError(
+      f"config.num_classes={config.num_classes}, but {config.dataset!r} has no"
+      " labels; set --config.num_classes=0 to train without"
+    )
+  try:
+    training.check_labels(labels, config.num_classes)
+  except ValueError as e:
+    raise ValueError(f"{config.dataset!r}: {e} (config.num_classes)") from e
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ def get_config() -> config_dict.ConfigDict:
   """Returns the configuration."""
   config = config_dict.ConfigDict()
   config.dataset = "digits"
+  config.dataset_options = config_dict.ConfigDict()  # of data.load
   config.num_classes = 10
   config.seed = 0
 

@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     dict(
       target="digits_mixture",  # an oracle, or the folder of a trained run
-      data="digits",  # for the distance of a trained run's samples
+      data="",  # for the distance of a trained run's samples; "": the run's own
       process="edm",  # edm, vp, flow, cosine, ve, sub_vp
       solvers=(
         "ddim",

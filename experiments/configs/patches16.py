@@ -13,6 +13,7 @@ def get_config() -> config_dict.ConfigDict:
   """Returns the configuration."""
   config = config_dict.ConfigDict()
   config.dataset = "patches16"
+  config.dataset_options = config_dict.ConfigDict()  # of data.load
   config.num_classes = 2  # which photograph
   config.seed = 0
 

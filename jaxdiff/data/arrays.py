@@ -63,7 +63,8 @@ def from_npz(
     path: the file, as written by `np.savez`.
     keys: names in the result to names in the file, for instance
       `{"image": "x_train", "label": "y_train"}`; by default `image` and
-      `label` under their own names.
+      `label` under their own names, where a file without labels is taken
+      as it is.
 
   Returns:
     Dict of arrays of one length n: u8 images become f32[n, h, w, c] in
@@ -75,6 +76,7 @@ def from_npz(
     ValueError: it is no .npz archive, lacks a key, or its arrays have
       different lengths.
   """
+  optional = {"label"} if keys is None else set()
   keys = dict(IMAGE_AND_LABEL if keys is None else keys)
   if not os.path.isfile(path):
     raise FileNotFoundError(
@@ -88,6 +90,8 @@ def from_npz(
       "again."
     )
   with np.load(path, allow_pickle=False) as archive:
+    for name in optional - set(archive.files):
+      del keys[name]
     missing = sorted(set(keys.values()) - set(archive.files))
     if missing:
       raise ValueError(

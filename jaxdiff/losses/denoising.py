@@ -71,7 +71,8 @@ def denoising(
     buckets: number of buckets of the metrics.
 
   Raises:
-    ValueError: for an unknown weighting, or a label_dropout outside [0, 1].
+    ValueError: for an unknown weighting, a label_dropout outside [0, 1], or
+      another number of classes than the network's.
   """
   if not callable(weighting):
     checks.one_of(weighting, WEIGHTINGS, "weighting")
@@ -79,6 +80,15 @@ def denoising(
     raise ValueError(
       f"label_dropout is a probability, got {label_dropout}; 0.1 is usual,"
       " 0 trains without the null label"
+    )
+  # known of Linen modules; other networks are functions
+  module = getattr(denoiser.apply, "module", None)
+  known = getattr(module, "num_classes", num_classes)
+  if num_classes and num_classes != known:
+    raise ValueError(
+      f"num_classes={num_classes}, but the network was made with"
+      f" num_classes={known}; give both the same number, so that the null"
+      " label is the same for both"
     )
   model = dataclasses.replace(denoiser, params=None, label=None)
   process = model.process

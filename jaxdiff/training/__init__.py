@@ -1,11 +1,13 @@
 """Training: state, update, loop, and models read back from checkpoints."""
 
 from jaxdiff.training.digits import digits_denoiser
+from jaxdiff.training.labels import check_labels
 from jaxdiff.training.loop import average
 from jaxdiff.training.loop import csv_writer
 from jaxdiff.training.loop import train
 from jaxdiff.training.models import check_config
 from jaxdiff.training.models import checkpoint_directory
+from jaxdiff.training.models import fingerprint
 from jaxdiff.training.models import load_config
 from jaxdiff.training.models import load_denoiser
 from jaxdiff.training.models import make_denoiser
@@ -20,9 +22,11 @@ __all__ = [
   "TrainState",
   "average",
   "check_config",
+  "check_labels",
   "checkpoint_directory",
   "csv_writer",
   "digits_denoiser",
+  "fingerprint",
   "init_state",
   "load_config",
   "load_denoiser",

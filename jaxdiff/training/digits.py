@@ -58,14 +58,18 @@ def digits_denoiser(
     network_options=dict(width=width, blocks=blocks),
     num_classes=10,
     sigma_data=0.75,
+    dataset="digits",
   )
+  fields = dataclasses.asdict(model)
+  for name in ("dataset", "dataset_options"):  # no part of the recipe
+    del fields[name]
   recipe = dict(
     version=_RECIPE,
     steps=steps,
     batch_size=batch_size,
     learning_rate=learning_rate,
     seed=seed,
-    model=dataclasses.asdict(model),
+    model=fields,
   )
   text = json.dumps(recipe, sort_keys=True).encode()
   cache = cache or os.environ.get("JAXDIFF_CACHE") or "~/.cache/jaxdiff"

@@ -1,6 +1,8 @@
 """A model as data: what `config.json` holds, and the denoiser it stands for."""
 
 import dataclasses
+import hashlib
+import inspect
 import json
 import os
 import pathlib
@@ -16,6 +18,16 @@ from jaxdiff import networks
 from jaxdiff import processes
 
 _FOLDER = "checkpoints"
+# Those whose arguments are plain numbers, which config.json can hold.
+_PROCESSES = (
+  "edm",
+  "rectified_flow",
+  "sub_vp",
+  "ve",
+  "vp_cosine",
+  "vp_linear",
+)
+_DATA = ("dataset", "dataset_options")  # tell nothing of the network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +44,8 @@ class ModelConfig:
     prediction: what the network outputs, one of `predictions.KINDS`.
     sigma_data: standard deviation of the data.
     time: what the network is told about the time, "log_snr" or "t".
+    dataset: name of the data it was trained on, as `data.load` takes it, or "".
+    dataset_options: the options of `data.load`.
   """
 
   shape: tuple[int, ...]
@@ -43,6 +57,8 @@ class ModelConfig:
   prediction: str = "edm"
   sigma_data: float = 0.5
   time: str = "log_snr"
+  dataset: str = ""
+  dataset_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def make_denoiser(
@@ -56,13 +72,20 @@ def make_denoiser(
       place, which cost nothing.
 
   Raises:
-    ValueError: for an unknown network, process or prediction.
+    ValueError: for an unknown network, process or prediction, and for options
+      that the network or the process does not take.
   """
-  if config.process not in processes.__all__:
+  if config.process not in _PROCESSES:
     raise ValueError(
-      f"there is no process {config.process!r} in jaxdiff.processes; there"
-      f" are {', '.join(p for p in processes.__all__ if p.islower())}"
+      f"process = {config.process!r} cannot be stored with a model: it must be"
+      f" one of {', '.join(_PROCESSES)}, whose options are plain numbers"
     )
+  plain = networks.make(config.network, num_classes=config.num_classes)
+  fields = {f.name for f in dataclasses.fields(plain) if f.init}
+  fields -= {"parent", "name", "num_classes"}
+  _check_options("network", config.network, config.network_options, fields)
+  known = inspect.signature(getattr(processes, config.process)).parameters
+  _check_options("process", config.process, config.process_options, known)
   network = networks.make(
     config.network, num_classes=config.num_classes, **config.network_options
   )
@@ -86,6 +109,19 @@ def make_denoiser(
   )
 
 
+def _check_options(kind: str, name: str, options: Any, known: Any) -> None:
+  """Refuses options that a network or a process does not take."""
+  wrong = [option for option in options if option not in known]
+  if wrong:
+    field = f"{kind}_options"
+    raise ValueError(
+      f"{field} has {', '.join(wrong)}, which the {kind} {name!r} does not"
+      f" take; it takes {', '.join(sorted(known)) or 'none'}. Give all of them"
+      f' anew, on the command line as --config.{field}="{{}}" for the'
+      f" defaults or as --config.{field}=\"{{'NAME': VALUE}}\""
+    )
+
+
 def save_config(directory: str | os.PathLike, config: ModelConfig) -> None:
   """Writes config.json beside the checkpoints of a model."""
   fields = dataclasses.asdict(config)
@@ -97,22 +133,47 @@ def load_config(directory: str | os.PathLike) -> ModelConfig:
 
   Raises:
     FileNotFoundError: if there is no config.json.
+    ValueError: if it does not describe a model.
   """
-  fields = checkpoints.read_config(directory)["model"]
+  fields = _stored(directory)
   return ModelConfig(**(fields | {"shape": tuple(fields["shape"])}))
+
+
+def _stored(directory: str | os.PathLike) -> dict[str, Any]:
+  """Returns the fields of a ModelConfig that config.json holds."""
+  config = checkpoints.read_config(directory)
+  fields = config.get("model") if isinstance(config, dict) else None
+  path = pathlib.Path(directory) / "config.json"
+  if not isinstance(fields, dict) or "shape" not in fields:
+    raise ValueError(
+      f"{path} does not describe a model: it needs an entry"
+      ' {"model": {"shape": ..., ...}}; restore it from a copy, or write it'
+      " with training.save_config"
+    )
+  known = {f.name for f in dataclasses.fields(ModelConfig)}
+  unknown = sorted(set(fields) - known)
+  if unknown:
+    raise ValueError(
+      f"{path} has {', '.join(unknown)}, which a model does not have; it has"
+      f" {', '.join(sorted(known))}. Remove them, or use the version of"
+      " jaxdiff that wrote them"
+    )
+  return fields
 
 
 def check_config(directory: str | os.PathLike, config: ModelConfig) -> None:
   """Refuses to go on with a checkpoint of another model.
 
+  The name of the data set may differ: data move.
+
   Raises:
     ValueError: if config.json describes another model; the field and both
       values are named.
   """
-  stored = checkpoints.read_config(directory)["model"]
+  stored = _stored(directory)
   wanted = json.loads(json.dumps(dataclasses.asdict(config)))
   for name, value in wanted.items():
-    if stored.get(name) != value:
+    if name not in _DATA and stored.get(name) != value:
       raise ValueError(
         f"{directory} holds a model with {name} = {stored.get(name)!r}, but"
         f" {value!r} was asked for; go on with the stored value, or train in"
@@ -123,6 +184,39 @@ def check_config(directory: str | os.PathLike, config: ModelConfig) -> None:
 def checkpoint_directory(workdir: str | os.PathLike) -> pathlib.Path:
   """Returns the folder of checkpoints inside a run's working directory."""
   return pathlib.Path(workdir).expanduser().absolute() / _FOLDER
+
+
+def _existing(workdir: str | os.PathLike) -> pathlib.Path:
+  """Returns the folder of checkpoints of a run, or the folder itself."""
+  directory = checkpoint_directory(workdir)
+  if directory.is_dir():
+    return directory
+  return pathlib.Path(workdir).expanduser().absolute()
+
+
+def fingerprint(workdir: str | os.PathLike) -> str:
+  """Returns a name of the latest checkpoint that changes with the network.
+
+  It is the step and a hash of config.json and of the sizes and times of the
+  checkpoint's files: other parameters under the same step have another name.
+
+  Args:
+    workdir: the run's working directory, or its folder of checkpoints.
+
+  Raises:
+    FileNotFoundError: if there is no config.json.
+  """
+  directory = _existing(workdir)
+  text = [json.dumps(checkpoints.read_config(directory), sort_keys=True)]
+  steps = [int(p.name) for p in directory.iterdir() if p.name.isdigit()]
+  step = max(steps, default=0)
+  for path in sorted((directory / str(step)).rglob("*")):
+    if path.is_file():
+      stat = path.stat()
+      name = path.relative_to(directory)
+      text.append(f"{name} {stat.st_size} {stat.st_mtime_ns}")
+  code = hashlib.sha256("\n".join(text).encode()).hexdigest()[:12]
+  return f"{step}-{code}"
 
 
 def load_denoiser(
@@ -139,9 +233,7 @@ def load_denoiser(
     FileNotFoundError: if there is no such run, or no checkpoint in it yet.
     ValueError: if the checkpoint does not fit config.json.
   """
-  directory = checkpoint_directory(workdir)
-  if not directory.is_dir():
-    directory = pathlib.Path(workdir).expanduser().absolute()
+  directory = _existing(workdir)
   denoiser = make_denoiser(load_config(directory))
   opened = checkpoints.open(directory, create=False)
   name = "ema_params" if ema else "params"

@@ -1,0 +1,52 @@
+"""What the scripts ask of a data set: arrays or examples read on demand."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+_VALUES = 32_000_000  # numbers held at once, at most
+
+
+def subset(source: Any, limit: int = 10_000) -> dict[str, np.ndarray]:
+  """Returns images, and labels if any, spread evenly over a source.
+
+  Args:
+    source: a dict of arrays, or a sequence of examples.
+    limit: number of samples; fewer where images are large.
+
+  Raises:
+    ValueError: if the source is empty or has no "image".
+  """
+  mapping = isinstance(source, Mapping)
+  fields = source if mapping else source[0] if len(source) else {}
+  if not len(fields.get("image", ())):
+    raise ValueError(
+      'the data set needs samples under the name "image", but has'
+      f" {', '.join(map(repr, fields)) or 'nothing'}; name them by the option"
+      " keys, --config.dataset_options=\"{'keys': {'image': 'x_train'}}\""
+    )
+  size = len(source["image"] if mapping else source)
+  first = source["image"][0] if mapping else source[0]["image"]
+  values = int(np.prod(np.shape(first)))
+  limit = max(1, min(limit, size, _VALUES // max(values, 1)))
+  chosen = (np.arange(limit) * size) // limit
+  if mapping:
+    names = [name for name in ("image", "label") if name in source]
+    return {name: np.asarray(source[name])[chosen] for name in names}
+  examples = [source[int(i)] for i in chosen]
+  names = [name for name in ("image", "label") if name in examples[0]]
+  return {name: np.stack([e[name] for e in examples]) for name in names}
+
+
+def images(source: Any) -> np.ndarray:
+  """Returns the images: all of an array, a subset of what is on disk."""
+  if isinstance(source, Mapping):
+    return np.asarray(source["image"])
+  return subset(source)["image"]
+
+
+def labels(source: Any, sample: Mapping[str, np.ndarray]) -> np.ndarray | None:
+  """Returns the labels: all of an array, else those of `subset`; or None."""
+  held = source if isinstance(source, Mapping) else sample
+  return held.get("label")
