@@ -25,7 +25,7 @@ import hashlib
 import json
 import math
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,7 +67,8 @@ ORACLES = {
   "g16": oracles.g16,
   "grid25": oracles.grid25,
 }
-_PIECE = 40  # rows of the compiled program
+_PIECE = 40  # rows of the compiled program, unless a table is longer
+_MEMORY = 4  # outputs that it keeps, unless a table keeps more
 
 
 class Target(NamedTuple):
@@ -166,10 +167,22 @@ def cells(
 
 
 class Sweep:
-  """Runs tables from the same noises through one compiled program."""
+  """Runs tables from the same noises through one compiled program.
 
-  def __init__(self, target: Target, config: ml_collections.ConfigDict):
+  The program has room for the longest and deepest of `todo`: a multistep table
+  cut in two would lose its history at the cut.
+  """
+
+  def __init__(
+    self,
+    target: Target,
+    config: ml_collections.ConfigDict,
+    todo: Sequence[tables.Tableau] = (),
+  ):
     self.target = target
+    rows = max([_PIECE, *(table.nfe for table in todo)])
+    self.rows = rows + -rows % 4  # whole steps of RK4, the reference
+    self.memory = max([_MEMORY, *(table.memory for table in todo)])
     self.noises = config.noises
     dtype = jnp.float64 if config.float64 else jnp.float32
     self.key = jax.random.key(config.seed)
@@ -181,12 +194,9 @@ class Sweep:
   def __call__(self, table: tables.Tableau, x: Any = None) -> jax.Array:
     """Returns the samples that a table makes of the noises, [noises, ...]."""
     x = self.start if x is None else x
-    for first in range(0, table.nfe, _PIECE):
-      piece = tables.take(table, slice(first, first + _PIECE))
-      padded = tables.pad(piece, _PIECE, 4)
-      key = jax.random.fold_in(self.key, first)
-      x = sampling.sample(key, self.target.model, padded, x, length=piece.nfe)
-    return x
+    padded = tables.pad(table, self.rows, self.memory)
+    key = jax.random.fold_in(self.key, 0)
+    return sampling.sample(key, self.target.model, padded, x, length=table.nfe)
 
   def reference(self, steps: int) -> jax.Array:
     """Returns the noises taken along the ODE by RK4, in pieces.
@@ -198,7 +208,7 @@ class Sweep:
     grid = grids.karras(process, steps)
     x = self.start
     bar = tqdm.tqdm(total=4 * steps, desc="reference", unit="call")
-    per_piece = _PIECE // 4
+    per_piece = self.rows // 4
     for first in range(0, steps, per_piece):
       part = grid[first : first + per_piece + 1]
       table = solvers.CASES["rk4"].build(process, part)
@@ -223,13 +233,13 @@ def run(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
   out = pathlib.Path(config.out)
   out.mkdir(parents=True, exist_ok=True)
   target = load_target(config)
-  sweep = Sweep(target, config)
   todo = list(cells(config, target.process))
   if not todo:
     raise ValueError(
       f"none of config.solvers={tuple(config.solvers)} makes a step in any of"
       f" config.calls={tuple(config.calls)}; allow more calls"
     )
+  sweep = Sweep(target, config, [table for *_, table in todo])
   stamp = _stamp(config)
   rows, reference = _resume(out, stamp)
   # the CSV keeps what an earlier sweep of other solvers, grids or calls made

@@ -149,6 +149,17 @@ def test_the_reference_in_pieces_is_one_walk_of_rk4(tmp_path):
   np.testing.assert_allclose(sweep.reference(25), whole, rtol=1e-4, atol=1e-5)
 
 
+def test_a_long_multistep_table_keeps_its_history_in_the_sweep(tmp_path):
+  """More rows and a deeper memory than usual widen the program, not cut it."""
+  config = small(tmp_path)
+  target = frontier.load_target(config)
+  grid = grids.karras(target.process, 50)
+  table = solvers.unipc(target.process, grid, order=4)
+  sweep = frontier.Sweep(target, config, [table])
+  whole = sampling.sample(sweep.key, target.model, table, sweep.start)
+  np.testing.assert_allclose(sweep(table), whole, rtol=1e-4, atol=1e-5)
+
+
 def test_errors_are_over_coordinates_and_then_over_samples():
   x = np.zeros((3, 2))
   error = frontier.errors(x, np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 1.0]]))
