@@ -22,7 +22,9 @@ LAYERS = [
   ),
   ("1b", {"grids"}),
   ("2a", {"denoisers", "guidance", "losses", "solvers", "oracles"}),
-  ("3", {"sampling", "likelihood", "training", "discrete", "diagnostics"}),
+  ("3", {"sampling", "training", "discrete"}),
+  ("3b", {"samplers"}),
+  ("3c", {"likelihood", "diagnostics"}),
   (
     "4",
     {
@@ -30,6 +32,7 @@ LAYERS = [
       "finetuning",
       "steering",
       "inverse",
+      "learning",
       "search",
       "quantization",
     },

@@ -1,0 +1,54 @@
+"""Runs the miniature of a system's central claim and writes its result.
+
+  python -m experiments.evidence --system=dpm-solver
+  python -m experiments.evidence --system=all
+  python -m experiments.evidence --docs      # docs/systems.md from the results
+
+Prints every metric, its bar and the verdict. Interrupted, it goes on with the
+next seed. With --seeds only looks: the committed result is not replaced.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import console
+
+_SYSTEM = flags.DEFINE_string(
+  "system", None, "A system of docs/systems.md, several by commas, or 'all'."
+)
+_SEEDS = flags.DEFINE_list(
+  "seeds", None, "Seeds to look at instead of the system's own; not written."
+)
+_OUT = flags.DEFINE_string(
+  "out", "runs/evidence", "Folder for what each seed measured."
+)
+_AGAIN = flags.DEFINE_bool("again", False, "Measure anew what is there.")
+_DOCS = flags.DEFINE_bool("docs", False, "Write docs/systems.md.")
+
+
+def main() -> None:
+  # after the flags, so that --help answers at once
+  from experiments.evidence import documents
+  from experiments.evidence import report
+  from experiments.evidence import runner
+
+  if not (_SYSTEM.value or _DOCS.value):
+    raise ValueError(
+      "name a system with --system, one of: "
+      + ", ".join(report.systems())
+      + "; or --docs for the page of all results"
+    )
+  seeds = None if _SEEDS.value is None else [int(s) for s in _SEEDS.value]
+  wanted = (_SYSTEM.value or "").split(",") if _SYSTEM.value else []
+  for slug in report.systems() if wanted == ["all"] else wanted:
+    result = runner.run(slug, pathlib.Path(_OUT.value), seeds, _AGAIN.value)
+    print(report.text(result), flush=True)
+    if seeds is None:
+      report.write(result)
+  if _DOCS.value:
+    print(f"Wrote {documents.write()}")
+
+
+if __name__ == "__main__":
+  console.run(main)
