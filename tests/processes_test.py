@@ -125,7 +125,10 @@ def test_log_snr_of_vp_stays_finite_where_exp_would_overflow_float32():
 # --- the SDE -----------------------------------------------------------------
 
 
-@every_process
+SMOOTH = [name for name in CASES if name != "vp_discrete"]
+
+
+@pytest.mark.parametrize("name", SMOOTH)
 def test_moment_equations_of_the_sde_integrate_to_alpha_and_sigma(name):
   # dm/dt = f m, dV/dt = 2 f V + g^2, by RK4 from t_min
   process = PROCESSES[name]
@@ -149,6 +152,37 @@ def test_moment_equations_of_the_sde_integrate_to_alpha_and_sigma(name):
     v += h / 6 * (b1 + 2 * b2 + 2 * b3 + b4)
   assert m == pytest.approx(float(process.alpha(t[-1])), rel=1e-8)
   assert v == pytest.approx(float(process.sigma(t[-1])) ** 2, rel=1e-8)
+
+
+def test_discrete_betas_are_hit_at_their_steps_and_joined_by_lambda():
+  betas = np.linspace(1e-4, 0.02, 1000)
+  process = processes.vp_discrete(betas)
+  steps = np.arange(1, 1001) / 1000
+  square = np.cumprod(1 - betas)
+  np.testing.assert_allclose(process.alpha(steps) ** 2, square, rtol=1e-12)
+  np.testing.assert_allclose(process.sigma(steps) ** 2, 1 - square, rtol=1e-10)
+  middle = 0.5 * (steps[1:] + steps[:-1])
+  lam = process.log_snr(steps)
+  np.testing.assert_allclose(
+    process.log_snr(middle), 0.5 * (lam[1:] + lam[:-1]), rtol=1e-12
+  )
+  # sigma -> 0 linearly before the first step
+  ratio = process.noise_level(np.asarray([0.00025, 0.0005, 0.001]))
+  np.testing.assert_allclose(ratio / ratio[-1], [0.25, 0.5, 1.0], rtol=1e-12)
+  assert process.sigma(process.t_zero) == 0
+
+
+@pytest.mark.parametrize(
+  ("betas", "message"),
+  [
+    ([0.1], "two steps or more"),
+    ([0.1, 1.0], r"betas\[1\] = 1; a cosine schedule is capped"),
+    ([0.0, 0.1], r"inside \(0, 1\)"),
+  ],
+)
+def test_discrete_betas_outside_of_0_1_are_refused(betas, message):
+  with pytest.raises(ValueError, match=message):
+    processes.vp_discrete(betas)
 
 
 def test_ve_adds_the_variance_between_its_ends_and_no_drift():

@@ -7,6 +7,7 @@ from jaxdiff.processes.gaussian import rectified_flow
 from jaxdiff.processes.gaussian import sub_vp
 from jaxdiff.processes.gaussian import ve
 from jaxdiff.processes.gaussian import vp_cosine
+from jaxdiff.processes.gaussian import vp_discrete
 from jaxdiff.processes.gaussian import vp_linear
 from jaxdiff.processes.gaussian import vp_linear_covering
 
@@ -18,6 +19,7 @@ __all__ = [
   "sub_vp",
   "ve",
   "vp_cosine",
+  "vp_discrete",
   "vp_linear",
   "vp_linear_covering",
 ]

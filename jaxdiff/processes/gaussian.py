@@ -10,6 +10,7 @@ whose marginals the probability-flow ODE dx/dt = alpha' x0 + sigma' eps shares.
 |--------------------|----------------|-------------------------|----------|
 | `vp_linear`        | exp(-B(t) / 2) | sqrt(1 - alpha^2)       | 1e-3, 1  |
 | `vp_cosine`        | cos(pi t / 2)  | sin(pi t / 2)           | 1e-3, 1  |
+| `vp_discrete`      | N given steps  | sqrt(1 - alpha^2)       | 1/N, 1   |
 | `sub_vp`           | exp(-B(t) / 2) | 1 - alpha^2             | 1e-3, 1  |
 | `ve`               | 1              | s_min (s_max / s_min)^t | 0, 1     |
 | `edm`              | 1              | t                       | .002, 80 |
@@ -206,6 +207,36 @@ def vp_linear_covering(
   slope = 2.0 * (low / t_min - high) / (t_min - 1.0)
   beta_min = high - 0.5 * slope
   return vp_linear(beta_min, beta_min + slope, t_min, 1.0)
+
+
+def vp_discrete(betas: Any) -> GaussianProcess:
+  """The process of a network trained on N discrete steps, in continuous time.
+
+  t = k / N after k steps, so the step that the network calls i = 0..N - 1 is
+  at t = (i + 1) / N: tell it so with `time=lambda t: N * t - 1` (fractions
+  between the steps it was trained on), or `time=lambda t: jnp.round(N * t -
+  1)` if it takes whole steps alone. lambda is linear in t between the steps.
+
+  Args:
+    betas: f64[N], variance of the noise added by each step, as in
+      `np.linspace(1e-4, 0.02, 1000)` of Ho et al. (2020).
+
+  Raises:
+    ValueError: for fewer than two steps, or a beta outside of (0, 1).
+  """
+  betas = np.asarray(betas, np.float64)
+  if betas.ndim != 1 or len(betas) < 2:
+    raise ValueError(
+      f"betas needs two steps or more, one number each; got shape {betas.shape}"
+    )
+  bad = ~((betas > 0) & (betas < 1))
+  if bad.any():
+    raise ValueError(
+      f"every beta must be inside (0, 1), got betas[{np.flatnonzero(bad)[0]}]"
+      f" = {betas[bad][0]:.6g}; a cosine schedule is capped at 0.999"
+    )
+  schedule = schedules.DiscreteVP(tuple(betas.tolist()))
+  return GaussianProcess(schedule, 1.0 / len(betas), 1.0)
 
 
 def vp_cosine(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:

@@ -13,6 +13,7 @@ write such a class and hand it to `GaussianProcess`.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -123,6 +124,71 @@ class CosineVP:
 
   def rates(self, t: Array) -> tuple[Array, Array]:
     return -0.5 * math.pi * self.sigma(t), 0.5 * math.pi * self.alpha(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscreteVP:
+  r"""The VP process of N discrete betas, made continuous.
+
+  t = k / N after k of the steps, alpha^2 = prod (1 - beta), and lambda is
+  linear in t between them.
+  Before the first step sigma / alpha is proportional to t.
+  """
+
+  betas: tuple[float, ...]
+  t_zero: float = 0.0
+
+  @functools.cached_property
+  def _nodes(self) -> tuple[np.ndarray, np.ndarray]:
+    """The times k / N, k = 1..N, and lambda there, f64[N] each."""
+    log_square = np.cumsum(np.log1p(-np.asarray(self.betas, np.float64)))
+    n = len(self.betas)
+    lam = 0.5 * log_square - 0.5 * numerics.log1mexp(-log_square)
+    return np.arange(1, n + 1) / n, lam
+
+  @property
+  def _first(self) -> tuple[float, float]:
+    """The first node; Python numbers, which keep the dtype of arrays."""
+    times, lam = self._nodes
+    return float(times[0]), float(lam[0])
+
+  def log_snr(self, t: Array) -> Array:
+    xp = numerics.namespace(t)
+    time, lam = self._first
+    before = lam - numerics.log(xp.minimum(t / time, 1.0))
+    return xp.where(t < time, before, _interpolate(t, *self._nodes))
+
+  def log_snr_inverse(self, lam: Array) -> Array:
+    xp = numerics.namespace(lam)
+    time, node = self._first
+    before = time * xp.exp(xp.minimum(node - lam, 0.0))
+    times, nodes = self._nodes
+    inside = _interpolate(lam, nodes[::-1], times[::-1])
+    return xp.where(lam > node, before, inside)
+
+  def alpha(self, t: Array) -> Array:
+    xp = numerics.namespace(t)
+    return xp.exp(-0.5 * numerics.softplus(-2.0 * self.log_snr(t)))
+
+  def sigma(self, t: Array) -> Array:
+    xp = numerics.namespace(t)
+    return xp.exp(-0.5 * numerics.softplus(2.0 * self.log_snr(t)))
+
+  def rates(self, t: Array) -> tuple[Array, Array]:
+    xp = numerics.namespace(t)
+    times, lam = self._nodes
+    alpha, sigma = self.alpha(t), self.sigma(t)
+    slopes = xp.asarray(np.diff(lam) / np.diff(times), alpha.dtype)
+    piece = xp.searchsorted(xp.asarray(times, alpha.dtype), t) - 1
+    slope = slopes[xp.clip(piece, 0, len(slopes) - 1)]
+    # before the first step d(sigma / alpha) / dt is constant
+    time, node = self._first
+    rise = math.exp(-node) / time
+    early = t < time
+    return (
+      xp.where(early, -rise * sigma * alpha**2, slope * alpha * sigma**2),
+      xp.where(early, rise * alpha**3, -slope * sigma * alpha**2),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +306,13 @@ class Pair:
       evaluate(rate(self.alpha_fn), t),
       evaluate(rate(self.sigma_fn), t),
     )
+
+
+def _interpolate(x: Array, places: np.ndarray, values: np.ndarray) -> Array:
+  """Returns the piecewise linear function through (places, values) at x."""
+  xp = numerics.namespace(x)
+  cast = lambda v: xp.asarray(v, xp.result_type(x))
+  return xp.interp(x, cast(places), cast(values)).astype(xp.result_type(x))
 
 
 def evaluate(f: Callable[[Array], Array], t: Array) -> Array:
