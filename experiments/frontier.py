@@ -44,6 +44,7 @@ from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import metrics
+from jaxdiff import networks
 from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import sampling
@@ -67,6 +68,7 @@ ORACLES = {
   "g16": oracles.g16,
   "grid25": oracles.grid25,
 }
+_MNIST = {"image": "x_test"}
 _PIECE = 40  # rows of the compiled program, unless a table is longer
 _MEMORY = 4  # outputs that it keeps, unless a table keeps more
 
@@ -88,10 +90,10 @@ class Target(NamedTuple):
 
 
 def load_target(config: ml_collections.ConfigDict) -> Target:
-  """Returns the oracle or the trained model that the config names.
+  """Returns the oracle, trained model or weights that the config names.
 
   Raises:
-    ValueError: for a target that is neither an oracle nor a run's folder.
+    ValueError: for a target that is none of them.
   """
   if config.target in ORACLES:
     if config.process not in PROCESSES:
@@ -116,10 +118,18 @@ def load_target(config: ml_collections.ConfigDict) -> Target:
       model = denoisers.with_label(model, label)
     draws = jnp.asarray(_data_of(config.data, stored, config.target))
     return Target(model, model.process, stored.shape, draws)
+  if pathlib.Path(config.target).is_file():
+    model = sources.pretrained(config.target)
+    shape = networks.ddpm_mnist.SHAPE
+    draws = jnp.zeros((0, *shape))
+    if config.data:
+      draws = jnp.asarray(data.load(config.data, keys=_MNIST)["image"])
+    return Target(model, model.process, shape, draws)
   raise ValueError(
     f"config.target={config.target!r} is neither an oracle"
-    f" ({', '.join(ORACLES)}) nor a folder with a trained model; train one"
-    " with: python -m experiments.train --workdir=runs/digits"
+    f" ({', '.join(ORACLES)}), nor a folder with a trained model, nor a file of"
+    " weights; train one with: python -m experiments.train"
+    " --workdir=runs/digits"
   )
 
 
@@ -219,7 +229,9 @@ class Sweep:
     return x
 
   def distance(self, x: jax.Array) -> float:
-    """Returns the sliced Wasserstein distance to data."""
+    """Returns the sliced Wasserstein distance to data, NaN without any."""
+    if not len(self.target.data):
+      return math.nan
     draws = self.target.data.astype(x.dtype)
     return float(_sliced(self.distance_key, x, draws))
 

@@ -1,9 +1,15 @@
-"""What the scripts ask of a data set: arrays or examples read on demand."""
+"""What the scripts ask of data and weights that somebody else made."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
+
+from jaxdiff import denoisers
+from jaxdiff import networks
+from jaxdiff import processes
 
 _VALUES = 32_000_000  # numbers held at once, at most
 
@@ -50,3 +56,25 @@ def labels(source: Any, sample: Mapping[str, np.ndarray]) -> np.ndarray | None:
   """Returns the labels: all of an array, else those of `subset`; or None."""
   held = source if isinstance(source, Mapping) else sample
   return held.get("label")
+
+
+def pretrained(path: str | os.PathLike) -> denoisers.Denoiser:
+  """Returns the denoiser of the public DDPM U-Net on MNIST, from an npz.
+
+  Raises:
+    ValueError: if the file holds the weights of another network.
+  """
+  with np.load(path) as arrays:
+    params = networks.ddpm_mnist.from_torch(arrays)
+  process = processes.vp_discrete(np.linspace(1e-4, 0.02, 1000))
+  return denoisers.from_linen(
+    networks.ddpm_mnist.DDPMMnist(),
+    params,
+    process,
+    prediction="eps",
+    time=_step_of_1000,
+  )
+
+
+def _step_of_1000(t: jax.Array) -> jax.Array:
+  return 1000.0 * t - 1.0

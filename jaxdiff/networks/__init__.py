@@ -5,6 +5,7 @@ time condition c f[batch] and label i32[batch] or None. `denoisers.from_linen`
 makes a model of it.
 """
 
+from jaxdiff.networks import ddpm_mnist
 from jaxdiff.networks.embeddings import Condition
 from jaxdiff.networks.embeddings import fourier
 from jaxdiff.networks.mlp import MLP
@@ -21,6 +22,7 @@ __all__ = [
   "NETWORKS",
   "ResidualMLP",
   "UNet",
+  "ddpm_mnist",
   "digits_mlp",
   "digits_unet",
   "fourier",
