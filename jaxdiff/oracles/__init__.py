@@ -6,6 +6,8 @@ from jaxdiff.oracles.fixtures import digits_mixture
 from jaxdiff.oracles.fixtures import g2
 from jaxdiff.oracles.fixtures import g16
 from jaxdiff.oracles.fixtures import grid25
+from jaxdiff.oracles.fixtures import heavy_tails
+from jaxdiff.oracles.fixtures import low_rank
 from jaxdiff.oracles.laws import propagate
 from jaxdiff.oracles.mixture import flow_map
 from jaxdiff.oracles.mixture import gaussian
@@ -26,6 +28,8 @@ __all__ = [
   "g2",
   "gaussian",
   "grid25",
+  "heavy_tails",
+  "low_rank",
   "mixture",
   "propagate",
 ]

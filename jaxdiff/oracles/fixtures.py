@@ -8,9 +8,12 @@
 | `digits_mixture`   | a full-covariance Gaussian for each class of   |
 |                    | digits, 64 dimensions                          |
 | `digits_empirical` | the 1,797 digits themselves                    |
+| `heavy_tails`      | 3 clusters of Student's t, 8 dimensions        |
+| `low_rank`         | 8 nearly flat Gaussians in 128 dimensions      |
 """
 
 import numpy as np
+from scipy import stats
 
 from jaxdiff.data import digits
 from jaxdiff.oracles.empirical import Empirical
@@ -59,3 +62,29 @@ def digits_mixture() -> GaussianMixture:
 def digits_empirical() -> Empirical:
   """The 1,797 digits as point masses, f32[1797, 8, 8, 1]."""
   return Empirical(np.asarray(digits()["image"]))
+
+
+def heavy_tails(seed: int = 0) -> GaussianMixture:
+  """Three clusters in 8 dimensions, each nearly a Student's t with nu = 3.
+
+  Student's t is a Gaussian whose precision is gamma distributed: cut at nine
+  probabilities it makes nine concentric Gaussians, the widest of them 8 times
+  as wide as the middle one.
+  """
+  rng = np.random.default_rng(seed)
+  centers = rng.standard_normal((3, 8))
+  cuts = np.asarray([0.0, 0.002, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 1.0])
+  middles = 0.5 * (cuts[1:] + cuts[:-1])
+  variances = 0.15**2 * 3.0 / stats.chi2.ppf(middles, df=3)
+  return mixture(
+    np.repeat(centers, 9, 0), np.tile(variances, 3), np.tile(np.diff(cuts), 3)
+  )
+
+
+def low_rank(seed: int = 0) -> GaussianMixture:
+  """Eight Gaussians of rank 3 in 128 dimensions, and noise of 0.02."""
+  rng = np.random.default_rng(seed)
+  means = 0.4 * rng.standard_normal((8, 128))
+  spread = 0.5 * rng.standard_normal((8, 128, 3))
+  covariances = spread @ spread.transpose(0, 2, 1) + 0.02**2 * np.eye(128)
+  return mixture(means, covariances)
