@@ -12,6 +12,7 @@ from jaxdiff.solvers.catalogue import CASES
 from jaxdiff.solvers.ddim import ddim
 from jaxdiff.solvers.ddpm import ddpm
 from jaxdiff.solvers.deis import deis
+from jaxdiff.solvers.deis import deis_rk
 from jaxdiff.solvers.dpm_solver import dpm_solver
 from jaxdiff.solvers.dpm_solver import orders_for_budget
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m

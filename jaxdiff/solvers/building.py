@@ -18,6 +18,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import tableau as tables
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.solvers import forms
 
 Solver = Callable[..., tables.Tableau]
 
@@ -154,13 +155,62 @@ def encoder(
   return tables.validate(table)
 
 
+def step_orders(
+  order: int | Sequence[int] | None,
+  steps: int,
+  highest: int,
+  name: str,
+  default: int | None = None,
+  *,
+  lower_final: bool = False,
+) -> list[int]:
+  """Returns the order of each step of a multistep method, cold start included.
+
+  Args:
+    order: one for all, or one for each step; None is `default`, or what fewer
+      steps allow.
+    steps: number of steps.
+    highest: the highest order that the method is defined for.
+    name: of the solver, for messages.
+    default: `highest` by default.
+    lower_final: whether the orders fall to 1 towards the end.
+
+  Raises:
+    ValueError: for an order outside of 1..highest, one that exceeds the steps
+      or the calls made so far, or a wrong number of them.
+  """
+  if np.ndim(order) == 0:
+    if order is None:
+      order = min(highest if default is None else default, steps)
+    top = checks.order(order, steps, highest, name)
+    orders = [min(top, i + 1) for i in range(steps)]
+  else:
+    orders = [int(p) for p in order]
+    if len(orders) != steps:
+      raise ValueError(
+        f"{name} was given {len(orders)} orders for {steps} steps; give one"
+        " order for all, or one for each step that is not the step into sigma"
+        " = 0 or out of alpha = 0"
+      )
+    for i, p in enumerate(orders):
+      if not 1 <= p <= min(i + 1, highest):
+        raise ValueError(
+          f"{name}: step {i} can have the orders 1..{min(i + 1, highest)} (one"
+          f" for each call that was made), got {p}"
+        )
+  if lower_final:
+    orders = [min(p, steps - i) for i, p in enumerate(orders)]
+  return orders
+
+
 def runge_kutta(
   process: GaussianProcess,
   grid: np.ndarray,
   stages: Sequence[Sequence[float]],
   weights: Sequence[float],
+  output: str = "velocity",
 ) -> tables.Tableau:
-  """Returns an explicit Runge-Kutta method on dx/dt = alpha' x0 + sigma' eps.
+  """Returns an explicit Runge-Kutta method on d(x / c) / du = F.
 
   Args:
     process: the forward process.
@@ -168,19 +218,24 @@ def runge_kutta(
     stages: the strictly lower triangle of the Butcher array, row by row; the
       places c are its row sums.
     weights: b, one for each stage.
+    output: the form of the ODE, one of `forms.FORMS`; dx/dt = alpha' x0 +
+      sigma' eps by default.
   """
+  form = forms.FORMS[output]
+  places = np.asarray([sum(row) for row in stages] + [1.0])
   rows = []
-  places = [0.0] + [sum(stage) for stage in stages]
   for t, t_next in zip(grid[:-1], grid[1:], strict=True):
-    h = t_next - t
-    for i, c in enumerate(places):
-      at = t + c * h
-      if i < len(stages):  # outputs are newest first
-        y = (0.0, 1.0, *(h * w for w in reversed(stages[i])))
-        a = (0.0, 1.0)
-      else:
-        y = a = (0.0, 1.0, *(h * w for w in reversed(weights)))
-      rows.append(tables.row(at, velocity(process, at), y, a))
+    u, end = form.clock(process, np.asarray([t, t_next]))
+    h = end - u
+    at = np.append(t, form.time(process, u + places * h))
+    at[1:][places == 1.0] = t_next
+    at[1:][places == 0.0] = t
+    keep = form.scale(process, at) / form.scale(process, at[0])
+    gain = form.scale(process, at) * h
+    for i, to in enumerate([*stages, weights]):  # outputs are newest first
+      y = (0.0, keep[i + 1], *(gain[i + 1] * w for w in reversed(to)))
+      a = y if to is weights else (0.0, 1.0)
+      rows.append(tables.row(at[i], form.output(process, at[i]), y, a))
   return tables.concat(*rows)
 
 

@@ -1,29 +1,41 @@
-r"""tAB-DEIS: order r + 1 by one call per step, deterministic.
+r"""DEIS: exponential integrators that extrapolate eps by polynomials.
 
 In v = x / alpha and rho = sigma / alpha the probability-flow ODE is dv/drho =
-eps. eps is extrapolated by the polynomial IN t through the last r + 1 calls:
+eps. AB variants extrapolate eps by the polynomial through the last r + 1 calls
+and take one call per step, order r + 1:
 
   x' = (alpha' / alpha) x + sum_j C_j eps_{i-j},
-  C_j = alpha' int_rho^rho' L_j(t(rho)) drho.
+  C_j = alpha' int_rho^rho' L_j drho.
 
-The integral has no closed form; it is taken in lambda = -log(rho) by 64-point
-Gauss-Legendre, in float64, once. Order 1 is DDIM. The first steps have lower
-orders, which caps the order at 2 from a cold start.
+| variant     | L_j is a polynomial of | also known as                         |
+|-------------|------------------------|---------------------------------------|
+| "t_ab"      | t, or a clock's time   | tAB-DEIS, the paper's best            |
+| "rho_ab"    | rho                    | LMS of k-diffusion (`lms`), `ipndm_v` |
+| "lambda_ab" | lambda = -log(rho)     | DPM-Solver multistep, exactly         |
+
+All are `exponential_ab` with output="eps". Order 1 is DDIM. The first steps
+have lower orders, which caps the order at 2 from a cold start. `deis_rk` is
+rhoRK-DEIS, an explicit Runge-Kutta method on dv/drho: with two stages it is the
+Heun method of EDM in x / alpha.
 
 Reference: Zhang and Chen (2023), https://arxiv.org/abs/2204.13902, eq. 14-15.
-Their code sums 10,000 points to the left instead, with relative errors of 1e-4.
+Their code sums 10,000 points to the left instead of the integral, with relative
+errors of 1e-4.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from jaxdiff import checks
-from jaxdiff.numerics import gauss_legendre
-from jaxdiff.numerics import lagrange
 from jaxdiff.processes import GaussianProcess
-from jaxdiff.solvers.building import coefficients
 from jaxdiff.solvers.building import solver
-from jaxdiff.tableau import multistep
+from jaxdiff.solvers.building import step_orders
+from jaxdiff.solvers.exponential_ab import exponential_ab
+from jaxdiff.solvers.runge_kutta import runge_kutta
 from jaxdiff.tableau import Tableau
+
+VARIANTS = ("t_ab", "rho_ab", "lambda_ab")
 
 
 @solver
@@ -31,38 +43,55 @@ def deis(
   process: GaussianProcess,
   grid: np.ndarray,
   *,
-  order: int | None = None,
+  order: int | Sequence[int] | None = None,
+  variant: str = "t_ab",
   clock: GaussianProcess | None = None,
 ) -> Tableau:
-  """Returns the table of tAB-DEIS on `grid`, f64[n + 1]: n calls, K = order.
+  """Returns the table of AB-DEIS on `grid`, f64[n + 1]: n calls, K = order.
 
   Args:
     process: the forward process.
     grid: f64[n + 1].
-    order: r + 1, 1..4; None is 4, or what fewer steps allow.
-    clock: the process in whose time eps is taken for a polynomial, matched by
-      noise level; `process` itself by default.
+    order: r + 1, 1..4, or one for each step; None is 4, or what fewer steps
+      allow.
+    variant: "t_ab", "rho_ab" or "lambda_ab".
+    clock: the process in whose time "t_ab" takes eps for a polynomial, matched
+      by noise level; `process` itself by default.
 
   Raises:
-    ValueError: for an order outside of 1..4, or one that exceeds the steps.
+    ValueError: for another variant, a clock that it does not use, an order
+      outside of 1..4, or one that exceeds the steps.
   """
-  n = len(grid) - 1
-  order = checks.order(order, n, 4, "deis")
-  clock = process if clock is None else clock
-  alpha, _, lam = coefficients(process, grid)
-  time = clock.log_snr_inverse(lam)
-  history = np.zeros((n, order))
-  for i in range(n):
-    nodes = time[i - min(i, order - 1) : i + 1][::-1]
-
-    def integrand(u, nodes=nodes):  # drho = -exp(-lambda) dlambda
-      return -np.exp(-u) * lagrange(nodes, clock.log_snr_inverse(u))
-
-    integral = gauss_legendre(integrand, lam[i], lam[i + 1])
-    history[i, : len(nodes)] = alpha[i + 1] * integral
-  return multistep(
-    t=grid[:-1],
-    output="eps",
-    carry=alpha[1:] / alpha[:-1],
-    history=history,
+  checks.one_of(variant, VARIANTS, "variant")
+  if clock is not None and variant != "t_ab":
+    raise ValueError(
+      f"clock is the process in whose time eps is taken for a polynomial, but"
+      f" variant={variant!r} takes no time; drop one of them"
+    )
+  orders = step_orders(order, len(grid) - 1, 4, "deis")
+  variable = {
+    "t_ab": process if clock is None else clock,
+    "rho_ab": "own",
+    "lambda_ab": "log_snr",
+  }[variant]
+  return exponential_ab.build(
+    process, grid, order=orders, output="eps", variable=variable
   )
+
+
+@solver
+def deis_rk(
+  process: GaussianProcess, grid: np.ndarray, *, method: str = "kutta3"
+) -> Tableau:
+  """Returns the table of rhoRK-DEIS on `grid`, f64[n + 1].
+
+  Args:
+    process: the forward process.
+    grid: f64[n + 1].
+    method: of `runge_kutta.METHODS`: "heun" (rho2Heun), "kutta3" (rho3Kutta),
+      "rk4" (rho4RK), "midpoint", ...
+
+  Raises:
+    ValueError: for an unknown method.
+  """
+  return runge_kutta.build(process, grid, method=method, output="eps")

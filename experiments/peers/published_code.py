@@ -1,0 +1,1 @@
+"""The authors' own code, in checkouts that the user made."""
