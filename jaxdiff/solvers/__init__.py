@@ -4,6 +4,8 @@ One method, one file, named as its paper names it. To add one: its file, a line
 here, an entry in the table of cases, `catalogue.py`.
 """
 
+from jaxdiff.solvers.adams_bashforth import adams_bashforth
+from jaxdiff.solvers.analytical_first_step import analytical_first_step
 from jaxdiff.solvers.building import encoder
 from jaxdiff.solvers.building import for_budget
 from jaxdiff.solvers.building import solver
@@ -15,34 +17,63 @@ from jaxdiff.solvers.deis import deis
 from jaxdiff.solvers.deis import deis_rk
 from jaxdiff.solvers.dpm_solver import dpm_solver
 from jaxdiff.solvers.dpm_solver import orders_for_budget
+from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
+from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
 from jaxdiff.solvers.dpmpp_3m import dpmpp_3m
 from jaxdiff.solvers.euler import euler
+from jaxdiff.solvers.exponential_ab import exponential_ab
+from jaxdiff.solvers.exponential_rk import exponential_rk
+from jaxdiff.solvers.final_step import final_step
 from jaxdiff.solvers.heun import heun
 from jaxdiff.solvers.heun import heun_churn
 from jaxdiff.solvers.ipndm import ipndm
+from jaxdiff.solvers.ipndm_v import ipndm_v
+from jaxdiff.solvers.lms import lms
 from jaxdiff.solvers.midpoint import midpoint
+from jaxdiff.solvers.pndm import fon
+from jaxdiff.solvers.pndm import plms
+from jaxdiff.solvers.pndm import pndm
+from jaxdiff.solvers.pndm import s_pndm
 from jaxdiff.solvers.rk4 import rk4
+from jaxdiff.solvers.runge_kutta import runge_kutta
+from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.unipc import unipc
 
 __all__ = [
   "CASES",
   "Case",
+  "adams_bashforth",
+  "analytical_first_step",
   "ddim",
   "ddpm",
   "deis",
+  "deis_rk",
   "dpm_solver",
+  "dpm_solver_2m",
+  "dpm_solver_3m",
   "dpmpp_2m",
   "dpmpp_3m",
   "encoder",
   "euler",
+  "exponential_ab",
+  "exponential_rk",
+  "final_step",
+  "fon",
   "for_budget",
   "heun",
   "heun_churn",
   "ipndm",
+  "ipndm_v",
+  "lms",
   "midpoint",
   "orders_for_budget",
+  "plms",
+  "pndm",
   "rk4",
+  "runge_kutta",
+  "s_pndm",
   "solver",
+  "unic",
   "unipc",
 ]

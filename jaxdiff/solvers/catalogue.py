@@ -9,20 +9,33 @@ import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.building import inner_steps
 from jaxdiff.solvers.building import Solver
 from jaxdiff.solvers.ddim import ddim
 from jaxdiff.solvers.ddpm import ddpm
 from jaxdiff.solvers.deis import deis
+from jaxdiff.solvers.deis import deis_rk
 from jaxdiff.solvers.dpm_solver import dpm_solver
+from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
+from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
 from jaxdiff.solvers.dpmpp_3m import dpmpp_3m
 from jaxdiff.solvers.euler import euler
+from jaxdiff.solvers.exponential_ab import exponential_ab
+from jaxdiff.solvers.exponential_rk import exponential_rk
 from jaxdiff.solvers.heun import heun
 from jaxdiff.solvers.heun import heun_churn
 from jaxdiff.solvers.ipndm import ipndm
+from jaxdiff.solvers.ipndm_v import ipndm_v
+from jaxdiff.solvers.lms import lms
 from jaxdiff.solvers.midpoint import midpoint
+from jaxdiff.solvers.pndm import plms
+from jaxdiff.solvers.pndm import pndm
+from jaxdiff.solvers.pndm import s_pndm
 from jaxdiff.solvers.rk4 import rk4
+from jaxdiff.solvers.runge_kutta import runge_kutta
+from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.unipc import unipc
 
 
@@ -39,6 +52,7 @@ class Case:
       methods whose weights assume equal steps in sigma / alpha.
     weak_order: order of the mean and variance of a stochastic solver; `order`
       is 0 then, there is no path to converge to.
+    warm_up: (m, c), the first m steps take c calls each, not calls_per_step.
   """
 
   build: Solver
@@ -46,11 +60,26 @@ class Case:
   calls_per_step: int = 1
   grid: str = "log_snr"
   weak_order: int = 0
+  warm_up: tuple[int, int] = (0, 1)
+
+  def calls(self, steps: int) -> int:
+    """Returns the network calls of so many steps, the ends not counted."""
+    first, each = self.warm_up
+    first = min(first, steps)
+    return first * each + (steps - first) * self.calls_per_step
 
 
-def _case(build, order, calls_per_step=1, grid="log_snr", weak_order=0, **opts):
+def _case(
+  build,
+  order,
+  calls_per_step=1,
+  grid="log_snr",
+  weak_order=0,
+  warm_up=(0, 1),
+  **opts,
+):
   bound = functools.partial(build, **opts) if opts else build
-  return Case(bound, order, calls_per_step, grid, weak_order)
+  return Case(bound, order, calls_per_step, grid, weak_order, warm_up)
 
 
 def _up_to(build, highest, order, grid="log_snr", **opts):
@@ -75,10 +104,29 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "midpoint": _case(midpoint, 2, 2),
     "rk4": _case(rk4, 4, 4),
     "ddim": _case(ddim, 1),
+    "adams_bashforth_2": _up_to(adams_bashforth, 2, 2),
+    "adams_bashforth_3": _up_to(adams_bashforth, 3, 3),
+    "kutta3": _case(runge_kutta, 3, 3, method="kutta3"),
+    "midpoint_v": _case(runge_kutta, 2, 2, method="midpoint", output="v"),
     "dpm_solver_2": _case(functools.partial(dpm_solver, order=2), 2, 2),
     "dpm_solver_3": _case(functools.partial(dpm_solver, order=3), 3, 3),
+    "dpmpp_2s": _case(
+      functools.partial(dpm_solver, order=2), 2, 2, output="x0"
+    ),
+    "dpmpp_3s": _case(
+      functools.partial(dpm_solver, order=3), 3, 3, output="x0"
+    ),
+    "res_2s": _case(exponential_rk, 2, 2, method="res_2s"),
+    "krogstad_4": _case(exponential_rk, 4, 4, method="krogstad_4"),
+    "hochbruck_4": _case(exponential_rk, 4, 5, method="hochbruck_4"),
+    "dpm_solver_2m": _case(dpm_solver_2m, 2),
+    "dpm_solver_3m": _case(dpm_solver_3m, 3),
     "dpmpp_2m": _case(dpmpp_2m, 2),
     "dpmpp_3m": _case(dpmpp_3m, 3),
+    "exponential_ab_v": _up_to(exponential_ab, 3, 3, output="v"),
+    "exponential_ab_4": _up_to(exponential_ab, 4, 4),
+    "unic_dpmpp_2m": _case(unic, 3),
+    "unic_deis_3": _up_to(unic, 3, 4, predictor=deis),
     "unip_2": _up_to(unipc, 2, 2, corrector=False),
     "unipc_1": _up_to(unipc, 1, 2),
     "unipc_2": _up_to(unipc, 2, 3),
@@ -88,9 +136,16 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "deis_2": _up_to(deis, 2, 2),
     "deis_3": _up_to(deis, 3, 3),
     "deis_4": _up_to(deis, 4, 4),
+    "deis_rho_3": _up_to(deis, 3, 3, variant="rho_ab"),
+    "deis_rho_rk3": _case(deis_rk, 3, 3),
+    "lms": _up_to(lms, 4, 4),
+    "ipndm_v": _up_to(ipndm_v, 4, 4),
     "ipndm_2": _up_to(ipndm, 2, 2, grid="uniform"),
     "ipndm_3": _up_to(ipndm, 3, 3, grid="uniform"),
     "ipndm_4": _up_to(ipndm, 4, 4, grid="uniform"),
+    "s_pndm": _case(s_pndm, 2, grid="uniform", warm_up=(1, 2)),
+    "plms": _case(plms, 4, grid="uniform", warm_up=(1, 2)),
+    "pndm": _case(pndm, 4, grid="uniform", warm_up=(3, 4)),
     "ddim_eta": _case(ddim, 0, weak_order=1, eta=0.5),
     "ddpm": _case(ddpm, 0, weak_order=1),
     "heun_churn": _case(heun_churn, 0, 2, weak_order=2, churn=10.0),

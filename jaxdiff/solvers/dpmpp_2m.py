@@ -8,13 +8,19 @@ linearly through the last two calls and frozen at the middle of the step:
             - alpha_{i+1} expm1(-h_i) ((1 + r) x0_i - r x0_{i-1}),
   r = h_i / (2 h_{i-1}).
 
-First order on the first step. Reference: Lu et al. (2022),
-https://arxiv.org/abs/2211.01095, Algorithm 2.
+First order on the first step. solver_type="heun" (the authors' "taylor") does
+not freeze the line but integrates it, 2 r phi_2(-h) / phi_1(-h) for r: that is
+`exponential_ab` of order 2. `dpm_solver_2m` is the same in eps, DPM-Solver's
+multistep form. Reference: Lu et al. (2022), https://arxiv.org/abs/2211.01095,
+Algorithm 2.
 """
 
 import numpy as np
 
+from jaxdiff import checks
+from jaxdiff.numerics import phi
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.solvers import forms
 from jaxdiff.solvers.building import coefficients
 from jaxdiff.solvers.building import solver
 from jaxdiff.tableau import multistep
@@ -22,16 +28,55 @@ from jaxdiff.tableau import Tableau
 
 
 @solver
-def dpmpp_2m(process: GaussianProcess, grid: np.ndarray) -> Tableau:
-  """Returns the table of DPM-Solver++(2M) on `grid`, f64[n + 1]: n calls."""
+def dpmpp_2m(
+  process: GaussianProcess,
+  grid: np.ndarray,
+  *,
+  solver_type: str = "midpoint",
+  lower_order_final: bool = False,
+) -> Tableau:
+  """Returns the table of DPM-Solver++(2M) on `grid`, f64[n + 1]: n calls.
+
+  Args:
+    process: the forward process.
+    grid: f64[n + 1].
+    solver_type: "midpoint" or "heun".
+    lower_order_final: whether the last step is of first order; the authors
+      advise it for fewer than 15 steps. A last step into sigma = 0 always is,
+      and the one before it is not lowered unless this says so.
+
+  Raises:
+    ValueError: for another solver_type.
+  """
+  return _two_steps(process, grid, "x0", solver_type, lower_order_final)
+
+
+@solver
+def dpm_solver_2m(
+  process: GaussianProcess,
+  grid: np.ndarray,
+  *,
+  solver_type: str = "midpoint",
+  lower_order_final: bool = False,
+) -> Tableau:
+  """Returns the table of multistep DPM-Solver-2 in eps; as `dpmpp_2m`."""
+  return _two_steps(process, grid, "eps", solver_type, lower_order_final)
+
+
+def _two_steps(process, grid, output, solver_type, lower_order_final):
+  checks.one_of(solver_type, ("midpoint", "heun"), "solver_type")
   alpha, sigma, lam = coefficients(process, grid)
   h = np.diff(lam)
-  r = np.zeros_like(h)
-  r[1:] = h[1:] / (2.0 * h[:-1])
-  gain = -alpha[1:] * np.expm1(-h)
+  z, scale = (-h, alpha[1:]) if output == "x0" else (h, sigma[1:])
+  gain = -scale * np.expm1(z)
+  slope = gain / 2 if solver_type == "midpoint" else -scale * z * phi(2, z)
+  bend = np.zeros_like(h)
+  bend[1:] = slope[1:] * h[1:] / h[:-1]
+  if lower_order_final:
+    bend[-1] = 0.0
   return multistep(
     t=grid[:-1],
-    output="x0",
-    carry=sigma[1:] / sigma[:-1],
-    history=np.stack([gain * (1.0 + r), -gain * r], axis=-1),
+    output=output,
+    carry=forms.carry(output, process, grid[:-1], grid[1:]),
+    history=np.stack([gain + bend, -bend], axis=-1),
   )

@@ -6,9 +6,10 @@ step's integral is exact for it:
   x' = (sigma' / sigma) x + alpha' h sum_k w_k x0_{i-k},
   w_k = int_0^1 e^{-h (1 - u)} L_k(u) du,
 
-with L_k the Lagrange basis on the last three lambdas in units of h. Orders 1
-and 2 (with the exact integral, unlike 2M) warm it up, which caps the order at 2
-from a cold start; from an exact history it is 3.
+with L_k the Lagrange basis on the last three lambdas in units of h: it is
+`exponential_ab` of order 3. Orders 1 and 2 (with the exact integral, unlike 2M)
+warm it up, which caps the order at 2 from a cold start; from an exact history
+it is 3. `dpm_solver_3m` is the same in eps, DPM-Solver's multistep form.
 
 Reference: Lu et al. (2022), https://arxiv.org/abs/2211.01095, appendix B.
 Public implementations (and their copies) lack the factor 2 in the second
@@ -19,18 +20,27 @@ and 2M there).
 
 import numpy as np
 
-from jaxdiff.numerics import exponential_weights
 from jaxdiff.numerics import phi
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.solvers import forms
 from jaxdiff.solvers.building import coefficients
 from jaxdiff.solvers.building import solver
+from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
+from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
+from jaxdiff.solvers.exponential_ab import exponential_ab
+from jaxdiff.tableau import concat
 from jaxdiff.tableau import multistep
 from jaxdiff.tableau import Tableau
+from jaxdiff.tableau import take
 
 
 @solver
 def dpmpp_3m(
-  process: GaussianProcess, grid: np.ndarray, *, published: bool = False
+  process: GaussianProcess,
+  grid: np.ndarray,
+  *,
+  published: bool = False,
+  lower_order_final: bool = False,
 ) -> Tableau:
   """Returns the table of DPM-Solver++(3M) on `grid`: n calls, K = 3.
 
@@ -39,38 +49,59 @@ def dpmpp_3m(
     grid: f64[n + 1].
     published: whether to reproduce the second-order coefficients of the public
       code instead of the third-order ones.
+    lower_order_final: whether the last two steps have the orders 2 and 1, as
+      the authors advise for fewer than 15 steps.
   """
+  return _three_steps(process, grid, "x0", published, lower_order_final)
+
+
+@solver
+def dpm_solver_3m(
+  process: GaussianProcess,
+  grid: np.ndarray,
+  *,
+  published: bool = False,
+  lower_order_final: bool = False,
+) -> Tableau:
+  """Returns the table of multistep DPM-Solver-3 in eps; as `dpmpp_3m`."""
+  return _three_steps(process, grid, "eps", published, lower_order_final)
+
+
+def _three_steps(process, grid, output, published, lower_order_final):
+  n = len(grid) - 1
+  table = exponential_ab.build(
+    process,
+    grid,
+    order=min(3, n),
+    output=output,
+    lower_order_final=lower_order_final,
+  )
+  if not published:
+    return table
+  lower = dpmpp_2m if output == "x0" else dpm_solver_2m
+  second = lower.build(process, grid, lower_order_final=lower_order_final)
+  end = max(2, n - 1) if lower_order_final else n  # of the third-order steps
+  third = take(_published(process, grid, output), slice(2, end))
+  if third.nfe == 0:
+    return second
+  rest = take(second, slice(end, None))
+  return concat(take(second, slice(0, 2)), third, rest)
+
+
+def _published(process, grid, output):
+  """Returns the public code's formula on every step; right from the third."""
   alpha, sigma, lam = coefficients(process, grid)
   h = np.diff(lam)
-  weights = np.zeros((len(h), 3))
-  for i in range(len(h)):
-    if published:
-      weights[i] = _published(h, i)
-      continue
-    past = lam[i - min(i, 2) : i + 1][::-1]
-    nodes = (past - lam[i]) / h[i]
-    weights[i, : len(nodes)] = h[i] * exponential_weights(nodes, -h[i])
-  return multistep(
-    t=grid[:-1],
-    output="x0",
-    carry=sigma[1:] / sigma[:-1],
-    history=alpha[1:, None] * weights,
-  )
-
-
-def _published(h: np.ndarray, i: int) -> np.ndarray:
-  """Returns the weights of the public code at step i, f64[3]."""
-  gain = -np.expm1(-h[i])
-  if i == 0:
-    return np.asarray([gain, 0.0, 0.0])
-  if i == 1:
-    r = h[1] / (2.0 * h[0])
-    return gain * np.asarray([1.0 + r, -r, 0.0])
-  r0, r1 = h[i - 1] / h[i], h[i - 2] / h[i]
-  a = np.asarray([1.0, -1.0, 0.0]) / r0
-  b = np.asarray([0.0, 1.0, -1.0]) / r1
-  d1 = a + r0 / (r0 + r1) * (a - b)
-  d2 = (a - b) / (r0 + r1)  # half of the second derivative
-  p2 = h[i] * phi(2, -h[i])
-  p3 = -h[i] * phi(3, -h[i])
-  return np.asarray([gain, 0.0, 0.0]) + p2 * d1 - p3 * d2
+  z, scale = (-h, alpha[1:]) if output == "x0" else (h, sigma[1:])
+  carry = forms.carry(output, process, grid[:-1], grid[1:])
+  history = np.zeros((len(h), 3))
+  for i in range(2, len(h)):
+    r0, r1 = h[i - 1] / h[i], h[i - 2] / h[i]
+    a = np.asarray([1.0, -1.0, 0.0]) / r0
+    b = np.asarray([0.0, 1.0, -1.0]) / r1
+    d0 = np.asarray([1.0, 0.0, 0.0])
+    d1 = a + r0 / (r0 + r1) * (a - b)
+    d2 = (a - b) / (r0 + r1)  # half of the second derivative
+    sums = phi(1, z[i]) * d0 + phi(2, z[i]) * d1 + phi(3, z[i]) * d2
+    history[i] = -scale[i] * z[i] * sums
+  return multistep(grid[:-1], output, carry, history)
