@@ -80,7 +80,7 @@ def _three_steps(process, grid, output, published, lower_order_final):
     return table
   lower = dpmpp_2m if output == "x0" else dpm_solver_2m
   second = lower.build(process, grid, lower_order_final=lower_order_final)
-  end = max(2, n - 1) if lower_order_final else n  # of the third-order steps
+  end = max(2, n - 2) if lower_order_final else n  # of the third-order steps
   third = take(_published(process, grid, output), slice(2, end))
   if third.nfe == 0:
     return second
