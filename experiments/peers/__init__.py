@@ -79,10 +79,17 @@ class Problem(NamedTuple):
 
 
 class Pair(NamedTuple):
-  """What a peer returns: our table and their samples f64[batch, d]."""
+  """What a peer returns.
+
+  Attributes:
+    ours: our table.
+    theirs: f64[batch, d], their samples.
+    scale: what our table's start is multiplied by.
+  """
 
   ours: tables.Tableau
   theirs: np.ndarray
+  scale: float = 1.0
 
 
 class Peer(NamedTuple):
@@ -162,7 +169,7 @@ def difference(one: Peer, code: pathlib.Path | None = None) -> float:
       jax.random.key(0),
       problem.model,
       table,
-      jnp.asarray(problem.x),
+      jnp.asarray(pair.scale * problem.x),
       length=pair.ours.nfe,
     )
   theirs = np.asarray(pair.theirs)

@@ -7,13 +7,17 @@ alpha. Unlike `ipndm`, whose weights assume equal steps, it has order 4 from an
 exact history on any grid. It is the same table as rhoAB-DEIS (`deis`,
 variant="rho_ab") and k-diffusion's `lms`.
 
-With steps h, h_1, h_2 (the newest first) order 3 adds to order 2
+With steps h, h_1, h_2, h_3 (the newest first), r = h_1 / h_2, r' = h_2 / h_3
+and c = h_1 (h_1 + h_2) / (h_2 (h_2 + h_3)) the orders 3 and 4 add to order 2
 
-  q (eps_i - (1 + r) eps_{i-1} + r eps_{i-2}),   r = h_1 / h_2,
-  q = (1 - h / (3 (h + h_1))) s / 2,   s = h (h + h_1) / (h_1 (h_1 + h_2)).
+  q (1, -1 - r, r, 0) + p (1, -1 - r - c, r + c (1 + r'), -c r'),
+  q = (1 - h / (3 (h + h_1))) s / 2,    s = h (h + h_1) / (h_1 (h_1 + h_2)),
+  p = (1/2 - h / (6 (h + h_1)) - (1 - h / (2 (h + h_1))) h / (6 k)) k s
+      / (h_1 + h_2 + h_3),              k = h + h_1 + h_2.
 
-The public code has q = (1 - h / (3 (h + h_1)) s) / 2, which agrees for equal
-steps only, in orders 3 and 4 alike; `published=True` reproduces it.
+The public code has (1 - h / (3 (h + h_1)) s) / 2 for q, a plus for the second
+minus of p, and r for r' in the last weight: order 3 is right for equal steps
+only, order 4 for none. `published=True` reproduces it.
 
 Reference: Zhou et al. (2024), https://arxiv.org/abs/2312.00094, and its code,
 https://github.com/zju-pi/diff-sampler.
@@ -49,13 +53,26 @@ def ipndm_v(
   """
   order = checks.order(order, len(grid) - 1, 4, "ipndm_v")
   table = deis.build(process, grid, order=order, variant="rho_ab")
-  if published and order > 2:
+  if published:
     rho = process.noise_level(grid)
-    step = np.diff(rho)
-    h, h1, h2 = step[2:], step[1:-1], step[:-2]
-    r, s = h1 / h2, h * (h + h1) / (h1 * (h1 + h2))
-    excess = 0.5 * (1.0 - s)  # of the published q over the right one
-    shape = np.stack([np.ones_like(r), -1.0 - r, r], axis=-1)
-    gain = process.alpha(grid[3:]) * h
-    table.history[2:, :, :3] += ((gain * excess)[:, None] * shape)[:, None, :]
+    steps = np.diff(rho)
+    for i in range(2, len(steps) if order > 2 else 0):
+      past = steps[max(0, i - order + 1) : i + 1][::-1]
+      weights = process.alpha(grid[i + 1]) * steps[i] * _published(*past)
+      table.history[i, :, : len(weights)] = weights
   return table
+
+
+def _published(h, h1, h2, h3=None):
+  """Returns the public code's weights b of three or four outputs."""
+  r, s = h1 / h2, h * (h + h1) / (h1 * (h1 + h2))
+  b = np.asarray([1.0 + h / (2.0 * h1), -h / (2.0 * h1), 0.0, 0.0])
+  b += 0.5 * (1.0 - h / (3.0 * (h + h1)) * s) * np.asarray([1, -1 - r, r, 0])
+  if h3 is None:
+    return b[:3]
+  c, older = h1 * (h1 + h2) / (h2 * (h2 + h3)), h2 / h3
+  k = h + h1 + h2
+  p = 0.5 * (1.0 - h / (3.0 * (h + h1)))
+  p += (1.0 - h / (2.0 * (h + h1))) * h / (6.0 * k)
+  p *= k * s / (h1 + h2 + h3)
+  return b + p * np.asarray([1, -1 - r - c, r + c * (1 + older), -c * r])
