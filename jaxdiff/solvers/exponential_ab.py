@@ -14,8 +14,12 @@ One method under many names, by what F is and what it is a polynomial of:
 | eps      | log_snr   | DPM-Solver multistep, lambda-AB-DEIS               |
 | eps      | own (rho) | rhoAB-DEIS = LMS of k-diffusion = iPNDM-v          |
 | eps      | a process | tAB-DEIS                                           |
-| v, flow  | either    | exponential integrators in v and in the flow       |
+| v        | own       | Adams-Bashforth in the angle, dx / dphi = v if VP  |
+| flow     | own       | Adams-Bashforth in the time of the straight path   |
 | velocity | own (t)   | Adams-Bashforth in the process's own time          |
+
+With x0 or eps the linear part of the ODE is solved exactly and order 1 is DDIM.
+With v and the flow no linear part is left, since x0 and eps are weighted alike.
 
 The first steps have orders 1, 2, ..., which caps the order at 2 from a cold
 start; from an exact history it is p. References: Hochbruck and Ostermann

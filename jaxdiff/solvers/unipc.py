@@ -87,9 +87,8 @@ def unipc(
     y[: len(a)] = a
     y *= carry
     y[2 : 2 + len(past)] += past
-    rows.append(
-      tables.row(grid[i], output, y=tuple(y), a=None if i == n - 1 else a)
-    )
+    ends = i == n - 1 or not corrector  # what is asked next is accepted
+    rows.append(tables.row(grid[i], output, tuple(y), None if ends else a))
   return tables.concat(*rows)
 
 
