@@ -20,6 +20,7 @@ Stochastic solvers follow no ODE path: their distance counts alone.
 """
 
 import csv
+import dataclasses
 import functools
 import hashlib
 import json
@@ -67,7 +68,10 @@ ORACLES = {
   "g2": oracles.g2,
   "g16": oracles.g16,
   "grid25": oracles.grid25,
+  "heavy_tails": oracles.heavy_tails,
+  "low_rank": oracles.low_rank,
 }
+DEFAULT = "default"
 _MNIST = {"image": "x_test"}
 _PIECE = 40  # rows of the compiled program, unless a table is longer
 _MEMORY = 4  # outputs that it keeps, unless a table keeps more
@@ -156,20 +160,27 @@ def cells(
   config: ml_collections.ConfigDict, process: processes.GaussianProcess
 ) -> Iterable[tuple[str, str, int, tables.Tableau]]:
   """Yields (solver, grid, calls, table) for every cell that fits a budget."""
-  unknown = [s for s in config.solvers if s not in solvers.CASES]
+  known = (*solvers.CASES, DEFAULT)
+  unknown = [s for s in config.solvers if s not in known]
   unknown += [g for g in config.grids if g not in grids.GRIDS]
   if unknown:
     raise ValueError(
       f"unknown in config.solvers or config.grids: {', '.join(unknown)};"
-      f" solvers: {', '.join(solvers.CASES)}; grids:"
+      f" solvers: {', '.join(known)}; grids:"
       f" {', '.join(grids.GRIDS)}"
     )
+  to_zero = config.to_zero
   for name in config.solvers:
+    if name == DEFAULT:  # it brings its own grid
+      for calls in config.calls:
+        table = solvers.default(process, calls, to_zero=to_zero)
+        yield name, "angular", calls, table
+      continue
     for grid in config.grids:
       for calls in config.calls:
         table = solvers.for_budget(
           functools.partial(solvers.CASES[name].build, process),
-          functools.partial(grids.GRIDS[grid], process),
+          functools.partial(grids.GRIDS[grid], process, to_zero=to_zero),
           calls,
         )
         if table is not None:
@@ -194,6 +205,7 @@ class Sweep:
     self.rows = rows + -rows % 4  # whole steps of RK4, the reference
     self.memory = max([_MEMORY, *(table.memory for table in todo)])
     self.noises = config.noises
+    self.to_zero = config.to_zero
     dtype = jnp.float64 if config.float64 else jnp.float32
     self.key = jax.random.key(config.seed)
     self.start = target.process.prior(
@@ -215,6 +227,8 @@ class Sweep:
     any two of them.
     """
     process = self.target.process
+    if self.to_zero:  # and a last step from where it hardly matters
+      process = dataclasses.replace(process, t_min=0.01 * process.t_min)
     grid = grids.karras(process, steps)
     x = self.start
     bar = tqdm.tqdm(total=4 * steps, desc="reference", unit="call")
@@ -224,6 +238,8 @@ class Sweep:
       table = solvers.CASES["rk4"].build(process, part)
       x = self(table, x)
       bar.update(table.nfe)
+    if self.to_zero:
+      x = self(solvers.ddim(process, [process.t_min, process.t_zero]), x)
     jax.block_until_ready(x)
     bar.close()
     return x
@@ -271,7 +287,7 @@ def run(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
     x = sweep(table)
     row = dict(solver=name, grid=grid, calls=calls, nfe=table.nfe)
     row |= dict(rmse=math.nan, median=math.nan, distance=sweep.distance(x))
-    if solvers.CASES[name].order:
+    if name == DEFAULT or solvers.CASES[name].order:
       row |= errors(np.asarray(x), reference)
     rows.append(row)
     _append_csv(out / "frontier.csv", row)

@@ -14,16 +14,19 @@ defined in it and hence the same for every process of one range.
 | `karras`            | (sigma / alpha)^(1 / rho)                            |
 | `cosine`            | the time of the cosine process, arctan(sigma / alpha)|
 | `vp_quadratic`      | sqrt(t) of the VP-linear process of the same range   |
+| `angular`           | theta + c log(theta + d), theta = arctan(sigma/alpha)|
 | `align_your_steps`  | a published table, interpolated                      |
 
 `uniform` and `quadratic` take the time of another process as `clock`.
-`vp_quadratic` is the grid that few calls like best.
+`angular` is the grid that few calls like best, with `angular_adams`;
+`vp_quadratic` is it for most other solvers.
 """
 
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from jaxdiff import checks
 from jaxdiff.processes import GaussianProcess
@@ -178,6 +181,63 @@ def cosine(
   return uniform(process, n, clock=vp_cosine(), start=start, to_zero=to_zero)
 
 
+def angular(
+  process: GaussianProcess,
+  n: int,
+  *,
+  scale: float = 1.7,
+  bend: float = 0.5,
+  floor: float = 0.0045,
+  start: float | None = None,
+  to_zero: bool = False,
+) -> np.ndarray:
+  r"""Returns n + 1 times with equal steps in phi + c log(phi + d).
+
+  phi = (2 / pi) arctan(sigma / (scale alpha)) runs from 1 (noise) to 0 (data).
+  Steps in phi are equal while phi is large against c, proportional to phi below
+  it, and equal again below d: in proportion to phi + d over phi + c + d.
+
+  With to_zero the steps go to sigma = 0 in one sweep; only where the last of
+  them would begin below t_min do they go there first, as in other grids.
+
+  Args:
+    process: whose times are returned.
+    n: number of steps.
+    scale: noise level sigma / alpha of phi = 1 / 2.
+    bend: c.
+    floor: d.
+    start: first time; t_max by default.
+    to_zero: whether the last step ends at sigma = 0.
+  """
+  if not (scale > 0 and bend > 0 and floor > 0):
+    raise ValueError(
+      f"scale, bend and floor must be positive, got {scale}, {bend} and {floor}"
+    )
+
+  clock = lambda phi: phi + bend * np.log(phi + floor)
+  angle = lambda t: (
+    (2 / np.pi) * np.arctan2(process.sigma(t), scale * process.alpha(t))
+  )
+
+  def levels(high, low, steps):
+    u = np.linspace(clock(high), clock(low), steps + 1)
+    # y + c log(y) = u + d for y = phi + d is Wright's omega function
+    y = bend * special.wrightomega((u + floor) / bend - np.log(bend))
+    return scale * np.tan((y - floor) * (np.pi / 2))
+
+  def places(first, last, steps):
+    high, low = angle(np.asarray([first, last]))
+    level = levels(high, low, steps)
+    if to_zero:
+      sweep = levels(high, 0.0, steps + 1)[:-1]
+      if sweep[-1] >= process.noise_level(last):
+        level = sweep
+    # the first level is infinite where alpha = 0
+    return np.append(first, process.time_at(level[1:]))
+
+  return _grid(process, n, start, to_zero, places, keep_last=to_zero)
+
+
 def align_your_steps(
   process: GaussianProcess,
   n: int = 10,
@@ -235,7 +295,7 @@ def from_noise_levels(process: GaussianProcess, levels: Any) -> np.ndarray:
   return from_times(process, times)
 
 
-def _grid(process, n, start, to_zero, places, own_ends=False):
+def _grid(process, n, start, to_zero, places, own_ends=False, keep_last=False):
   """Walks from start to t_min (and on to zero) in n steps through `places`."""
   checks.process(process, "grid(process, n)")
   if not (isinstance(n, (int, np.integer)) and n >= 1):
@@ -257,7 +317,8 @@ def _grid(process, n, start, to_zero, places, own_ends=False):
   else:
     times = np.array(places(first, process.t_min, steps), np.float64)
     if not own_ends:  # exactly, not up to the rounding of a round trip
-      times[0], times[-1] = first, process.t_min
+      times[0] = first
+      times[-1] = times[-1] if keep_last else process.t_min
   if to_zero:
     times = np.append(times, _zero(process))
   return from_times(process, times)
@@ -316,6 +377,7 @@ GRIDS = MappingProxyType(
     "karras": karras,
     "cosine": cosine,
     "vp_quadratic": vp_quadratic,
+    "angular": angular,
   }
 )
 """The grids that take (process, n) alone, by name."""

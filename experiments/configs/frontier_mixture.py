@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
         "heun_churn",
       ),
       grids=("vp_quadratic", "karras"),
+      to_zero=False,  # whether the last step ends at sigma = 0, not at t_min
       calls=(3, 4, 5, 6, 8, 10, 15, 20, 30),
       noises=2048,
       reference_steps=400,  # of RK4; its own error is 1e-6

@@ -6,6 +6,7 @@ here, an entry in the table of cases, `catalogue.py`.
 
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.analytical_first_step import analytical_first_step
+from jaxdiff.solvers.angular_adams import angular_adams
 from jaxdiff.solvers.building import encoder
 from jaxdiff.solvers.building import for_budget
 from jaxdiff.solvers.building import solver
@@ -13,6 +14,7 @@ from jaxdiff.solvers.catalogue import Case
 from jaxdiff.solvers.catalogue import CASES
 from jaxdiff.solvers.ddim import ddim
 from jaxdiff.solvers.ddpm import ddpm
+from jaxdiff.solvers.default import default
 from jaxdiff.solvers.deis import deis
 from jaxdiff.solvers.deis import deis_rk
 from jaxdiff.solvers.dpm_solver import dpm_solver
@@ -45,8 +47,10 @@ __all__ = [
   "Case",
   "adams_bashforth",
   "analytical_first_step",
+  "angular_adams",
   "ddim",
   "ddpm",
+  "default",
   "deis",
   "deis_rk",
   "dpm_solver",

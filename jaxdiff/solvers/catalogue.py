@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
+from jaxdiff.solvers.angular_adams import angular_adams
 from jaxdiff.solvers.building import inner_steps
 from jaxdiff.solvers.building import Solver
 from jaxdiff.solvers.ddim import ddim
@@ -127,6 +128,9 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "exponential_ab_4": _up_to(exponential_ab, 4, 4),
     "unic_dpmpp_2m": _case(unic, 3),
     "unic_deis_3": _up_to(unic, 3, 4, predictor=deis),
+    "angular_adams_2": _up_to(angular_adams, 2, 3),
+    "angular_adams_4": _up_to(angular_adams, 4, 5),
+    "angular_ab_3": _up_to(angular_adams, 3, 3, corrector=False),
     "unip_2": _up_to(unipc, 2, 2, corrector=False),
     "unipc_1": _up_to(unipc, 1, 2),
     "unipc_2": _up_to(unipc, 2, 3),

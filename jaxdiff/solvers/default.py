@@ -1,0 +1,38 @@
+"""What to take when only the number of calls is known.
+
+`angular_adams` on the `angular` grid. Below eight calls a corrector sees too
+little to be right and costs stability: there the third-order predictor alone
+takes larger steps at high noise. Three numbers of the grid and this threshold
+were fitted once, on the mixture of digits and the grid of 25 Gaussians;
+docs/choosing-a-solver.md shows how the rule does on them and on others.
+"""
+
+from jaxdiff import grids
+from jaxdiff.processes import GaussianProcess
+from jaxdiff.solvers.angular_adams import angular_adams
+from jaxdiff.tableau import Tableau
+
+
+def default(
+  process: GaussianProcess, calls: int, *, to_zero: bool = False
+) -> Tableau:
+  """Returns a deterministic table of `calls` network calls for any process.
+
+  For data of about unit variance (0.3 to 1.5), as pixels in [-1, 1] are.
+
+  Args:
+    process: the forward process.
+    calls: number of network calls, at least 1.
+    to_zero: whether the last step ends at sigma = 0 rather than at t_min.
+
+  Raises:
+    ValueError: for less than one call.
+  """
+  if calls < 1:
+    raise ValueError(f"a table makes at least one call, got calls={calls}")
+  few = calls < 8
+  grid = grids.angular(
+    process, calls, scale=2.2 if few else 1.7, to_zero=to_zero
+  )
+  order = min(3 if few else 4, calls)
+  return angular_adams(process, grid, order=order, corrector=not few)
