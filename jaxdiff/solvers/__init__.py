@@ -22,7 +22,12 @@ from jaxdiff.solvers.dpm_solver import orders_for_budget
 from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
 from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
+from jaxdiff.solvers.dpmpp_2m_sde import dpmpp_2m_sde
+from jaxdiff.solvers.dpmpp_2s_ancestral import dpmpp_2s_ancestral
 from jaxdiff.solvers.dpmpp_3m import dpmpp_3m
+from jaxdiff.solvers.dpmpp_3m_sde import dpmpp_3m_sde
+from jaxdiff.solvers.dpmpp_sde import dpmpp_sde
+from jaxdiff.solvers.er_sde import er_sde
 from jaxdiff.solvers.euler import euler
 from jaxdiff.solvers.exponential_ab import exponential_ab
 from jaxdiff.solvers.exponential_rk import exponential_rk
@@ -40,6 +45,10 @@ from jaxdiff.solvers.pndm import s_pndm
 from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.runge_kutta import runge_kutta
 from jaxdiff.solvers.unic import unic
+from jaxdiff.solvers.restart import restart
+from jaxdiff.solvers.rk4 import rk4
+from jaxdiff.solvers.sa_solver import sa_solver
+from jaxdiff.solvers.seeds import seeds
 from jaxdiff.solvers.unipc import unipc
 
 __all__ = [
@@ -57,8 +66,13 @@ __all__ = [
   "dpm_solver_2m",
   "dpm_solver_3m",
   "dpmpp_2m",
+  "dpmpp_2m_sde",
+  "dpmpp_2s_ancestral",
   "dpmpp_3m",
+  "dpmpp_3m_sde",
+  "dpmpp_sde",
   "encoder",
+  "er_sde",
   "euler",
   "exponential_ab",
   "exponential_rk",
@@ -77,6 +91,10 @@ __all__ = [
   "rk4",
   "runge_kutta",
   "s_pndm",
+  "restart",
+  "rk4",
+  "sa_solver",
+  "seeds",
   "solver",
   "unic",
   "unipc",

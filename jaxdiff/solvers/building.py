@@ -97,6 +97,32 @@ def inner_steps(process: GaussianProcess, grid: np.ndarray) -> int:
   return max(0, len(grid) - 1 - int(out_of) - int(into))
 
 
+def check_eta(eta: Any) -> None:
+  """Raises a ValueError unless eta >= 0, the variance of an SDE's noise."""
+  if not np.all(np.asarray(eta) >= 0):
+    raise ValueError(
+      "eta is the variance of the noise in units of the forward SDE's: 0 is"
+      f" the deterministic ODE, 1 the usual reverse SDE; got eta={eta}"
+    )
+
+
+def renewal(eta: Any, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns what a step of the reverse SDE keeps of the noise, and renews.
+
+  In units of sigma': e^{-eta h} and sqrt(1 - e^{-2 eta h}), whose squares add
+  up to 1. At eta = 0 they are exactly 1 and 0.
+
+  Args:
+    eta: variance of the noise in units of the forward SDE's, one or for each.
+    h: steps in lambda.
+
+  Raises:
+    ValueError: if eta is negative.
+  """
+  check_eta(eta)
+  return np.exp(-eta * h), np.sqrt(-np.expm1(-2.0 * eta * h))
+
+
 def denoise(process: GaussianProcess, t: float, t_end: float) -> tables.Tableau:
   """Returns the row that accepts alpha' x0, the step from t into sigma = 0."""
   return tables.row(t, "x0", y=(0.0, 0.0, float(process.alpha(t_end))))

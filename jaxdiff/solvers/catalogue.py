@@ -21,7 +21,12 @@ from jaxdiff.solvers.dpm_solver import dpm_solver
 from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
 from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
+from jaxdiff.solvers.dpmpp_2m_sde import dpmpp_2m_sde
+from jaxdiff.solvers.dpmpp_2s_ancestral import dpmpp_2s_ancestral
 from jaxdiff.solvers.dpmpp_3m import dpmpp_3m
+from jaxdiff.solvers.dpmpp_3m_sde import dpmpp_3m_sde
+from jaxdiff.solvers.dpmpp_sde import dpmpp_sde
+from jaxdiff.solvers.er_sde import er_sde
 from jaxdiff.solvers.euler import euler
 from jaxdiff.solvers.exponential_ab import exponential_ab
 from jaxdiff.solvers.exponential_rk import exponential_rk
@@ -37,6 +42,8 @@ from jaxdiff.solvers.pndm import s_pndm
 from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.runge_kutta import runge_kutta
 from jaxdiff.solvers.unic import unic
+from jaxdiff.solvers.sa_solver import sa_solver
+from jaxdiff.solvers.seeds import seeds
 from jaxdiff.solvers.unipc import unipc
 
 
@@ -83,7 +90,7 @@ def _case(
   return Case(bound, order, calls_per_step, grid, weak_order, warm_up)
 
 
-def _up_to(build, highest, order, grid="log_snr", **opts):
+def _up_to(build, highest, order, grid="log_snr", weak_order=0, **opts):
   """A multistep solver of the highest order <= `highest` that a grid allows."""
 
   def bound(process, times, **more):
@@ -95,7 +102,7 @@ def _up_to(build, highest, order, grid="log_snr", **opts):
     return build.build(process, times, order=reached, **{**opts, **more})
 
   bound.build = backwards
-  return Case(bound, order, grid=grid)
+  return Case(bound, order, grid=grid, weak_order=weak_order)
 
 
 CASES: Mapping[str, Case] = MappingProxyType(
@@ -153,5 +160,21 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "ddim_eta": _case(ddim, 0, weak_order=1, eta=0.5),
     "ddpm": _case(ddpm, 0, weak_order=1),
     "heun_churn": _case(heun_churn, 0, 2, weak_order=2, churn=10.0),
+    "dpmpp_2m_sde": _case(dpmpp_2m_sde, 0, weak_order=2),
+    "dpmpp_2m_sde_heun": _case(dpmpp_2m_sde, 0, weak_order=2, kind="heun"),
+    "dpmpp_3m_sde": _case(dpmpp_3m_sde, 0, weak_order=2),
+    "dpmpp_sde": _case(dpmpp_sde, 0, 2, weak_order=2),
+    "dpmpp_2s_ancestral": _case(dpmpp_2s_ancestral, 0, 2, weak_order=2),
+    "dpm_2_ancestral": _case(
+      dpmpp_2s_ancestral, 0, 2, weak_order=2, output="eps"
+    ),
+    "sa_solver": _case(sa_solver, 0, weak_order=2),
+    "seeds_1": _case(functools.partial(seeds, order=1), 0, weak_order=1),
+    "seeds_2": _case(functools.partial(seeds, order=2), 0, 2, weak_order=2),
+    "seeds_3": _case(functools.partial(seeds, order=3), 0, 3, weak_order=2),
+    "seeds_2_eps": _case(seeds, 0, 2, weak_order=2, output="eps"),
+    "er_sde_1": _up_to(er_sde, 1, 0, weak_order=1),
+    "er_sde_2": _up_to(er_sde, 2, 0, weak_order=2),
+    "er_sde_3": _up_to(er_sde, 3, 0, weak_order=2),
   }
 )
