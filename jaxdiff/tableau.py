@@ -225,7 +225,7 @@ def stack(tableaux: Sequence[Tableau]) -> tuple[Tableau, np.ndarray]:
     raise ValueError("stack needs at least one tableau")
   n = max(t.nfe for t in tableaux)
   memory = max(t.memory for t in tableaux)
-  padded = [pad(t, n, memory) for t in tableaux]
+  padded = _one_data_shape([pad(t, n, memory) for t in tableaux])
   xp = numerics.namespace(*padded[0])
   leaves = [xp.stack(leaf) for leaf in zip(*padded, strict=True)]
   return Tableau(*leaves), np.asarray([t.nfe for t in tableaux], np.int32)
@@ -236,7 +236,7 @@ def concat(*tableaux: Tableau) -> Tableau:
   if not tableaux:
     raise ValueError("concat needs at least one tableau")
   memory = max(t.memory for t in tableaux)
-  deep = [pad(t, memory=memory) for t in tableaux]
+  deep = _one_data_shape([pad(t, memory=memory) for t in tableaux])
   xp = numerics.namespace(*deep[0])
   return Tableau(*(xp.concatenate(leaf) for leaf in zip(*deep, strict=True)))
 
@@ -294,6 +294,36 @@ def reverse(tableau: Tableau, t_end: float) -> Tableau:
     carry=(1.0 / carry)[::-1],
     history=(-weight / carry)[::-1, None],
   )
+
+
+_RANKS = {"output": 2, "state": 3, "history": 3, "noise": 2}
+
+
+def _one_data_shape(tableaux):
+  """Returns the tables with equal data dimensions, leaf by leaf.
+
+  A leaf without data dimensions is the same for every value of a sample.
+  """
+  tableaux = list(tableaux)
+  for name, rank in _RANKS.items():
+    leaves = [getattr(t, name) for t in tableaux]
+    shapes = [leaf.shape[rank:] for leaf in leaves]
+    if len(set(shapes)) == 1:
+      continue
+    try:
+      data = np.broadcast_shapes(*shapes)
+    except ValueError as error:
+      raise ValueError(
+        f"the tables' {name} are for samples of different shapes:"
+        f" {', '.join(map(str, shapes))}"
+      ) from error
+    xp = numerics.namespace(*leaves)
+    for i, (leaf, shape) in enumerate(zip(leaves, shapes, strict=True)):
+      missing = (1,) * (len(data) - len(shape))
+      leaf = leaf.reshape(leaf.shape[:rank] + missing + shape)
+      leaf = xp.broadcast_to(leaf, leaf.shape[:rank] + data)
+      tableaux[i] = tableaux[i]._replace(**{name: leaf})
+  return tableaux
 
 
 def _weights(output: Any) -> Any:

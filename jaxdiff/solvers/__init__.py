@@ -7,6 +7,7 @@ here, an entry in the table of cases, `catalogue.py`.
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.analytical_first_step import analytical_first_step
 from jaxdiff.solvers.angular_adams import angular_adams
+from jaxdiff.solvers import model_statistics
 from jaxdiff.solvers.building import encoder
 from jaxdiff.solvers.building import for_budget
 from jaxdiff.solvers.building import solver
@@ -20,6 +21,8 @@ from jaxdiff.solvers.deis import deis_rk
 from jaxdiff.solvers.dpm_solver import dpm_solver
 from jaxdiff.solvers.dpm_solver import orders_for_budget
 from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
+from jaxdiff.solvers.dpm_solver_v3 import dpm_solver_v3
+from jaxdiff.solvers.dpm_solver_v3 import recentred
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
 from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
 from jaxdiff.solvers.dpmpp_2m_sde import dpmpp_2m_sde
@@ -65,6 +68,7 @@ __all__ = [
   "dpm_solver",
   "dpm_solver_2m",
   "dpm_solver_3m",
+  "dpm_solver_v3",
   "dpmpp_2m",
   "dpmpp_2m_sde",
   "dpmpp_2s_ancestral",
@@ -85,12 +89,14 @@ __all__ = [
   "ipndm_v",
   "lms",
   "midpoint",
+  "model_statistics",
   "orders_for_budget",
   "plms",
   "pndm",
   "rk4",
   "runge_kutta",
   "s_pndm",
+  "recentred",
   "restart",
   "rk4",
   "sa_solver",

@@ -11,6 +11,9 @@ from types import MappingProxyType
 
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.angular_adams import angular_adams
+import numpy as np
+
+from jaxdiff.solvers import model_statistics
 from jaxdiff.solvers.building import inner_steps
 from jaxdiff.solvers.building import Solver
 from jaxdiff.solvers.ddim import ddim
@@ -19,6 +22,7 @@ from jaxdiff.solvers.deis import deis
 from jaxdiff.solvers.deis import deis_rk
 from jaxdiff.solvers.dpm_solver import dpm_solver
 from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
+from jaxdiff.solvers.dpm_solver_v3 import dpm_solver_v3
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
 from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
 from jaxdiff.solvers.dpmpp_2m_sde import dpmpp_2m_sde
@@ -105,6 +109,31 @@ def _up_to(build, highest, order, grid="log_snr", weak_order=0, **opts):
   return Case(bound, order, grid=grid, weak_order=weak_order)
 
 
+def _v3(highest):
+  """DPM-Solver-v3 with the statistics of a standard Gaussian."""
+
+  def arguments(process, times, steps):
+    lam = process.log_snr(np.asarray(times, np.float64))
+    lam = lam[np.isfinite(lam)]
+    span = (lam.min(), max(lam.max(), lam.min() + 1e-3))
+    statistics = model_statistics.of_gaussian(process, span=span)
+    options = dict(corrector=False, lower_order_final=False)
+    return statistics, options | dict(order=max(1, min(highest, steps)))
+
+  def bound(process, times):
+    statistics, options = arguments(
+      process, times, inner_steps(process, np.asarray(times))
+    )
+    return dpm_solver_v3(process, times, statistics, **options)
+
+  def backwards(process, times):  # of `encoder`
+    statistics, options = arguments(process, times, len(times) - 1)
+    return dpm_solver_v3.build(process, times, statistics, **options)
+
+  bound.build = backwards
+  return Case(bound, highest)
+
+
 CASES: Mapping[str, Case] = MappingProxyType(
   {
     "euler": _case(euler, 1),
@@ -129,6 +158,8 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "hochbruck_4": _case(exponential_rk, 4, 5, method="hochbruck_4"),
     "dpm_solver_2m": _case(dpm_solver_2m, 2),
     "dpm_solver_3m": _case(dpm_solver_3m, 3),
+    "dpm_solver_v3_2": _v3(2),
+    "dpm_solver_v3_3": _v3(3),
     "dpmpp_2m": _case(dpmpp_2m, 2),
     "dpmpp_3m": _case(dpmpp_3m, 3),
     "exponential_ab_v": _up_to(exponential_ab, 3, 3, output="v"),
@@ -172,9 +203,8 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "seeds_1": _case(functools.partial(seeds, order=1), 0, weak_order=1),
     "seeds_2": _case(functools.partial(seeds, order=2), 0, 2, weak_order=2),
     "seeds_3": _case(functools.partial(seeds, order=3), 0, 3, weak_order=2),
-    "seeds_2_eps": _case(seeds, 0, 2, weak_order=2, output="eps"),
     "er_sde_1": _up_to(er_sde, 1, 0, weak_order=1),
     "er_sde_2": _up_to(er_sde, 2, 0, weak_order=2),
-    "er_sde_3": _up_to(er_sde, 3, 0, weak_order=2),
+    "er_sde_3": _up_to(er_sde, 3, 0, weak_order=2, phi="sde"),
   }
 )
