@@ -114,7 +114,7 @@ def _v3(highest):
 
   def arguments(process, times, steps):
     lam = process.log_snr(np.asarray(times, np.float64))
-    lam = lam[np.isfinite(lam)]
+    lam = lam[np.isfinite(lam)] if np.isfinite(lam).any() else np.zeros(1)
     span = (lam.min(), max(lam.max(), lam.min() + 1e-3))
     statistics = model_statistics.of_gaussian(process, span=span)
     options = dict(corrector=False, lower_order_final=False)
