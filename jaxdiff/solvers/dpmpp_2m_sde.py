@@ -62,11 +62,12 @@ def dpmpp_2m_sde(
   r = np.zeros_like(h)
   r[1:] = h[1:] / (2.0 * h[:-1])
   gain = -alpha[1:] * np.expm1(-ch)
-  bend = gain if kind == "midpoint" else 2.0 * alpha[1:] * ch * phi(2, -ch)
+  if kind == "heun":
+    r *= 2.0 * ch * phi(2, -ch) / -np.expm1(-ch)
   return multistep(
     t=grid[:-1],
     output="x0",
     carry=sigma[1:] / sigma[:-1] * kept,
-    history=np.stack([gain + bend * r, -bend * r], axis=-1),
+    history=np.stack([gain * (1.0 + r), -gain * r], axis=-1),
     noise=sigma[1:] * fresh,
   )

@@ -106,7 +106,7 @@ def sa_solver(
     b = ch * exponential_weights(places, -ch)
     if few_steps and len(nodes) == 2:
       past = places.min()
-      bend = 0.5 * ch * h[i] / (places.max() - past)
+      bend = 0.5 * ch / (places.max() - past)
       b = np.where(places == past, -bend, bend) - np.expm1(-ch) * (places == 0)
     return alpha[i + 1] * b
 
