@@ -61,7 +61,7 @@ def law(table, process, data=None, **start):
 # noise of a step as it meets the next one
 LAWS = {
   "dpmpp_2m_sde": (solvers.dpmpp_2m_sde, {}, 2),
-  "dpmpp_2m_sde_heun": (solvers.dpmpp_2m_sde, {"kind": "heun"}, 2),
+  "dpmpp_2m_sde_heun": (solvers.dpmpp_2m_sde, {"solver_type": "heun"}, 2),
   "dpmpp_2m_sde_half": (solvers.dpmpp_2m_sde, {"eta": 0.5}, 2),
   "dpmpp_3m_sde": (solvers.dpmpp_3m_sde, {}, 2),
   "dpmpp_sde": (solvers.dpmpp_sde, {}, 2),
@@ -153,12 +153,12 @@ def test_without_noise_they_are_the_tables_of_the_ode(name):
   same(
     solvers.dpmpp_2m_sde(process, grid, eta=0),
     solvers.dpmpp_2m(process, grid),
-    0,
+    1e-14,
   )
   same(
     solvers.dpmpp_3m_sde(process, grid, eta=0),
     solvers.dpmpp_3m(process, grid),
-    0,
+    1e-14,
   )
   for order in (1, 2, 3):
     same(
@@ -230,7 +230,7 @@ def test_sa_predictor_is_the_sde_form_of_dpm_solver_pp():
     eta = tau**2
     same(
       build(predictor=2, tau=tau),
-      solvers.dpmpp_2m_sde(process, grid, eta=eta, kind="heun"),
+      solvers.dpmpp_2m_sde(process, grid, eta=eta, solver_type="heun"),
       1e-10,
     )
     same(
@@ -580,8 +580,8 @@ def test_mistakes_are_named():
       build(process, grid, eta=-1)
   with pytest.raises(ValueError, match="eta=1.5"):
     solvers.dpmpp_2s_ancestral(process, grid, eta=1.5)
-  with pytest.raises(ValueError, match="kind must be one of"):
-    solvers.dpmpp_2m_sde(process, grid, kind="end")
+  with pytest.raises(ValueError, match="solver_type must be one of"):
+    solvers.dpmpp_2m_sde(process, grid, solver_type="end")
   with pytest.raises(ValueError, match="order of seeds must be one of"):
     solvers.seeds(process, grid, order=4)
   with pytest.raises(ValueError, match=r"in \(0, 1\); got r=1"):

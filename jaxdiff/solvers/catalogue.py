@@ -192,7 +192,9 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "ddpm": _case(ddpm, 0, weak_order=1),
     "heun_churn": _case(heun_churn, 0, 2, weak_order=2, churn=10.0),
     "dpmpp_2m_sde": _case(dpmpp_2m_sde, 0, weak_order=2),
-    "dpmpp_2m_sde_heun": _case(dpmpp_2m_sde, 0, weak_order=2, kind="heun"),
+    "dpmpp_2m_sde_heun": _case(
+      dpmpp_2m_sde, 0, weak_order=2, solver_type="heun"
+    ),
     "dpmpp_3m_sde": _case(dpmpp_3m_sde, 0, weak_order=2),
     "dpmpp_sde": _case(dpmpp_sde, 0, 2, weak_order=2),
     "dpmpp_2s_ancestral": _case(dpmpp_2s_ancestral, 0, 2, weak_order=2),

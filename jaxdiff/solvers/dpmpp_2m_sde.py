@@ -41,7 +41,7 @@ def dpmpp_2m_sde(
   grid: np.ndarray,
   *,
   eta: float = 1.0,
-  kind: str = "midpoint",
+  solver_type: str = "midpoint",
 ) -> Tableau:
   """Returns the table of DPM-Solver++(2M) SDE on `grid`: n calls, K = 2.
 
@@ -49,12 +49,12 @@ def dpmpp_2m_sde(
     process: the forward process.
     grid: f64[n + 1].
     eta: variance of the noise in units of the forward SDE's; 0 is the ODE.
-    kind: "midpoint" or "heun", how the line is integrated.
+    solver_type: "midpoint" or "heun", how the line is integrated.
 
   Raises:
-    ValueError: for a negative eta or another kind.
+    ValueError: for a negative eta or another solver_type.
   """
-  checks.one_of(kind, ("midpoint", "heun"), "kind")
+  checks.one_of(solver_type, ("midpoint", "heun"), "solver_type")
   alpha, sigma, lam = coefficients(process, grid)
   h = np.diff(lam)
   kept, fresh = renewal(eta, h)
@@ -62,7 +62,7 @@ def dpmpp_2m_sde(
   r = np.zeros_like(h)
   r[1:] = h[1:] / (2.0 * h[:-1])
   gain = -alpha[1:] * np.expm1(-ch)
-  if kind == "heun":
+  if solver_type == "heun":
     r *= 2.0 * ch * phi(2, -ch) / -np.expm1(-ch)
   return multistep(
     t=grid[:-1],

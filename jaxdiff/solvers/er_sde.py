@@ -104,7 +104,7 @@ def er_sde(
       scaled = np.asarray(moments) / unit ** np.arange(len(nodes))
       places = (s[nodes] - s[i]) / unit
       history[i, : len(nodes)] = vandermonde_weights(places, scaled)
-  kept = np.minimum(log_kept, 0.0)
+  kept = np.where(log_kept < -1e-14, log_kept, 0.0)  # else its rounding
   return multistep(
     t=grid[:-1],
     output="x0",
