@@ -22,6 +22,7 @@ from jaxdiff.solvers.dpm_solver import dpm_solver
 from jaxdiff.solvers.dpm_solver import orders_for_budget
 from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
 from jaxdiff.solvers.dpm_solver_v3 import dpm_solver_v3
+from jaxdiff.solvers.dpm_solver_v3 import Recentred
 from jaxdiff.solvers.dpm_solver_v3 import recentred
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
 from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
@@ -60,6 +61,7 @@ __all__ = [
   "adams_bashforth",
   "analytical_first_step",
   "angular_adams",
+  "Recentred",
   "ddim",
   "ddpm",
   "default",
