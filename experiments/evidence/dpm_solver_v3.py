@@ -52,7 +52,7 @@ BARS = (
     at_most(
       f"best_16_{n}",
       0.85,
-      f"error of the best v3 over the best baseline's, 16 dimensions, {n} calls",
+      f"best v3's error over the best baseline's, 16 dimensions, {n} calls",
     )
     for n in (5, 6, 8)
   ),
@@ -62,7 +62,7 @@ REPORTED = (
   *(
     reported(
       f"best_8_{n}",
-      f"error of the best v3 over the best baseline's, 8 dimensions, {n} calls",
+      f"best v3's error over the best baseline's, 8 dimensions, {n} calls",
     )
     for n in _CALLS
   ),
