@@ -59,10 +59,12 @@ from jaxdiff.tableau import Tableau
 _ON_DEMAND = (
   "checkpoints",
   "data",
+  "diagnostics",
   "losses",
   "metrics",
   "networks",
   "parallel",
+  "samplers",
   "training",
 )
 

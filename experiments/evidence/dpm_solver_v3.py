@@ -1,9 +1,10 @@
 r"""DPM-Solver-v3: statistics of the model make better steps.
 
-Exact mixtures in 8 and 16 dimensions (6 and 10 isotropic Gaussians), EDM from sigma 20 to 0.02 on the log-SNR grid. The statistics come
-from 512 data points at 201 nodes (splines between them) by jvps, the error is the endpoint's root mean
-square difference to the converged flow (1,000 steps of RK4) over 512 noises,
-all in float64. Baselines are those of the sheet: 2M, 3M (third-order
+Exact mixtures in 8 and 16 dimensions (6 and 10 isotropic Gaussians), EDM from
+sigma 20 to 0.02 on the log-SNR grid. The statistics come from 512 data points
+at 201 nodes (splines between them) by jvps; the error is the endpoint's root
+mean square difference to the converged flow (1,000 steps of RK4) over 512
+noises, all in float64. Baselines are those of the sheet: 2M, 3M (third-order
 coefficients), UniPC-2 and UniPC-3, each the published way. v3 is run in its
 orders 1 to 3, with and without its pseudo-corrector; "best" is the lowest of
 its errors, as it is of theirs.
