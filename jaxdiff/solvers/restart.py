@@ -20,6 +20,7 @@ Reference: Xu et al. (2023), https://arxiv.org/abs/2306.14878, Algorithm 2;
 Heun's steps, on Karras grids.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -109,12 +110,11 @@ def _check(interval, level):
     raise ValueError(
       f"an interval takes steps >= 1 and times >= 1, got {interval}"
     )
-  low, high = max(level[-1], 0.0), level[0]
-  positive = level[level > 0]
-  if not max(low, 0.5 * positive[-1]) <= interval.low < interval.high <= high:
+  low, high = level[level > 0][-1], level[0]
+  if not low * (1.0 - 1e-9) <= interval.low < interval.high <= high:
     raise ValueError(
       "an interval (low, high) of noise levels lies inside of the grid's,"
-      f" [{positive[-1]:.4g}, {high:.4g}], low below high; got {interval}"
+      f" [{low:.4g}, {high:.4g}], low below high; got {interval}"
     )
 
 
@@ -126,7 +126,7 @@ def _stretch(process, t_low, interval, stretch):
       f"the grid's noise level nearest to low = {interval.low:.4g} is"
       f" {low:.4g}, not below high = {high:.4g}; take a finer grid"
     )
-  part = process.__class__(process.schedule, float(t_low), process.t_max)
+  part = dataclasses.replace(process, t_min=float(t_low))
   run = stretch(part, interval.steps, start=float(process.time_at(high)))
   run[-1] = t_low
   return run
