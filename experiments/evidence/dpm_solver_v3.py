@@ -5,9 +5,9 @@ sigma 20 to 0.02 on the log-SNR grid. The statistics come from 512 data points
 at 201 nodes (splines between them) by jvps; the error is the endpoint's root
 mean square difference to the converged flow (1,000 steps of RK4) over 512
 noises, all in float64. Baselines are those of the sheet: 2M, 3M (third-order
-coefficients), UniPC-2 and UniPC-3, each the published way. v3 is run in its
-orders 1 to 3, with and without its pseudo-corrector; "best" is the lowest of
-its errors, as it is of theirs.
+coefficients), UniPC-2 and UniPC-3, each the published way. v3's "best" is the
+lowest error of its orders 2 and 3 with and without the pseudo-corrector, the
+baseline's the lowest of the four.
 
 The mixtures are the sheet's: `oracles.g16`, and its recipe with 6 components in
 8 dimensions; the seeds draw the data of the statistics and the noises.
@@ -81,8 +81,8 @@ REPORTED = (
 LIMITS = (
   "The paper's FID on CIFAR-10 and its Stable Diffusion runs need the"
   " pretrained networks; in 2 dimensions the gain is mixed. It depends on the"
-  " mixture: on others of the same recipe v3-1 over DDIM was 0.76 to 0.89 in 16"
-  " dimensions and 1.03 to 1.09 in 8."
+  " mixture: on another draw of the same recipe v3-1 over DDIM was 0.76 to 0.89"
+  " in 16 dimensions and 1.03 to 1.09 in 8 (one seed)."
 )
 
 
