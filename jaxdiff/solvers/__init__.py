@@ -4,10 +4,10 @@ One method, one file, named as its paper names it. To add one: its file, a line
 here, an entry in the table of cases, `catalogue.py`.
 """
 
+from jaxdiff.solvers import model_statistics
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.analytical_first_step import analytical_first_step
 from jaxdiff.solvers.angular_adams import angular_adams
-from jaxdiff.solvers import model_statistics
 from jaxdiff.solvers.building import encoder
 from jaxdiff.solvers.building import for_budget
 from jaxdiff.solvers.building import solver
@@ -20,14 +20,14 @@ from jaxdiff.solvers.deis import deis
 from jaxdiff.solvers.deis import deis_rk
 from jaxdiff.solvers.dpm_solver import dpm_solver
 from jaxdiff.solvers.dpm_solver import orders_for_budget
-from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
 from jaxdiff.solvers.dpm_solver_v3 import dpm_solver_v3
 from jaxdiff.solvers.dpm_solver_v3 import Recentred
 from jaxdiff.solvers.dpm_solver_v3 import recentred
+from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
-from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
 from jaxdiff.solvers.dpmpp_2m_sde import dpmpp_2m_sde
 from jaxdiff.solvers.dpmpp_2s_ancestral import dpmpp_2s_ancestral
+from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
 from jaxdiff.solvers.dpmpp_3m import dpmpp_3m
 from jaxdiff.solvers.dpmpp_3m_sde import dpmpp_3m_sde
 from jaxdiff.solvers.dpmpp_sde import dpmpp_sde
@@ -46,13 +46,12 @@ from jaxdiff.solvers.pndm import fon
 from jaxdiff.solvers.pndm import plms
 from jaxdiff.solvers.pndm import pndm
 from jaxdiff.solvers.pndm import s_pndm
-from jaxdiff.solvers.rk4 import rk4
-from jaxdiff.solvers.runge_kutta import runge_kutta
-from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.restart import restart
 from jaxdiff.solvers.rk4 import rk4
+from jaxdiff.solvers.runge_kutta import runge_kutta
 from jaxdiff.solvers.sa_solver import sa_solver
 from jaxdiff.solvers.seeds import seeds
+from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.unipc import unipc
 
 __all__ = [
@@ -100,7 +99,6 @@ __all__ = [
   "s_pndm",
   "recentred",
   "restart",
-  "rk4",
   "sa_solver",
   "seeds",
   "solver",

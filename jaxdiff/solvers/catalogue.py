@@ -9,11 +9,11 @@ import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from jaxdiff.solvers.adams_bashforth import adams_bashforth
-from jaxdiff.solvers.angular_adams import angular_adams
 import numpy as np
 
 from jaxdiff.solvers import model_statistics
+from jaxdiff.solvers.adams_bashforth import adams_bashforth
+from jaxdiff.solvers.angular_adams import angular_adams
 from jaxdiff.solvers.building import inner_steps
 from jaxdiff.solvers.building import Solver
 from jaxdiff.solvers.ddim import ddim
@@ -21,12 +21,12 @@ from jaxdiff.solvers.ddpm import ddpm
 from jaxdiff.solvers.deis import deis
 from jaxdiff.solvers.deis import deis_rk
 from jaxdiff.solvers.dpm_solver import dpm_solver
-from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
 from jaxdiff.solvers.dpm_solver_v3 import dpm_solver_v3
+from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
-from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
 from jaxdiff.solvers.dpmpp_2m_sde import dpmpp_2m_sde
 from jaxdiff.solvers.dpmpp_2s_ancestral import dpmpp_2s_ancestral
+from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
 from jaxdiff.solvers.dpmpp_3m import dpmpp_3m
 from jaxdiff.solvers.dpmpp_3m_sde import dpmpp_3m_sde
 from jaxdiff.solvers.dpmpp_sde import dpmpp_sde
@@ -45,9 +45,9 @@ from jaxdiff.solvers.pndm import pndm
 from jaxdiff.solvers.pndm import s_pndm
 from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.runge_kutta import runge_kutta
-from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.sa_solver import sa_solver
 from jaxdiff.solvers.seeds import seeds
+from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.unipc import unipc
 
 
