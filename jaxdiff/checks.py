@@ -4,6 +4,7 @@ Every check runs while tracing. Values are looked at only where they are
 concrete; under a transformation a traced value passes.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,13 @@ def concrete(x: Any) -> bool:
   return not isinstance(x, jax.core.Tracer)
 
 
-def falling_grid(grid: Any, t_min: float, t_max: float, t_zero: float):
+def falling_grid(
+  grid: Any,
+  t_min: float,
+  t_max: float,
+  t_zero: float,
+  outside: Callable[[float], str] | None = None,
+):
   """Returns the grid as f64[n + 1] after checking that a solver can walk it.
 
   Args:
@@ -25,6 +32,7 @@ def falling_grid(grid: Any, t_min: float, t_max: float, t_zero: float):
     t_min: the process's smallest time.
     t_max: the process's largest time.
     t_zero: the time at which the process has no noise, NaN if there is none.
+    outside: what more to say of a time outside of the process.
 
   Raises:
     TypeError: if the grid is traced.
@@ -55,10 +63,10 @@ def falling_grid(grid: Any, t_min: float, t_max: float, t_zero: float):
       " is the wrong way round (to encode data use solvers.encoder)"
     )
   slack = 1e-9 * max(abs(t_min), abs(t_max))
-  outside = (grid > t_max + slack) | (grid < t_min - slack)
-  outside[-1] &= grid[-1] != t_zero
-  if outside.any():
-    i = _first(outside)
+  beyond = (grid > t_max + slack) | (grid < t_min - slack)
+  beyond[-1] &= grid[-1] != t_zero
+  if beyond.any():
+    i = _first(beyond)
     raise ValueError(
       f"grid[{i}] = {grid[i]:.6g} is outside of the process's times"
       f" [{t_min:.6g}, {t_max:.6g}]; give the process a wider range, as in"
@@ -68,6 +76,7 @@ def falling_grid(grid: Any, t_min: float, t_max: float, t_zero: float):
         if np.isnan(t_zero)
         else f" (its last time alone may be {t_zero:.6g}, free of noise)"
       )
+      + ("" if outside is None else outside(float(grid[i])))
     )
   grid[0] = min(grid[0], t_max)  # alpha may be negative beyond, if by rounding
   return grid

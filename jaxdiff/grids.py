@@ -275,7 +275,11 @@ def align_your_steps(
 def from_times(process: GaussianProcess, times: Any) -> np.ndarray:
   """Returns the user's times verbatim, f64[n + 1], once they are checked."""
   return checks.falling_grid(
-    times, process.t_min, process.t_max, process.t_zero
+    times,
+    process.t_min,
+    process.t_max,
+    process.t_zero,
+    process.noise.outside,
   )
 
 

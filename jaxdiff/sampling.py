@@ -345,7 +345,7 @@ def sample(
         " pure noise is no place to start from there: pass x ="
         " process.perturb(key, data, t)[0] (image to image)"
       )
-    scale = float(process.sigma(t))
+    scale, noise = float(process.sigma(t)), process.noise
     x = jax.ShapeDtypeStruct(tuple(x), jnp.result_type(float))
   else:
     x = jax.tree.map(jnp.asarray, x)
@@ -356,7 +356,7 @@ def sample(
           " samples are floating point: convert integer pixels with x / 127.5"
           " - 1"
         )
-    scale = 1.0
+    scale, noise = 1.0, None
   size = tree.batch_size(x)
   index = jnp.arange(size) if index is None else jnp.asarray(index)
   if not jnp.issubdtype(index.dtype, jnp.integer):
@@ -388,6 +388,7 @@ def sample(
       length,
       static=static,
       shape=shape,
+      noise=noise,
       collect=collect,
       check_finite=check_finite,
       progress=progress,
@@ -416,6 +417,7 @@ def _sample(
   *,
   static,
   shape,
+  noise,
   collect,
   check_finite,
   progress,
@@ -427,7 +429,7 @@ def _sample(
   # caller who drew data from such a key would meet it again as a step's noise
   key = jax.random.fold_in(key, _TAG)
   if shape is not None:
-    x = x * tree.normal(jax.random.fold_in(key, _PRIOR), shape, index)
+    x = x * noise.draw(jax.random.fold_in(key, _PRIOR), shape, index)
   if sharding is not None:
     x = jax.lax.with_sharding_constraint(x, sharding)
   state = initial_state(x, tableau.memory)
@@ -444,6 +446,7 @@ def _sample(
 _STATICS = (
   "static",
   "shape",
+  "noise",
   "collect",
   "check_finite",
   "progress",

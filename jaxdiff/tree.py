@@ -1,5 +1,6 @@
 """Helpers over pytrees of arrays: batches of samples, randomness, partition."""
 
+import math
 from typing import Any
 
 import jax
@@ -53,6 +54,21 @@ def expand(t: Any, x: Any) -> Any:
   if jnp.ndim(t) == 0:
     return t
   return t.reshape(t.shape + (1,) * (jnp.ndim(x) - jnp.ndim(t)))
+
+
+def sample_size(x: PyTree) -> int:
+  """Returns the number of values of one sample, over all leaves [batch, ...]."""
+  return sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(x))
+
+
+def squared_norm(x: PyTree) -> jax.Array:
+  """Returns |x|^2 of every sample over all leaves, f[batch], in float32 up."""
+
+  def one(leaf):
+    wide = leaf.astype(compute_dtype(leaf.dtype))
+    return jnp.sum(wide.reshape(leaf.shape[0], -1) ** 2, axis=1)
+
+  return sum(one(leaf) for leaf in jax.tree.leaves(x))
 
 
 def normal(key: jax.Array, like: PyTree, index: Any = None) -> PyTree:

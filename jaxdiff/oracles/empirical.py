@@ -1,7 +1,11 @@
 r"""The empirical distribution of a finite data set, and its exact denoiser.
 
-x0(x) = sum_i p_i x_i with p_i proportional to exp(-|x - alpha x_i|^2 / (2
-sigma^2)): what a network that memorized its training set would answer.
+x0(x) = sum_i p_i x_i with p_i proportional to the kernel p(x | x_i), which is
+exp(-|x - alpha x_i|^2 / (2 sigma^2)) for normal noise and for PFGM++
+
+  (|x - alpha x_i|^2 + r^2)^{-(N + D) / 2},   r = sigma sqrt(D):
+
+what a network that memorized its training set would answer.
 """
 
 import dataclasses
@@ -13,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxdiff import tree
 from jaxdiff.predictions import Prediction
+from jaxdiff.processes import Normal
 
 Array = Any
 
@@ -20,9 +25,15 @@ Array = Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Empirical:
-  """Equal point masses at the rows of `data`, f[N, ...]; a pytree."""
+  """Equal point masses at the rows of `data`, f[M, ...]; a pytree.
+
+  Attributes:
+    data: f[M, ...].
+    noise: the law of the noise, the process's; `exact` fills it in.
+  """
 
   data: Array
+  noise: Any = dataclasses.field(default=Normal(), metadata={"static": True})
 
   def predict(
     self, x: Array, alpha: Array, sigma: Array, label: Array | None = None
@@ -48,11 +59,16 @@ class Empirical:
     )
     alpha, sigma = column(alpha), column(sigma)
     seen = jnp.maximum(sigma, jnp.finfo(dtype).tiny ** 0.25)
-    # |x|^2 is common to all points; without it no square is lost in another
-    square = jnp.sum(data**2, axis=1)
     # float32 is float32: accelerators round matrix products to fewer bits
     dot = functools.partial(jnp.matmul, precision="highest")
-    logits = (alpha * dot(flat, data.T) - 0.5 * alpha**2 * square) / seen**2
+    if self.noise == Normal():
+      # |x|^2 is common to all points; without it no square is lost in another
+      square = jnp.sum(data**2, axis=1)
+      logits = (alpha * dot(flat, data.T) - 0.5 * alpha**2 * square) / seen**2
+    else:  # all of |x - x_i|^2 counts against r^2: no expanded squares
+      apart = flat[:, None] - alpha[:, None] * data
+      square = jnp.sum((apart / seen[:, None]) ** 2, axis=-1)
+      logits = self.noise.log_radial(square, data.shape[1])
     x0 = dot(jax.nn.softmax(logits, axis=1), data)
     eps = jnp.where(sigma > 0, (flat - alpha * x0) / seen, 0.0)
     return Prediction(x0.reshape(x.shape), eps.reshape(x.shape))

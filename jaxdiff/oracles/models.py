@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxdiff import tree
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.processes import Normal
 
 
 @jax.tree_util.register_dataclass
@@ -41,5 +42,18 @@ class Exact:
 def exact(
   distribution: Any, process: GaussianProcess, label: Any = None
 ) -> Exact:
-  """Returns the exact model of a distribution (mixture, data set, ...)."""
+  """Returns the exact model of a distribution (mixture, data set, ...).
+
+  Raises:
+    ValueError: if the denoiser is not known under the process's noise.
+  """
+  if process.noise != Normal():
+    if not hasattr(distribution, "noise"):
+      raise ValueError(
+        f"the denoiser of a {type(distribution).__name__} is known under"
+        f" normal noise, but that of this process is {process.noise}; take"
+        " draws of it as the data, oracles.Empirical(draws), whose denoiser is"
+        " known under both"
+      )
+    distribution = dataclasses.replace(distribution, noise=process.noise)
   return Exact(distribution, label, process=process)

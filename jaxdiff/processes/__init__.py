@@ -3,6 +3,7 @@
 from jaxdiff.processes.gaussian import edm
 from jaxdiff.processes.gaussian import from_alpha_sigma
 from jaxdiff.processes.gaussian import GaussianProcess
+from jaxdiff.processes.gaussian import Normal
 from jaxdiff.processes.gaussian import rectified_flow
 from jaxdiff.processes.gaussian import sub_vp
 from jaxdiff.processes.gaussian import ve
@@ -10,11 +11,16 @@ from jaxdiff.processes.gaussian import vp_cosine
 from jaxdiff.processes.gaussian import vp_discrete
 from jaxdiff.processes.gaussian import vp_linear
 from jaxdiff.processes.gaussian import vp_linear_covering
+from jaxdiff.processes.pfgmpp import pfgmpp
+from jaxdiff.processes.pfgmpp import StudentT
 
 __all__ = [
   "GaussianProcess",
+  "Normal",
+  "StudentT",
   "edm",
   "from_alpha_sigma",
+  "pfgmpp",
   "rectified_flow",
   "sub_vp",
   "ve",

@@ -19,6 +19,11 @@ whose marginals the probability-flow ODE dx/dt = alpha' x0 + sigma' eps shares.
 
 All of them are one curve in the coordinates x / alpha, sigma / alpha, which is
 why a solver takes any of them.
+
+That ODE is right for any law of eps that does not depend on t: along x0 and eps
+held fixed the velocity is alpha' x0 + sigma' eps, and its mean given x moves the
+marginals. The law is the process's `noise`: `Normal` here, Student's t in
+`pfgmpp`. Only the SDE needs it to be normal.
 """
 
 import dataclasses
@@ -38,6 +43,25 @@ Array = Any
 
 
 @dataclasses.dataclass(frozen=True)
+class Normal:
+  """The law of the noise: independent standard normal values."""
+
+  def draw(self, key: jax.Array, like: Any, index: Array | None = None) -> Any:
+    """Returns eps shaped like a batch of samples; see `tree.normal`."""
+    return tree.normal(key, like, index)
+
+  def log_density(self, eps: Any) -> jax.Array:
+    """Returns log p(eps), f[batch]."""
+    size = tree.sample_size(eps)
+    return -0.5 * (tree.squared_norm(eps) + size * math.log(2.0 * math.pi))
+
+  def outside(self, t: float) -> str:
+    """Returns what to add when t is outside of the process's times."""
+    del t
+    return ""
+
+
+@dataclasses.dataclass(frozen=True)
 class GaussianProcess:
   """A schedule and the range of times it is used on; hashable, no arrays.
 
@@ -48,11 +72,13 @@ class GaussianProcess:
     schedule: alpha, sigma and what derives from them.
     t_min: smallest time the network is asked at.
     t_max: time of the prior.
+    noise: the law of eps.
   """
 
   schedule: Any
   t_min: float
   t_max: float
+  noise: Any = Normal()
 
   def __post_init__(self):
     if not self.t_min < self.t_max:
@@ -116,12 +142,22 @@ class GaussianProcess:
     return self.schedule.rates(numerics.as_float(t))
 
   def drift(self, x: Array, t: Array) -> Array:
-    """Returns f(t) x, the drift of the forward SDE; t scalar or [batch]."""
+    """Returns f(t) x, the drift of the forward SDE; t scalar or [batch].
+
+    Raises:
+      ValueError: if the noise is not normal; there is no such SDE then.
+    """
+    self._check_sde()
     alpha_dot, _ = self.rates(t)
     return (tree.expand(alpha_dot / self.alpha(t), x) * x).astype(x.dtype)
 
   def diffusion(self, t: Array) -> Array:
-    """Returns g(t), the diffusion coefficient of the forward SDE."""
+    """Returns g(t), the diffusion coefficient of the forward SDE.
+
+    Raises:
+      ValueError: if the noise is not normal; there is no such SDE then.
+    """
+    self._check_sde()
     alpha_dot, sigma_dot = self.rates(t)
     sigma = self.sigma(t)
     square = 2.0 * sigma * (sigma_dot - sigma * alpha_dot / self.alpha(t))
@@ -139,7 +175,7 @@ class GaussianProcess:
       index: i32[batch], the samples' indices; 0, 1, ... by default.
     """
     x0 = jax.tree.map(jnp.asarray, x0)
-    eps = tree.normal(key, x0, index)
+    eps = self.noise.draw(key, x0, index)
     t = jnp.asarray(t, tree.compute_dtype(jax.tree.leaves(x0)[0].dtype))
     alpha, sigma = self.alpha(t), self.sigma(t)
 
@@ -175,7 +211,40 @@ class GaussianProcess:
     xp = numerics.namespace(sigma, data_std)
     scale = xp.hypot(sigma, self.alpha(t) * data_std)
     like = jax.ShapeDtypeStruct(shape, tree.compute_dtype(dtype))
-    return (scale * tree.normal(key, like, index)).astype(dtype)
+    return (scale * self.noise.draw(key, like, index)).astype(dtype)
+
+  def log_kernel(self, x: Any, x0: Any, t: Array) -> jax.Array:
+    """Returns log p(x_t = x | x0), f[batch].
+
+    Args:
+      x: noisy samples, a tree of [batch, ...].
+      x0: clean data like x.
+      t: scalar or [batch].
+    """
+    dtype = tree.compute_dtype(jax.tree.leaves(x)[0].dtype)
+    t = jnp.asarray(t, dtype)
+    alpha, sigma = self.alpha(t), self.sigma(t)
+
+    def noise(x, x0):
+      x, x0 = jnp.asarray(x, dtype), jnp.asarray(x0, dtype)
+      return (x - tree.expand(alpha, x) * x0) / tree.expand(sigma, x)
+
+    eps = jax.tree.map(noise, x, x0)
+    log_scale = tree.sample_size(eps) * jnp.log(sigma)
+    return self.noise.log_density(eps) - log_scale
+
+  def log_prior(self, x: Any, t: float | None = None) -> jax.Array:
+    """Returns the log density of `prior` at x, f[batch]; t_max by default."""
+    t = self.t_max if t is None else t
+    return self.log_kernel(x, jax.tree.map(jnp.zeros_like, x), t)
+
+  def _check_sde(self):
+    if self.noise != Normal():
+      raise ValueError(
+        f"the noise of this process is {self.noise}, and adding a normal step"
+        " to it leaves its law: there is no forward SDE; use a deterministic"
+        " solver"
+      )
 
 
 def vp_linear(

@@ -38,6 +38,7 @@ from jaxdiff.solvers.exponential_rk import exponential_rk
 from jaxdiff.solvers.final_step import final_step
 from jaxdiff.solvers.heun import heun
 from jaxdiff.solvers.heun import heun_churn
+from jaxdiff.solvers.inject_noise import inject_noise
 from jaxdiff.solvers.ipndm import ipndm
 from jaxdiff.solvers.ipndm_v import ipndm_v
 from jaxdiff.solvers.lms import lms
@@ -86,6 +87,7 @@ __all__ = [
   "for_budget",
   "heun",
   "heun_churn",
+  "inject_noise",
   "ipndm",
   "ipndm_v",
   "lms",

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import grids
 from jaxdiff import tableau as tables
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.processes import Normal
 from jaxdiff.solvers import forms
 
 Solver = Callable[..., tables.Tableau]
@@ -66,9 +68,7 @@ def solver(
   ) -> tables.Tableau:
     name = getattr(build, "__name__", "solver")
     checks.process(process, f"{name}(process, grid)")
-    grid = checks.falling_grid(
-      grid, process.t_min, process.t_max, process.t_zero
-    )
+    grid = grids.from_times(process, grid)
     parts = []
     if process.alpha(grid[0]) == 0 and not starts_at_zero_alpha:
       parts.append(_first_row(process, grid))
@@ -82,7 +82,15 @@ def solver(
       parts.append(build(process, grid, *args, **options))
     if last is not None:
       parts.append(last)
-    return tables.validate(tables.concat(*parts))
+    table = tables.validate(tables.concat(*parts))
+    if process.noise != Normal() and table.stochastic:
+      raise ValueError(
+        f"{name} adds normal noise with these options, but the noise of this"
+        f" process is {process.noise}: the sum of the two is not, so that the"
+        " samples would leave its marginals; use a deterministic solver"
+        " (eta=0, churn=0), or the limit of normal noise, pfgmpp(None)"
+      )
+    return table
 
   checked.build = build
   return checked
@@ -161,7 +169,7 @@ def encoder(
       f" {type(build).__name__}; decorate your function with @jaxdiff.solver"
     )
   checks.process(process, "encoder(solver, process, grid)")
-  grid = checks.falling_grid(grid, process.t_min, process.t_max, process.t_zero)
+  grid = grids.from_times(process, grid)
   alpha, sigma, _ = coefficients(process, grid)
   if sigma[-1] == 0 or alpha[0] == 0:
     raise ValueError(
