@@ -57,7 +57,7 @@ def expand(t: Any, x: Any) -> Any:
 
 
 def sample_size(x: PyTree) -> int:
-  """Returns the number of values of one sample, over all leaves [batch, ...]."""
+  """Returns how many values one sample has, over all leaves [batch, ...]."""
   return sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(x))
 
 

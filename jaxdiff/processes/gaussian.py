@@ -20,9 +20,9 @@ whose marginals the probability-flow ODE dx/dt = alpha' x0 + sigma' eps shares.
 All of them are one curve in the coordinates x / alpha, sigma / alpha, which is
 why a solver takes any of them.
 
-That ODE is right for any law of eps that does not depend on t: along x0 and eps
-held fixed the velocity is alpha' x0 + sigma' eps, and its mean given x moves the
-marginals. The law is the process's `noise`: `Normal` here, Student's t in
+That ODE is right for any law of eps that does not depend on t: with x0 and eps
+held fixed the velocity is alpha' x0 + sigma' eps, and its mean given x moves
+the marginals. The law is the process's `noise`: `Normal` here, Student's t in
 `pfgmpp`. Only the SDE needs it to be normal.
 """
 

@@ -29,14 +29,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy import special
 
 from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.processes import schedules
 from jaxdiff.processes.gaussian import GaussianProcess
-from jaxdiff.processes.gaussian import Normal
 
 Array = Any
 
@@ -92,6 +90,10 @@ class StudentT:
     """
     return -0.5 * (n + self.aug_dim) * jnp.log1p(square / self.aug_dim)
 
+  def radius(self, sigma: Array) -> Array:
+    """Returns r = sigma sqrt(D), the paper's name for the noise level."""
+    return sigma * math.sqrt(self.aug_dim)
+
   def outside(self, t: float) -> str:
     """Returns what to add when t is outside of the process's times."""
     return (
@@ -125,17 +127,3 @@ def pfgmpp(
   return GaussianProcess(
     schedules.NoiseLevel(), sigma_min, sigma_max, StudentT(aug_dim)
   )
-
-
-def radius(process: GaussianProcess, t: Array) -> np.ndarray:
-  """Returns r = sigma(t) sqrt(D), the paper's name for the time t.
-
-  Raises:
-    ValueError: for a process whose noise is normal: its r is infinite.
-  """
-  if process.noise == Normal():
-    raise ValueError(
-      "r = sigma sqrt(D) is infinite for normal noise, the limit of large D;"
-      " use sigma"
-    )
-  return process.sigma(t) * math.sqrt(process.noise.aug_dim)

@@ -21,6 +21,7 @@ _FOLDER = "checkpoints"
 # Those whose arguments are plain numbers, which config.json can hold.
 _PROCESSES = (
   "edm",
+  "pfgmpp",
   "rectified_flow",
   "sub_vp",
   "ve",
