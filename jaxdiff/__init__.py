@@ -60,6 +60,7 @@ _ON_DEMAND = (
   "checkpoints",
   "data",
   "diagnostics",
+  "fields",
   "losses",
   "metrics",
   "networks",

@@ -21,7 +21,7 @@ LAYERS = [
     {"processes", "predictions", "tableau", "networks", "data", "metrics"},
   ),
   ("1b", {"grids"}),
-  ("2a", {"denoisers", "guidance", "losses", "solvers", "oracles"}),
+  ("2a", {"denoisers", "fields", "guidance", "losses", "solvers", "oracles"}),
   ("3", {"sampling", "training", "discrete"}),
   ("3b", {"samplers"}),
   ("3c", {"likelihood", "diagnostics"}),

@@ -4,5 +4,20 @@ from jaxdiff.losses import times
 from jaxdiff.losses.denoising import denoising
 from jaxdiff.losses.denoising import error
 from jaxdiff.losses.denoising import WEIGHTINGS
+from jaxdiff.losses.interpolant import best_diffusion
+from jaxdiff.losses.interpolant import errors
+from jaxdiff.losses.interpolant import interpolant
+from jaxdiff.losses.interpolant import kl_bound
+from jaxdiff.losses.interpolant import schroedinger
 
-__all__ = ["WEIGHTINGS", "denoising", "error", "times"]
+__all__ = [
+  "WEIGHTINGS",
+  "best_diffusion",
+  "denoising",
+  "error",
+  "errors",
+  "interpolant",
+  "kl_bound",
+  "schroedinger",
+  "times",
+]

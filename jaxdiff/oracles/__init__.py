@@ -8,7 +8,12 @@ from jaxdiff.oracles.fixtures import g16
 from jaxdiff.oracles.fixtures import grid25
 from jaxdiff.oracles.fixtures import heavy_tails
 from jaxdiff.oracles.fixtures import low_rank
+from jaxdiff.oracles.interpolants import exact_fields
+from jaxdiff.oracles.interpolants import ExactFields
+from jaxdiff.oracles.interpolants import schroedinger_gaussian
+from jaxdiff.oracles.interpolants import SchroedingerGaussian
 from jaxdiff.oracles.laws import propagate
+from jaxdiff.oracles.laws import propagate_affine
 from jaxdiff.oracles.mixture import flow_map
 from jaxdiff.oracles.mixture import gaussian
 from jaxdiff.oracles.mixture import GaussianMixture
@@ -19,10 +24,13 @@ from jaxdiff.oracles.models import exact
 __all__ = [
   "Empirical",
   "Exact",
+  "ExactFields",
   "GaussianMixture",
+  "SchroedingerGaussian",
   "digits_empirical",
   "digits_mixture",
   "exact",
+  "exact_fields",
   "flow_map",
   "g16",
   "g2",
@@ -32,4 +40,6 @@ __all__ = [
   "low_rank",
   "mixture",
   "propagate",
+  "propagate_affine",
+  "schroedinger_gaussian",
 ]

@@ -52,20 +52,48 @@ def propagate(
     mean = alpha[0] * mu
   if variance is None:
     variance = alpha[0] ** 2 * v + sigma[0] ** 2
-  k = tableau.memory
+  alpha, sigma = alpha[:, None], sigma[:, None]
+  c = alpha**2 * v + sigma**2
+  slopes = np.stack([alpha * v / c, sigma / c], axis=1)
+  shifts = np.stack(
+    [mu - slopes[:, 0] * alpha * mu, -slopes[:, 1] * alpha * mu], 1
+  )
+  mean = np.broadcast_to(mean, v.shape)
+  variance = np.broadcast_to(variance, v.shape)
+  return propagate_affine(tableau, slopes, shifts, mean, variance)
+
+
+def propagate_affine(
+  tableau: Tableau,
+  slopes: np.ndarray,
+  shifts: np.ndarray,
+  mean: np.ndarray,
+  variance: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the exact law after a table on a model affine in each coordinate.
+
+  Args:
+    tableau: the solver, without data dimensions.
+    slopes: f64[n, 2, d]: at call i output j of the pair is slopes[i, j] y +
+      shifts[i, j].
+    shifts: f64[n, 2, d].
+    mean: f64[d] of the start.
+    variance: f64[d] of the start.
+
+  Returns:
+    (mean, variance): f64[d] each.
+  """
+  k, d = tableau.memory, np.shape(slopes)[2]
   size = k + 2
-  m = np.zeros((len(v), size))
-  p = np.zeros((len(v), size, size))
-  m[:, :2] = np.asarray(mean)[..., None]
-  p[:, :2, :2] = np.broadcast_to(variance, v.shape)[:, None, None]
+  m = np.zeros((d, size))
+  p = np.zeros((d, size, size))
+  m[:, :2] = np.asarray(mean)[:, None]
+  p[:, :2, :2] = np.asarray(variance)[:, None, None]
   for i in range(tableau.nfe):
     p[:, 0, 0] += tableau.noise[i, 0] ** 2
-    c = alpha[i] ** 2 * v + sigma[i] ** 2
-    gain_x0, gain_eps = alpha[i] * v / c, sigma[i] / c
-    w0, w1 = tableau.output[i]
-    slope = w0 * gain_x0 + w1 * gain_eps  # F = slope y + shift
-    shift = w0 * mu - slope * alpha[i] * mu
-    push = np.zeros((len(v), size, size))  # (y, a, h) -> (y, a, F, h_0, ...)
+    slope = tableau.output[i] @ slopes[i]  # F = slope y + shift
+    shift = tableau.output[i] @ shifts[i]
+    push = np.zeros((d, size, size))  # (y, a, h) -> (y, a, F, h_0, ...)
     push[:, 0, 0] = push[:, 1, 1] = 1.0
     push[:, 2, 0] = slope
     for j in range(1, k):
@@ -73,7 +101,7 @@ def propagate(
     step = np.eye(size)
     step[:2, :2] = tableau.state[i]
     step[:2, 2:] = tableau.history[i]
-    offset = np.zeros((len(v), size))
+    offset = np.zeros((d, size))
     offset[:, 2] = shift
     matrix = step @ push
     m = np.einsum("vij,vj->vi", matrix, m) + offset @ step.T

@@ -11,15 +11,23 @@ from jaxdiff.processes.gaussian import vp_cosine
 from jaxdiff.processes.gaussian import vp_discrete
 from jaxdiff.processes.gaussian import vp_linear
 from jaxdiff.processes.gaussian import vp_linear_covering
+from jaxdiff.processes.interpolants import Interpolant
+from jaxdiff.processes.interpolants import interpolant
+from jaxdiff.processes.interpolants import one_sided
+from jaxdiff.processes.interpolants import one_sided_process
 from jaxdiff.processes.pfgmpp import pfgmpp
 from jaxdiff.processes.pfgmpp import StudentT
 
 __all__ = [
   "GaussianProcess",
+  "Interpolant",
   "Normal",
   "StudentT",
   "edm",
   "from_alpha_sigma",
+  "interpolant",
+  "one_sided",
+  "one_sided_process",
   "pfgmpp",
   "rectified_flow",
   "sub_vp",

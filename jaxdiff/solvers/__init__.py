@@ -53,6 +53,7 @@ from jaxdiff.solvers.runge_kutta import runge_kutta
 from jaxdiff.solvers.sa_solver import sa_solver
 from jaxdiff.solvers.seeds import seeds
 from jaxdiff.solvers.unic import unic
+from jaxdiff.solvers.transport import transport
 from jaxdiff.solvers.unipc import unipc
 
 __all__ = [
@@ -105,5 +106,6 @@ __all__ = [
   "seeds",
   "solver",
   "unic",
+  "transport",
   "unipc",
 ]
