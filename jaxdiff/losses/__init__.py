@@ -5,12 +5,14 @@ from jaxdiff.losses.denoising import denoising
 from jaxdiff.losses.denoising import error
 from jaxdiff.losses.denoising import WEIGHTINGS
 from jaxdiff.losses.interpolant import best_diffusion
+from jaxdiff.losses.interpolant import Errors
 from jaxdiff.losses.interpolant import errors
 from jaxdiff.losses.interpolant import interpolant
 from jaxdiff.losses.interpolant import kl_bound
 from jaxdiff.losses.interpolant import schroedinger
 
 __all__ = [
+  "Errors",
   "WEIGHTINGS",
   "best_diffusion",
   "denoising",

@@ -76,7 +76,8 @@ def transport(
       f" {grid[int(np.argmin(eps))]:.4g}; the direction of time is the grid's"
     )
   if not eps.any():
-    table = runge_kutta(interpolant, grid, *_BUTCHER[method])
+    table = runge_kutta(_Unweighted, grid, *_BUTCHER[method])
+    table = table._replace(output=np.stack(interpolant.rates(table.t), -1))
   elif not interpolant.has_score:
     raise ValueError(
       "without latent noise there is no score, and the SDE needs one; give the"
@@ -94,6 +95,15 @@ def transport(
   return tables.validate(table._replace(t=interpolant.inside(table.t)))
 
 
+class _Unweighted:
+  """Stands for a process where the weights of all calls follow at once."""
+
+  @staticmethod
+  def rates(t: float) -> tuple[float, float]:
+    del t
+    return 1.0, 0.0
+
+
 def _euler_maruyama(interpolant, grid, eps):
   h = np.diff(grid)
   return tables.multistep(
@@ -106,21 +116,19 @@ def _euler_maruyama(interpolant, grid, eps):
 
 
 def _strang_heun(interpolant, grid, eps):
+  drift = _drift(interpolant, grid, eps, np.sign(grid[1] - grid[0]))
   rows = []
-  for i in range(len(grid) - 1):
-    h = grid[i + 1] - grid[i]
-    ends = slice(i, i + 2)
-    first, second = _drift(interpolant, grid[ends], eps[ends], np.sign(h))
-    before, after = (math.sqrt(e * abs(h)) for e in eps[ends])
+  for i, h in enumerate(np.diff(grid)):
+    before, after = (math.sqrt(e * abs(h)) for e in eps[i : i + 2])
     rows.append(
       tables.row(
-        grid[i], first, (1.0, 0.0, h), (1.0, 0.0), noise=(before, 0.0, 0.0)
+        grid[i], drift[i], (1.0, 0.0, h), (1.0, 0.0), noise=(before, 0.0, 0.0)
       )
     )
     rows.append(
       tables.row(
         grid[i + 1],
-        second,
+        drift[i + 1],
         (0.0, 1.0, h / 2, h / 2),
         noise=(0.0, after, after),
       )
