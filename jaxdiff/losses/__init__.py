@@ -4,6 +4,7 @@ from jaxdiff.losses import times
 from jaxdiff.losses.denoising import denoising
 from jaxdiff.losses.denoising import error
 from jaxdiff.losses.denoising import WEIGHTINGS
+from jaxdiff.losses.hybrid import hybrid
 from jaxdiff.losses.interpolant import best_diffusion
 from jaxdiff.losses.interpolant import Errors
 from jaxdiff.losses.interpolant import errors
@@ -18,6 +19,7 @@ __all__ = [
   "denoising",
   "error",
   "errors",
+  "hybrid",
   "interpolant",
   "kl_bound",
   "schroedinger",

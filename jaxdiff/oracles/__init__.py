@@ -20,17 +20,21 @@ from jaxdiff.oracles.mixture import GaussianMixture
 from jaxdiff.oracles.mixture import mixture
 from jaxdiff.oracles.models import Exact
 from jaxdiff.oracles.models import exact
+from jaxdiff.oracles.phase_space import exact_phase
+from jaxdiff.oracles.phase_space import ExactPhase
 
 __all__ = [
   "Empirical",
   "Exact",
   "ExactFields",
+  "ExactPhase",
   "GaussianMixture",
   "SchroedingerGaussian",
   "digits_empirical",
   "digits_mixture",
   "exact",
   "exact_fields",
+  "exact_phase",
   "flow_map",
   "g16",
   "g2",

@@ -17,11 +17,15 @@ from jaxdiff.processes.interpolants import one_sided
 from jaxdiff.processes.interpolants import one_sided_process
 from jaxdiff.processes.pfgmpp import pfgmpp
 from jaxdiff.processes.pfgmpp import StudentT
+from jaxdiff.processes.phase_space import CriticallyDamped
+from jaxdiff.processes.phase_space import Phase
 
 __all__ = [
+  "CriticallyDamped",
   "GaussianProcess",
   "Interpolant",
   "Normal",
+  "Phase",
   "StudentT",
   "edm",
   "from_alpha_sigma",

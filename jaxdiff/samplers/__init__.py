@@ -3,3 +3,8 @@
 from jaxdiff.samplers.addim import addim
 
 __all__ = ["addim"]
+"""Samplers that are no tables; each brings its own `advance` to the loop."""
+
+from jaxdiff.samplers import cld
+
+__all__ = ["cld"]
