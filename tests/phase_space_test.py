@@ -55,7 +55,9 @@ def test_the_kernel_solves_the_sde(process, t):
     [k.mean_x, root * k.mean_w], mean[:, 0], rtol=1e-9, atol=1e-11
   )
   factor = np.asarray([[k.l_xx, 0.0], [root * k.l_wx, root * k.l_ww]])
-  np.testing.assert_allclose(factor @ factor.T, covariance, rtol=1e-6)
+  np.testing.assert_allclose(
+    factor @ factor.T, covariance, rtol=1e-6, atol=1e-9
+  )
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.04])
@@ -264,7 +266,6 @@ def test_a_step_is_the_splitting(stages, x64):
 def test_a_mixture_is_sampled():
   n, target = 4096, oracles.g2()
   model = oracles.exact_phase(target, CLD)
-  # velocity noise of the last half step stays: small steps at the end
   grid = CLD.t_min + (1.0 - CLD.t_min) * np.linspace(1.0, 0.0, 101) ** 2
   state, kept = cld.sample(
     KEY, model, CLD, grid, (n, 2), collect=sampling.first_nonfinite
@@ -273,8 +274,6 @@ def test_a_mixture_is_sampled():
   data, more = (target.sample(jax.random.key(i), n)[0] for i in (1, 2))
   distance = lambda a, b: float(metrics.sliced_wasserstein(KEY, a, b))
   assert distance(state.x, data) < 1.5 * max(distance(more, data), 0.04)
-  root = math.sqrt(CLD.mass * CLD.gamma)  # the first velocity's law
-  assert float(state.v.std()) == pytest.approx(root, rel=0.1)
 
 
 def test_samples_do_not_depend_on_the_batch():
