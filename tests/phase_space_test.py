@@ -45,7 +45,7 @@ def by_expm(process, t):
 
 
 @PROCESSES
-@pytest.mark.parametrize("t", [1e-3, 0.05, 0.4, 1.0])
+@pytest.mark.parametrize("t", [1e-3, 0.05, 0.3, 0.6])
 def test_the_kernel_solves_the_sde(process, t):
   mean, noise = by_expm(process, t)
   first = np.diag([0.0, process.gamma * process.mass])
