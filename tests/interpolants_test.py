@@ -19,6 +19,7 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff.processes import interpolants
+from jaxdiff.samplers import interpolants as samplers
 
 KEY = jax.random.key(7)
 TWO_SIDED = [
@@ -408,6 +409,26 @@ def test_hutchinson_is_unbiased_over_probes(x64):
     np.testing.assert_allclose(parts[0][half][0], whole[half][0], rtol=1e-12)
 
 
+def test_the_sde_estimates_the_likelihood():
+  """Unbiased with exact fields: a mean over paths, and its standard error."""
+  exact, paths = exact_ring(), 600
+  points = np.repeat([[3.0, 0.2], [1.0, 2.0]], paths, axis=0)
+  value = samplers.log_likelihood(
+    KEY,
+    exact,
+    BROWNIAN,
+    jnp.asarray(points, jnp.float32),
+    lambda x: exact.log_prob(x, 0.0),
+    np.linspace(1.0, 0.0, 301),
+    diffusion=lambda t: 2.0 * t * (1.0 - t) + 1e-3,
+  )
+  value = np.asarray(value).reshape(2, paths)
+  truth = exact.log_prob(jnp.asarray(points[::paths], jnp.float32), 1.0)
+  error = value.std(axis=1) / np.sqrt(paths)
+  assert (error < 0.1).all()
+  assert (abs(value.mean(axis=1) - truth) < 4.0 * error + 0.03).all()
+
+
 def test_the_bound_holds_and_its_best_diffusion():
   """KL between Gaussians: the learned drift is wrong by a constant."""
   bridge, eps, shift = BROWNIAN, 0.7, np.asarray([0.3, 0.0, -0.2])
@@ -621,6 +642,18 @@ def test_the_bridge_of_least_cost_is_the_closed_form():
         KEY, {}, dict(x1=np.zeros((2, 2)))
       ),
       "x0 and x1",
+    ),
+    (
+      lambda: samplers.log_likelihood(
+        KEY, None, BROWNIAN, np.zeros((1, 2)), None, [1.0, 0.5]
+      ),
+      "from 1 to 0",
+    ),
+    (
+      lambda: samplers.log_likelihood(
+        KEY, None, BROWNIAN, np.zeros((1, 2)), None, [1.0, 0.0], diffusion=0.0
+      ),
+      "with_divergence",
     ),
     (lambda: losses.kl_bound(losses.Errors(1.0, 1.0, 1.0), 0.0), "eps > 0"),
     (lambda: oracles.exact_fields(BROWNIAN, None, ring()[1]), "both"),
