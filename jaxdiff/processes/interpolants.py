@@ -206,13 +206,12 @@ def one_sided(path: str = "linear", t_min: float = 1e-3) -> Interpolant:
   return Interpolant(_zero, *weights, float(t_min), needs_x0=False)
 
 
-def one_sided_process(path: str = "linear", t_min: float = 1e-3):
+def one_sided_process(
+  path: str = "linear", t_min: float = 1e-3
+) -> GaussianProcess:
   """Returns the Gaussian process that `one_sided` is, whose time is 1 - t."""
   checks.one_of(path, ONE_SIDED, "path")
-  build: Callable[[float], GaussianProcess] = (
-    rectified_flow if path == "linear" else vp_cosine
-  )
-  return build(t_min)
+  return rectified_flow(t_min) if path == "linear" else vp_cosine(t_min)
 
 
 def from_functions(

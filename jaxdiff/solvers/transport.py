@@ -24,6 +24,7 @@ and 6.
 """
 
 import math
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +77,9 @@ def transport(
       f" {grid[int(np.argmin(eps))]:.4g}; the direction of time is the grid's"
     )
   if not eps.any():
-    table = runge_kutta(_Unweighted, grid, *_BUTCHER[method])
+    unweighted = types.SimpleNamespace(rates=lambda t: (1.0, 0.0))
+    table = runge_kutta(unweighted, grid, *_BUTCHER[method])
+    # the weights of all calls at once: a derivative of gamma is not for free
     table = table._replace(output=np.stack(interpolant.rates(table.t), -1))
   elif not interpolant.has_score:
     raise ValueError(
@@ -93,15 +96,6 @@ def transport(
       ' "heun"'
     )
   return tables.validate(table._replace(t=interpolant.inside(table.t)))
-
-
-class _Unweighted:
-  """Stands for a process where the weights of all calls follow at once."""
-
-  @staticmethod
-  def rates(t: float) -> tuple[float, float]:
-    del t
-    return 1.0, 0.0
 
 
 def _euler_maruyama(interpolant, grid, eps):
