@@ -66,6 +66,17 @@ class Tableau(NamedTuple):
     """Whether any row draws noise; needs concrete coefficients."""
     return bool(np.any(np.asarray(self.noise) != 0))
 
+  @property
+  def one_step(self) -> bool:
+    """Whether every row ends a step (a = y) and none looks further back."""
+    state, history = np.asarray(self.state), np.asarray(self.history)
+    apart = (
+      np.any(state[:, 0] != state[:, 1])
+      or np.any(history[:, 0] != history[:, 1])
+      or np.any(self.noise[:, 1] != self.noise[:, 2])
+    )
+    return not (apart or np.any(state[:, :, 1]) or np.any(history[:, :, 1:]))
+
 
 def row(
   t: float,
@@ -271,11 +282,7 @@ def reverse(tableau: Tableau, t_end: float) -> Tableau:
   if np.any(tableau.noise):
     raise ValueError("a table that draws noise cannot be reversed; use eta=0")
   carry, weight = tableau.state[:, 0, 0], tableau.history[:, 0, 0]
-  deep = np.any(tableau.history[:, :, 1:])
-  apart = np.any(tableau.state[:, 0] != tableau.state[:, 1]) or np.any(
-    tableau.history[:, 0] != tableau.history[:, 1]
-  )
-  if deep or apart or np.any(tableau.state[:, :, 1]):
+  if not tableau.one_step:
     raise ValueError(
       "only one-step methods are reversed row by row; to encode with a"
       " multistep or multistage solver build it on the reversed grid:"

@@ -36,6 +36,7 @@ from jaxdiff.solvers.euler import euler
 from jaxdiff.solvers.exponential_ab import exponential_ab
 from jaxdiff.solvers.exponential_rk import exponential_rk
 from jaxdiff.solvers.final_step import final_step
+from jaxdiff.solvers.euler_maruyama import euler_maruyama
 from jaxdiff.solvers.heun import heun
 from jaxdiff.solvers.heun import heun_churn
 from jaxdiff.solvers.inject_noise import inject_noise
@@ -48,6 +49,10 @@ from jaxdiff.solvers.pndm import plms
 from jaxdiff.solvers.pndm import pndm
 from jaxdiff.solvers.pndm import s_pndm
 from jaxdiff.solvers.restart import restart
+from jaxdiff.solvers.langevin import langevin
+from jaxdiff.solvers.langevin import with_langevin
+from jaxdiff.solvers.midpoint import midpoint
+from jaxdiff.solvers.reverse_diffusion import reverse_diffusion
 from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.runge_kutta import runge_kutta
 from jaxdiff.solvers.sa_solver import sa_solver
@@ -85,6 +90,7 @@ __all__ = [
   "exponential_rk",
   "final_step",
   "fon",
+  "euler_maruyama",
   "for_budget",
   "heun",
   "heun_churn",
@@ -92,11 +98,13 @@ __all__ = [
   "ipndm",
   "ipndm_v",
   "lms",
+  "langevin",
   "midpoint",
   "model_statistics",
   "orders_for_budget",
   "plms",
   "pndm",
+  "reverse_diffusion",
   "rk4",
   "runge_kutta",
   "s_pndm",
@@ -108,4 +116,5 @@ __all__ = [
   "unic",
   "transport",
   "unipc",
+  "with_langevin",
 ]

@@ -34,6 +34,7 @@ from jaxdiff.solvers.er_sde import er_sde
 from jaxdiff.solvers.euler import euler
 from jaxdiff.solvers.exponential_ab import exponential_ab
 from jaxdiff.solvers.exponential_rk import exponential_rk
+from jaxdiff.solvers.euler_maruyama import euler_maruyama
 from jaxdiff.solvers.heun import heun
 from jaxdiff.solvers.heun import heun_churn
 from jaxdiff.solvers.ipndm import ipndm
@@ -43,6 +44,7 @@ from jaxdiff.solvers.midpoint import midpoint
 from jaxdiff.solvers.pndm import plms
 from jaxdiff.solvers.pndm import pndm
 from jaxdiff.solvers.pndm import s_pndm
+from jaxdiff.solvers.reverse_diffusion import reverse_diffusion
 from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.runge_kutta import runge_kutta
 from jaxdiff.solvers.sa_solver import sa_solver
@@ -190,6 +192,8 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "pndm": _case(pndm, 4, grid="uniform", warm_up=(3, 4)),
     "ddim_eta": _case(ddim, 0, weak_order=1, eta=0.5),
     "ddpm": _case(ddpm, 0, weak_order=1),
+    "euler_maruyama": _case(euler_maruyama, 0, weak_order=1),
+    "reverse_diffusion": _case(reverse_diffusion, 0, weak_order=1),
     "heun_churn": _case(heun_churn, 0, 2, weak_order=2, churn=10.0),
     "dpmpp_2m_sde": _case(dpmpp_2m_sde, 0, weak_order=2),
     "dpmpp_2m_sde_heun": _case(
