@@ -402,6 +402,29 @@ def sample(
   return result if collect is None else (result, kept)
 
 
+def stream(key: jax.Array) -> jax.Array:
+  """Returns the key that `sample` walks a table with.
+
+  split(key)[i] and fold_in(key, i) are one key: without a tag of its own a
+  caller who drew data from such a key would meet it again as a step's noise.
+  """
+  return jax.random.fold_in(key, _TAG)
+
+
+def initial_noise(
+  key: jax.Array, noise: Any, like: PyTree, index: Any
+) -> PyTree:
+  """Returns the noise of unit scale that `sample` starts a shape from.
+
+  Args:
+    key: as given to `sample`.
+    noise: the process's law of noise, `process.noise`.
+    like: array or ShapeDtypeStruct of the batch.
+    index: i32[batch], the samples' indices.
+  """
+  return noise.draw(jax.random.fold_in(stream(key), _PRIOR), like, index)
+
+
 def compilations() -> int:
   """Returns how many programs `sample` holds: entries of its jit cache."""
   return _program._cache_size() + _donating._cache_size()
@@ -425,11 +448,9 @@ def _sample(
 ):
   """The compiled part of `sample`."""
   model = tree.combine(arrays, static)
-  # split(key)[i] and fold_in(key, i) are one key: without a tag of its own a
-  # caller who drew data from such a key would meet it again as a step's noise
-  key = jax.random.fold_in(key, _TAG)
   if shape is not None:
-    x = x * noise.draw(jax.random.fold_in(key, _PRIOR), shape, index)
+    x = x * initial_noise(key, noise, shape, index)
+  key = stream(key)
   if sharding is not None:
     x = jax.lax.with_sharding_constraint(x, sharding)
   state = initial_state(x, tableau.memory)

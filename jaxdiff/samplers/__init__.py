@@ -9,3 +9,17 @@ from jaxdiff.samplers import cld
 from jaxdiff.samplers import interpolants
 
 __all__ = ["cld", "interpolants"]
+"""Samplers that are no tables.
+
+| function              | what it does                                        |
+|-----------------------|-----------------------------------------------------|
+| `predictor_corrector` | Langevin steps between the steps of any table       |
+| `adaptive`            | the probability-flow ODE with error control         |
+| `picard`              | all steps of a table at once, until they agree      |
+"""
+
+from jaxdiff.samplers.controllable import colorize
+from jaxdiff.samplers.controllable import inpaint
+from jaxdiff.samplers.predictor_corrector import predictor_corrector
+
+__all__ = ["colorize", "inpaint", "predictor_corrector"]

@@ -33,15 +33,17 @@ from jaxdiff.solvers.dpmpp_3m_sde import dpmpp_3m_sde
 from jaxdiff.solvers.dpmpp_sde import dpmpp_sde
 from jaxdiff.solvers.er_sde import er_sde
 from jaxdiff.solvers.euler import euler
+from jaxdiff.solvers.euler_maruyama import euler_maruyama
 from jaxdiff.solvers.exponential_ab import exponential_ab
 from jaxdiff.solvers.exponential_rk import exponential_rk
 from jaxdiff.solvers.final_step import final_step
-from jaxdiff.solvers.euler_maruyama import euler_maruyama
 from jaxdiff.solvers.heun import heun
 from jaxdiff.solvers.heun import heun_churn
 from jaxdiff.solvers.inject_noise import inject_noise
 from jaxdiff.solvers.ipndm import ipndm
 from jaxdiff.solvers.ipndm_v import ipndm_v
+from jaxdiff.solvers.langevin import langevin
+from jaxdiff.solvers.langevin import with_langevin
 from jaxdiff.solvers.lms import lms
 from jaxdiff.solvers.midpoint import midpoint
 from jaxdiff.solvers.pndm import fon
@@ -49,16 +51,13 @@ from jaxdiff.solvers.pndm import plms
 from jaxdiff.solvers.pndm import pndm
 from jaxdiff.solvers.pndm import s_pndm
 from jaxdiff.solvers.restart import restart
-from jaxdiff.solvers.langevin import langevin
-from jaxdiff.solvers.langevin import with_langevin
-from jaxdiff.solvers.midpoint import midpoint
 from jaxdiff.solvers.reverse_diffusion import reverse_diffusion
 from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.runge_kutta import runge_kutta
 from jaxdiff.solvers.sa_solver import sa_solver
 from jaxdiff.solvers.seeds import seeds
-from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.transport import transport
+from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.unipc import unipc
 
 __all__ = [

@@ -32,9 +32,9 @@ from jaxdiff.solvers.dpmpp_3m_sde import dpmpp_3m_sde
 from jaxdiff.solvers.dpmpp_sde import dpmpp_sde
 from jaxdiff.solvers.er_sde import er_sde
 from jaxdiff.solvers.euler import euler
+from jaxdiff.solvers.euler_maruyama import euler_maruyama
 from jaxdiff.solvers.exponential_ab import exponential_ab
 from jaxdiff.solvers.exponential_rk import exponential_rk
-from jaxdiff.solvers.euler_maruyama import euler_maruyama
 from jaxdiff.solvers.heun import heun
 from jaxdiff.solvers.heun import heun_churn
 from jaxdiff.solvers.ipndm import ipndm
