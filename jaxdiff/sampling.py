@@ -242,7 +242,7 @@ def table_advance(
 
   def advance(key, row, state):
     y = _add_noise(key, index, 0, state.y, row.noise[0:1])[0]
-    answer = _as_prediction(model(y, row.t), y)
+    answer = as_prediction(model(y, row.t), y)
     memory = row.history.shape[1]
 
     def combine(y, a, x0, eps, ring):
@@ -535,7 +535,7 @@ def _checked_length(length, n):
   return jnp.asarray(value, jnp.int32)
 
 
-def _as_prediction(answer, y):
+def as_prediction(answer, y):
   """Returns what a model answered as a Prediction shaped like y."""
   if type(answer) is tuple and len(answer) == 2:
     answer = predictions.Prediction(*answer)

@@ -18,8 +18,20 @@ __all__ = ["cld", "interpolants"]
 | `picard`              | all steps of a table at once, until they agree      |
 """
 
+from jaxdiff.samplers.adaptive import adaptive
+from jaxdiff.samplers.adaptive import Controller
+from jaxdiff.samplers.adaptive import PI
 from jaxdiff.samplers.controllable import colorize
 from jaxdiff.samplers.controllable import inpaint
+from jaxdiff.samplers.picard import picard
 from jaxdiff.samplers.predictor_corrector import predictor_corrector
 
-__all__ = ["colorize", "inpaint", "predictor_corrector"]
+__all__ = [
+  "PI",
+  "Controller",
+  "adaptive",
+  "colorize",
+  "inpaint",
+  "picard",
+  "predictor_corrector",
+]

@@ -1,0 +1,431 @@
+r"""The probability-flow ODE with adaptive steps, in both directions.
+
+An embedded pair (`embedded`) takes a step of length h and estimates its error;
+
+  E = rms(error / max(atol, rtol max(|x|, |x'|)))
+
+over the values of a sample (the largest over the leaves of a tree). A step is
+accepted if E <= 1, and the next one is longer or shorter by
+
+  safety E_n^{-(i + p) / k} E_{n-1}^{p / k},   k = lower order + 1,
+
+within [shrink, grow]: p = 0 is the usual (I) controller, p > 0 a PI controller,
+steadier where the steps are bound by stability.
+
+By default every sample has a step size of its own and gets the same result
+alone and in any batch; the network is asked at times t[batch]. `nfe` counts the
+calls whose answers a sample used, `calls` those that were made for the whole
+batch. With per_sample=False there is one step size, the worst sample's, and
+scalar times.
+
+References: Hairer, Norsett and Wanner, II.4; Lu et al. (2022), appendix C, for
+E, https://arxiv.org/abs/2206.00927; Soderlind (2003) for PI.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import checks
+from jaxdiff import numerics
+from jaxdiff import sampling
+from jaxdiff import tree
+from jaxdiff.processes import GaussianProcess
+from jaxdiff.samplers import door
+from jaxdiff.samplers import embedded
+
+PyTree = Any
+
+
+class Controller(NamedTuple):
+  """How the step size follows the error; numbers, traced or not.
+
+  Attributes:
+    integral: i, the weight of the last error.
+    proportional: p, the weight of its change.
+    safety: factor on every proposal.
+    shrink: least factor from one step to the next.
+    grow: largest one.
+  """
+
+  integral: float = 1.0
+  proportional: float = 0.0
+  safety: float = 0.9
+  shrink: float = 0.2
+  grow: float = 5.0
+
+
+PI = Controller(integral=0.3, proportional=0.4)
+
+
+class Solved(NamedTuple):
+  """What an adaptive solve returns; counts are of single samples.
+
+  Attributes:
+    x: the samples, like the input.
+    t: f[batch], the time that each has reached.
+    done: bool[batch], whether that is the end.
+    nfe: i32[batch], network calls whose answers the sample used.
+    accepted: i32[batch], accepted steps.
+    rejected: i32[batch], rejected steps.
+    calls: i32[], network calls made for the whole batch.
+    times: f[keep, batch], the ends of the first accepted steps, then NaN.
+  """
+
+  x: PyTree
+  t: jax.Array
+  done: jax.Array
+  nfe: jax.Array
+  accepted: jax.Array
+  rejected: jax.Array
+  calls: jax.Array
+  times: jax.Array
+
+
+class _Carry(NamedTuple):
+  """The loop's state; `at`, `h` and what is counted are [] or [batch]."""
+
+  x: PyTree
+  at: jax.Array
+  t: jax.Array
+  h: jax.Array
+  first: PyTree  # F at x
+  known: jax.Array  # whether it has been asked for
+  error: jax.Array  # E of the last accepted step
+  done: jax.Array
+  stalled: jax.Array
+  nfe: jax.Array
+  accepted: jax.Array
+  rejected: jax.Array
+  calls: jax.Array
+  times: jax.Array
+
+
+def adaptive(
+  model: sampling.Model,
+  process: GaussianProcess,
+  x: PyTree,
+  *,
+  start: float | None = None,
+  end: float | None = None,
+  method: str = "bogacki_shampine",
+  clock: str = "lambda",
+  rtol: float = 1e-3,
+  atol: float = 1e-3,
+  controller: Controller = Controller(),  # noqa: B008, a tuple of numbers
+  first_step: float | None = None,
+  per_sample: bool = True,
+  max_calls: int = 10_000,
+  keep: int = 0,
+  check: bool = True,
+) -> Solved:
+  """Solves the probability-flow ODE from `start` to `end`.
+
+  From t_max to t_min it samples; `adaptive(model, process, data, start=
+  process.t_min, end=process.t_max)` encodes. Tolerances and the controller are
+  arguments of one compiled program.
+
+  Args:
+    model: model(x, t) -> Prediction; with per_sample, t is [batch].
+    process: the forward process.
+    x: tree of [batch, ...] at time `start`, such as process.prior(key, shape).
+    start: t_max by default.
+    end: t_min by default; may exceed `start`.
+    method: "bogacki_shampine" 3(2), "dormand_prince" 5(4), "dpm_solver_12",
+      "dpm_solver_23", or their data prediction forms "dpmpp_12", "dpmpp_23".
+    clock: what the steps are taken in, "lambda" (log-SNR), "sigma" (sigma /
+      alpha) or "t"; exponential methods know "lambda" alone.
+    rtol: relative tolerance of a step. The papers' choices: 1e-5 for both
+      (score SDE), rtol 0.05 and atol 0.0078 (DPM-Solver).
+    atol: absolute tolerance of a step, in units of x.
+    controller: see `Controller`; `PI` is another.
+    first_step: length of the first attempt in the clock; a hundredth of the
+      way by default (0.05 in DPM-Solver).
+    per_sample: whether every sample has its own step size.
+    max_calls: budget of network calls for the batch.
+    keep: how many accepted times to keep for each sample.
+    check: whether to raise if a sample has not arrived, where values can be
+      looked at (not inside jit).
+
+  Raises:
+    ValueError: for tolerances that are not positive, times outside of the
+      process, an unknown method or clock, or a clock that has no value at the
+      start (alpha = 0).
+    RuntimeError: with `check`, if the budget was too small or a step size
+      vanished; it says for how many samples and where.
+  """
+  door.model(model, "adaptive(model, process, x)")
+  checks.process(process, "adaptive(model, process, x)")
+  checks.one_of(method, tuple(embedded.PAIRS), "method")
+  checks.one_of(clock, embedded.PAIRS[method].clocks, f"the clock of {method}")
+  start = process.t_max if start is None else start
+  end = process.t_min if end is None else end
+  _check_span(process, start, end, clock)
+  for name, value in (("rtol", rtol), ("atol", atol)):
+    if checks.concrete(value) and not value > 0:
+      raise ValueError(f"{name} must be positive, got {value}")
+  x, _ = door.begin(None, x, process, start, None)
+  ends = [float(_to_clock(process, clock, t)) for t in (start, end)]
+  step = abs(ends[1] - ends[0]) / 100 if first_step is None else first_step
+  if checks.concrete(step) and not step > 0:
+    raise ValueError(f"first_step is a length, positive; got {first_step}")
+  arrays, static = tree.partition(model)
+  solved = _program(
+    x,
+    arrays,
+    np.asarray([start, end]),
+    np.asarray(ends),
+    step,
+    (rtol, atol),
+    controller,
+    max_calls,
+    static=static,
+    process=process,
+    method=method,
+    clock=clock,
+    per_sample=per_sample,
+    keep=keep,
+  )
+  if check and checks.concrete(solved.done):
+    _raise_unfinished(solved, end, max_calls)
+  return solved
+
+
+def _check_span(process, start, end, clock):
+  low, high = process.t_min, process.t_max
+  slack = 1e-9 * max(abs(low), abs(high))
+  for name, t in (("start", start), ("end", end)):
+    if not low - slack <= t <= high + slack:
+      raise ValueError(
+        f"{name} = {t} is outside of the process's times [{low}, {high}]; give"
+        " the process a wider range, as in dataclasses.replace(process,"
+        " t_min=...)"
+      )
+    if clock != "t" and process.alpha(t) == 0:
+      raise ValueError(
+        f"alpha = 0 at {name} = {t:.4g}, where the clock {clock!r} is infinite;"
+        " use a Runge-Kutta method with clock='t', or a smaller time"
+      )
+  if start == end:
+    raise ValueError(f"start and end are the same time, {start}")
+
+
+def _to_clock(process, clock, t):
+  if clock == "t":
+    return t
+  lam = process.log_snr(t)
+  return lam if clock == "lambda" else numerics.namespace(lam).exp(-lam)
+
+
+def _from_clock(process, clock, at):
+  if clock == "t":
+    return at
+  return (
+    process.log_snr_inverse(at) if clock == "lambda" else process.time_at(at)
+  )
+
+
+def _raise_unfinished(solved, end, max_calls):
+  done = np.asarray(solved.done)
+  if done.all():
+    return
+  t = np.asarray(solved.t)[~done]
+  spent = int(solved.calls)
+  reason = (
+    f"the step size vanished after {spent} calls: the model's answer there is"
+    " not finite, or jumps"
+    if spent < max_calls // 2
+    else f"the budget of max_calls = {max_calls} is spent; raise it, or rtol"
+    " and atol (in float32 hardly below 1e-5)"
+  )
+  raise RuntimeError(
+    f"{(~done).sum()} of {done.size} samples have not arrived at t ="
+    f" {end:.6g}, they stand between t = {t.min():.6g} and {t.max():.6g};"
+    f" {reason}. check=False returns them as they are"
+  )
+
+
+def _solve(
+  x,
+  arrays,
+  times,
+  ends,
+  step,
+  tolerances,
+  controller,
+  max_calls,
+  *,
+  static,
+  process,
+  method,
+  clock,
+  per_sample,
+  keep,
+):
+  """The compiled part of `adaptive`."""
+  model = tree.combine(arrays, static)
+  pair = embedded.PAIRS[method]
+  size = tree.batch_size(x)
+  shape = (size,) if per_sample else ()
+  wide = sampling.initial_state(x, 1).y
+  dtype = jnp.result_type(*jax.tree.leaves(wide))
+  cast = lambda v: jnp.asarray(v, dtype)
+  times, (begin, final) = cast(times), cast(ends)
+  rtol, atol = map(cast, tolerances)
+  controller = Controller(*map(cast, controller))
+  sign = jnp.sign(final - begin)
+  later = len(pair.places) - 1  # calls of an attempt after the first
+  tiny = 4 * jnp.finfo(dtype).eps
+
+  def time_of(at):
+    t = _from_clock(process, clock, at)
+    return jnp.clip(t, times.min(), times.max())
+
+  def ask(y, t):
+    answer = model(y, t)
+    w = pair.output(process, clock, t)
+    return jax.tree.map(
+      lambda x0, eps, v: (
+        tree.expand(w[0], v) * x0.astype(v.dtype)
+        + tree.expand(w[1], v) * eps.astype(v.dtype)
+      ).astype(v.dtype),
+      *sampling.as_prediction(answer, y),
+      y,
+    )
+
+  def combine(carry, weights, y, outputs):
+    def leaf(v, *f):
+      new = tree.expand(carry, v) * v
+      for w, g in zip(weights, f, strict=True):
+        new = new + tree.expand(w, v) * g
+      return new.astype(v.dtype)
+
+    return jax.tree.map(leaf, y, *outputs)
+
+  def error_of(y, new, outputs, weights):
+    def leaf(v, n, *f):
+      wrong = sum(tree.expand(w, v) * g for w, g in zip(weights, f))
+      scale = jnp.maximum(atol, rtol * jnp.maximum(abs(v), abs(n)))
+      return jnp.sqrt(
+        jnp.mean(jnp.square(wrong / scale), axis=tuple(range(1, v.ndim)))
+      )
+
+    each = jax.tree.leaves(jax.tree.map(leaf, y, new, *outputs))
+    worst = jnp.max(jnp.stack(each), axis=0)
+    return worst if per_sample else jnp.max(worst)
+
+  def active(c):
+    return ~(c.done | c.stalled)
+
+  def more(c):
+    return jnp.any(active(c)) & (c.calls + later + 1 <= max_calls)
+
+  def select(mask, new, old):
+    return jax.tree.map(
+      lambda n, o: jnp.where(tree.expand(mask, n), n, o), new, old
+    )
+
+  def body(c):
+    going = active(c)
+    missing = going & ~c.known
+    first = jax.lax.cond(
+      jnp.any(missing),
+      lambda: select(missing, ask(c.x, c.t), c.first),
+      lambda: c.first,
+    )
+    left = final - c.at
+    ends_here = abs(c.h) >= abs(left) * (1 - 1e-3)  # no crumb is left behind
+    h = jnp.where(ends_here, left, c.h)
+    t_end = jnp.where(ends_here, times[1], time_of(c.at + h))
+    inner = [time_of(c.at + r * h) for r in pair.places[1:]]
+    inner = [t_end if r == 1.0 else t for r, t in zip(pair.places[1:], inner)]
+    plan = pair.step(process, [c.t, *inner, t_end], h)
+    outputs = [first]
+    for i, t in enumerate(inner):
+      place = combine(plan.carry[i], plan.weights[i], c.x, outputs)
+      outputs.append(ask(place, t))
+    new = combine(plan.carry[-1], plan.weights[-1], c.x, outputs)
+    error = error_of(c.x, new, outputs, plan.error)
+    accept = going & (error <= 1.0)
+    k = pair.lower + 1
+    floor = jnp.maximum(error, 1e-10)
+    factor = (
+      controller.safety
+      * floor ** (-(controller.integral + controller.proportional) / k)
+      * c.error ** (controller.proportional / k)
+    )
+    factor = jnp.clip(factor, controller.shrink, controller.grow)
+    factor = jnp.where(jnp.isfinite(error), factor, controller.shrink)
+    # after a short last attempt the controller speaks of that one's length
+    longer = h * jnp.where(accept, factor, jnp.minimum(factor, 1.0))
+    count = lambda old, what: old + jnp.where(going, what, 0)
+    at = jnp.where(accept, c.at + h, c.at)
+    slot = jnp.where(accept, c.accepted, keep)  # out of bounds is dropped
+    there = (slot, jnp.arange(size)) if per_sample else (slot,)
+    return _Carry(
+      x=select(accept, new, c.x),
+      at=at,
+      t=jnp.where(accept, t_end, c.t),
+      h=jnp.where(going, longer, c.h),
+      first=(
+        select(accept, outputs[-1], first) if pair.last_is_first else first
+      ),
+      known=jnp.where(accept, pair.last_is_first, c.known | missing),
+      error=jnp.where(accept, floor, c.error),
+      done=c.done | (accept & ends_here),
+      stalled=c.stalled | (going & (abs(longer) <= tiny * abs(at))),
+      nfe=count(c.nfe, later + missing),
+      accepted=count(c.accepted, accept),
+      rejected=count(c.rejected, ~accept),
+      calls=c.calls + later + jnp.any(missing),
+      times=c.times.at[there].set(t_end, mode="drop"),
+    )
+
+  zero = jnp.zeros(shape, jnp.int32)
+  false = jnp.zeros(shape, bool)
+  full = lambda v: jnp.broadcast_to(cast(v), shape)
+  carry = _Carry(
+    x=wide,
+    at=full(begin),
+    t=full(times[0]),
+    h=full(sign * cast(step)),
+    first=jax.tree.map(jnp.zeros_like, wide),
+    known=false,
+    error=full(1.0),
+    done=false,
+    stalled=false,
+    nfe=zero,
+    accepted=zero,
+    rejected=zero,
+    calls=jnp.zeros((), jnp.int32),
+    times=jnp.full((keep, *shape), jnp.nan, dtype),
+  )
+  c = jax.lax.while_loop(more, body, carry)
+  each = lambda v: jnp.broadcast_to(v, (size,))
+  return Solved(
+    x=jax.tree.map(lambda v, o: v.astype(o.dtype), c.x, x),
+    t=each(c.t),
+    done=each(c.done),
+    nfe=each(c.nfe),
+    accepted=each(c.accepted),
+    rejected=each(c.rejected),
+    calls=c.calls,
+    times=jnp.broadcast_to(
+      c.times if per_sample else c.times[:, None], (keep, size)
+    ),
+  )
+
+
+_program = jax.jit(
+  _solve,
+  static_argnames=(
+    "static",
+    "process",
+    "method",
+    "clock",
+    "per_sample",
+    "keep",
+  ),
+)
