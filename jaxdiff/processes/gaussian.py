@@ -246,6 +246,24 @@ class GaussianProcess:
         " solver"
       )
 
+  def prior_log_prob(
+    self, x: Array, t: float | None = None, data_std: float = 0.0
+  ) -> Array:
+    """Returns the log-density of `prior` at x [batch, ...], f[batch]."""
+    t = self.t_max if t is None else t
+    sigma = self.sigma(t)
+    xp = numerics.namespace(sigma, data_std)
+    variance = sigma**2 + (self.alpha(t) * data_std) ** 2
+    x = jnp.asarray(x)
+    square = jnp.sum(
+      jnp.square(x.astype(tree.compute_dtype(x.dtype))),
+      axis=tuple(range(1, x.ndim)),
+    )
+    d = math.prod(x.shape[1:])
+    return -0.5 * (
+      square / variance + d * xp.log(2.0 * math.pi * variance)
+    ).astype(square.dtype)
+
 
 def vp_linear(
   beta_min: float = 0.1,

@@ -1,8 +1,8 @@
 r"""Parallel in time: all steps of a window at once, until they agree.
 
-A one-step table is a chain x_{i+1} = Phi_i(x_i, z_i). For any guess of the whole
-path the network can be asked at all of its points in parallel; the path is then
-summed anew from the steps that these answers make (Picard iteration):
+A one-step table is a chain x_{i+1} = Phi_i(x_i, z_i). For any guess of the
+whole path the network can be asked at all of its points in parallel; the path
+is then summed anew from the steps that these answers make (Picard iteration):
 
   x_{i+1} <- x_i + Phi_i(old x_i, z_i) - old x_i,    i = 0, 1, ...
 
@@ -122,6 +122,11 @@ def picard(
       " alone: ddim, ddpm, euler, reverse_diffusion, euler_maruyama; a row of"
       " this one remembers outputs, is a stage, or adds noise before its call"
     )
+  if any(np.ndim(leaf) != d for leaf, d in zip(tableau, (1, 2, 4, 4, 2))):
+    raise ValueError(
+      "picard runs tables without data dimensions; this one's leaves have"
+      f" shapes {[np.shape(leaf) for leaf in tableau]}"
+    )
   n = tableau.nfe
   window = n if window is None else window
   if not 1 <= window <= n:
@@ -154,7 +159,7 @@ def _step_noise(process, t):
   """
   if len(t) == 1:
     return np.asarray([process.sigma(t[0])])
-  h = np.diff(process.log_snr(t))
+  h = abs(np.diff(process.log_snr(t)))
   noise = process.sigma(t[1:]) * np.sqrt(-np.expm1(-2.0 * h))
   return np.append(noise, noise[-1])
 
