@@ -122,7 +122,7 @@ def picard(
       " alone: ddim, ddpm, euler, reverse_diffusion, euler_maruyama; a row of"
       " this one remembers outputs, is a stage, or adds noise before its call"
     )
-  if any(np.ndim(leaf) != d for leaf, d in zip(tableau, (1, 2, 4, 4, 2))):
+  if any(np.ndim(leaf) != d for leaf, d in zip(tableau, (1, 2, 3, 3, 2))):
     raise ValueError(
       "picard runs tables without data dimensions; this one's leaves have"
       f" shapes {[np.shape(leaf) for leaf in tableau]}"
