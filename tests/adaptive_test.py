@@ -69,12 +69,12 @@ def test_the_local_errors_of_a_pair_have_its_orders(method, x64):
 
   def errors(h):
     new, estimate, x = one_step(method, h)
-    t = EDM.log_snr_inverse(EDM.log_snr(2.0) + np.linspace(0, h, 9))
+    t = EDM.log_snr_inverse(EDM.log_snr(2.0) + np.linspace(0, h, 65))
     exact = sampling.sample(KEY, model, solvers.rk4.build(EDM, t), x)
     rms = lambda v: float(jnp.sqrt(jnp.mean(v**2)))
     return rms(new - exact), rms(estimate)
 
-  h = 0.2 if method == "dormand_prince" else 0.05
+  h = 0.1 if method == "dormand_prince" else 0.05
   coarse, fine = errors(h), errors(h / 2)
   slopes = np.log2(np.divide(coarse, fine))
   assert abs(slopes[0] - (pair.order + 1)) < 0.3, slopes
@@ -199,14 +199,15 @@ def test_encoding_and_decoding_return_the_data_in_single_precision():
   np.testing.assert_allclose(back.x, x, atol=1e-4)
 
 
-def test_a_pi_controller_takes_the_same_road(x64):
+def test_a_pi_controller_is_steadier_and_dearer(x64):
+  """It settles at safety^(k / i), 0.17 of the tolerance, where I takes 0.59."""
   x, model = start(), oracles.exact(SINGLE, EDM)
   kwargs = dict(method="dormand_prince", rtol=1e-6, atol=1e-6)
   plain = adaptive(model, EDM, x, **kwargs)
   steady = adaptive(model, EDM, x, controller=samplers.PI, **kwargs)
-  assert error(steady, x) < 1e-4
-  assert abs(steady.nfe.mean() / plain.nfe.mean() - 1) < 0.3
-  assert (np.asarray(steady.nfe) != np.asarray(plain.nfe)).any()
+  assert error(steady, x) < error(plain, x)
+  assert 1.0 < steady.nfe.mean() / plain.nfe.mean() < 1.6
+  assert steady.rejected.sum() < plain.rejected.sum()
 
 
 # --- counts ------------------------------------------------------------------
@@ -267,7 +268,13 @@ def test_the_kept_times_are_the_ends_of_the_accepted_steps():
   model = oracles.exact(SINGLE, EDM)
   for per_sample in (True, False):
     solved = adaptive(
-      model, EDM, start(), keep=60, per_sample=per_sample, rtol=1e-2, atol=1e-2
+      model,
+      EDM,
+      start(dtype=jnp.float32),
+      keep=60,
+      per_sample=per_sample,
+      rtol=1e-2,
+      atol=1e-2,
     )
     for i, taken in enumerate(np.asarray(solved.accepted)):
       times = np.asarray(solved.times)[:, i]

@@ -1,4 +1,4 @@
-"""Predictor-corrector, controllable generation, and the tables they stand on."""
+"""Predictor-corrector, controllable generation, and the tables under them."""
 
 import functools
 import importlib
@@ -18,6 +18,7 @@ from jaxdiff import samplers
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
+from jaxdiff import tree
 from jaxdiff.samplers.predictor_corrector import calls
 
 KEY = jax.random.key(0)
@@ -238,24 +239,13 @@ def test_a_step_is_the_papers():
     assert float(t) == 2.0
     first, moved = np.asarray(first), np.asarray(moved)
     score = -first / 5.0
-    # the step's size and noise are recovered from where it went:
-    # moved - first = e score + sqrt(2 e) z with e = 2 (snr |z| / |score|)^2
-    norms = lambda v: np.linalg.norm(v, axis=1)
-
-    def size(z, norm=norm, score=score):
-      ratio = norms(z) / norms(score)
-      if norm == "batch":
-        ratio = np.broadcast_to(
-          norms(z).mean() / norms(score).mean(), ratio.shape
-        )
-      return 2 * (0.3 * ratio) ** 2
-
     key = jax.random.fold_in(sampling.stream(KEY), 0)  # of row 0
     key = jax.random.fold_in(jax.random.fold_in(key, 2), 0)  # its corrector
-    z = np.asarray(
-      sampling.tree.normal(jax.random.fold_in(key, 0), jnp.asarray(first))
-    )
-    e = size(z)[:, None]
+    z = np.asarray(tree.normal(jax.random.fold_in(key, 0), jnp.asarray(first)))
+    lengths = [np.linalg.norm(v, axis=1) for v in (z, score)]
+    if norm == "batch":
+      lengths = [np.mean(v) for v in lengths]
+    e = np.broadcast_to(2 * (0.3 * lengths[0] / lengths[1]) ** 2, (6,))[:, None]
     np.testing.assert_allclose(
       moved, first + e * score + np.sqrt(2 * e) * z, rtol=2e-5, atol=2e-5
     )

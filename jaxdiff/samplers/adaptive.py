@@ -380,7 +380,7 @@ def _solve(
       accepted=count(c.accepted, accept),
       rejected=count(c.rejected, ~accept),
       calls=c.calls + later + jnp.any(missing),
-      times=c.times.at[there].set(t_end, mode="drop"),
+      times=(c.times.at[there].set(t_end, mode="drop") if keep else c.times),
     )
 
   zero = jnp.zeros(shape, jnp.int32)

@@ -235,7 +235,7 @@ def _parallel(
     total = sum(jax.tree.leaves(jax.tree.map(square, new, old)))
     count = sum(v[0].size for v in jax.tree.leaves(start))
     moved = jnp.sqrt(total / count)  # [window, batch]
-    still = jnp.cumprod(moved <= allowed[steps], axis=0).sum(0)
+    still = jnp.cumprod(moved <= allowed[steps], axis=0).sum(0, jnp.int32)
     # the first new point follows from a settled one and is exact
     return jnp.minimum(jnp.maximum(still, 1), n - first)
 
