@@ -112,15 +112,19 @@ class Augmented:
       pair, slope = along(v)
       return pair, dot(v, slope.x0)
     d = math.prod(x.shape[1:])
-    call_x0, linear = jax.linearize(call, x)
+    pair, linear = jax.linearize(call, x)
 
     def one(i):
       v = jnp.zeros((d,), x.dtype).at[i].set(1.0).reshape(x.shape[1:])
       v = jnp.broadcast_to(v, x.shape)
       return dot(v, linear(v).x0)
 
-    parts = jax.lax.map(one, jnp.arange(d), batch_size=min(d, _AT_ONCE))
-    return call_x0, jnp.sum(parts, axis=0)
+    each = jnp.arange(d)
+    if d <= _AT_ONCE:
+      parts = jax.vmap(one)(each)
+    else:
+      parts = jax.lax.map(one, each, batch_size=_AT_ONCE)
+    return pair, jnp.sum(parts, axis=0)
 
 
 def log_likelihood(

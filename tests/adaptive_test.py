@@ -164,8 +164,10 @@ def test_the_error_follows_the_tolerance_and_the_work_its_root(method, x64):
   assert abs(work - 1 / (pair.lower + 1)) < 0.04, work
 
 
-@pytest.mark.parametrize("clock", embedded.CLOCKS)
-@pytest.mark.parametrize("name", ["vp", "flow"])
+@pytest.mark.parametrize(
+  ("name", "clock"),
+  [("vp", "lambda"), ("vp", "sigma"), ("flow", "lambda"), ("flow", "t")],
+)
 def test_every_clock_solves_every_process_both_ways(name, clock, x64):
   """Encoding the samples returns the noise; both ends are in closed form."""
   process = {

@@ -48,7 +48,7 @@ def problem(name):
 # --- the density -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["edm", "vp", "sub_vp", "flow"])
+@pytest.mark.parametrize("name", ["edm", "sub_vp"])
 def test_the_density_of_a_mixture_is_exact(name, x64):
   process, model, x, exact, prior = problem(name)
   ours = density(
@@ -63,7 +63,7 @@ def test_the_density_of_a_mixture_is_exact(name, x64):
   [
     ("ddim", 1, 40),
     ("dpmpp_2m", 2, 80),
-    ("rk4", 4, 40),
+    ("rk4", 4, 80),
     ("dpm_solver_3", 3, 40),
   ],
 )
@@ -87,7 +87,7 @@ def test_every_table_has_its_own_order_in_the_density(name, order, steps, x64):
   assert abs(slope - order) < 0.3, slope
 
 
-@pytest.mark.parametrize("name", ["edm", "vp", "flow"])
+@pytest.mark.parametrize("name", ["vp", "flow"])
 def test_the_volume_obeys_the_velocity_and_the_pair_its_identity(name, x64):
   """alpha X0 + sigma EPS = L, and alpha' X0 + sigma' EPS = dL / dt."""
   process, model, x, _, _ = problem(name)
@@ -95,7 +95,7 @@ def test_the_volume_obeys_the_velocity_and_the_pair_its_identity(name, x64):
   volume = jnp.linspace(-3.0, 3.0, 32)
   s = 0.7
   both = likelihood.Augmented(model, None, s, process=process)
-  answer = both((x, volume), jnp.asarray(t))
+  answer = jax.jit(lambda m, *state: m(state, jnp.asarray(t)))(both, x, volume)
   x0, eps = answer.x0[1], answer.eps[1]
   alpha, sigma = process.alpha(t), process.sigma(t)
   alpha_dot, sigma_dot = process.rates(t)
@@ -105,7 +105,8 @@ def test_the_volume_obeys_the_velocity_and_the_pair_its_identity(name, x64):
     pair = model(v[None], jnp.asarray(t))
     return (alpha_dot * pair.x0 + sigma_dot * pair.eps)[0]
 
-  divergence = jax.vmap(lambda v: jnp.trace(jax.jacfwd(velocity)(v)))(x)
+  trace = lambda v: jnp.trace(jax.jacfwd(velocity)(v))
+  divergence = jax.jit(jax.vmap(trace))(x)
   log_std = lambda u: (
     0.5 * jnp.log((process.alpha(u) * s) ** 2 + process.sigma(u) ** 2)
   )
@@ -115,13 +116,25 @@ def test_the_volume_obeys_the_velocity_and_the_pair_its_identity(name, x64):
   )
 
 
+def isotropic(variance):
+  """The exact model of N(0, variance) under EDM, of few operations."""
+
+  def model(x, t):
+    total = variance + jnp.square(t)
+    each = lambda v: v.reshape(v.shape + (1,) * (x.ndim - v.ndim))
+    return predictions.Prediction(
+      each(variance / total) * x, each(t / total) * x
+    )
+
+  return model
+
+
 def test_isotropic_gaussians_of_the_reference_need_no_steps(x64):
   """With data_std that of the data D = 0: two DDIM steps give it exactly.
 
   And Hutchinson with +-1 has no variance: the Jacobian is a multiple of I.
   """
-  data = oracles.gaussian(np.zeros(3), 0.49)
-  model = oracles.exact(data, EDM)
+  model = isotropic(0.49)
   x = jax.random.normal(KEY, (8, 3), jnp.float64)
   run = functools.partial(
     density, model, EDM, x, prior=lambda z: jnp.zeros(len(z))
@@ -138,6 +151,7 @@ def test_isotropic_gaussians_of_the_reference_need_no_steps(x64):
     )
 
 
+@pytest.mark.slow
 def test_hutchinson_is_unbiased(x64):
   """Over many probes of one point, within four standard errors."""
   process, model, x, exact, prior = problem("edm")
@@ -168,19 +182,15 @@ def test_a_probe_is_the_samples_own_and_fixed():
 def test_an_exact_trace_of_many_dimensions_goes_in_parts():
   """100 dimensions are more than are differentiated at once."""
   d, s = 100, 0.8
-  model = oracles.exact(oracles.gaussian(np.zeros(d), s**2), EDM)
+  model = isotropic(s**2)
   both = likelihood.Augmented(model, None, s, process=EDM)
   _, divergence = both._divergence(jnp.ones((2, d)), jnp.asarray(1.3))
   np.testing.assert_allclose(divergence, d * s**2 / (s**2 + 1.3**2), rtol=1e-5)
 
 
 def test_images_and_single_precision():
-  model = oracles.exact(oracles.gaussian(np.zeros(12), 1.0), EDM)
-  image = lambda x, t: predictions.Prediction(
-    *(half.reshape(x.shape) for half in model(x.reshape(len(x), -1), t))
-  )
   x = jax.random.normal(KEY, (3, 2, 2, 3))
-  ours = density(image, EDM, x, prior=law_of_unit_data)
+  ours = density(isotropic(1.0), EDM, x, prior=law_of_unit_data)
   exact = stats.norm(scale=math.sqrt(1 + 0.05**2)).logpdf(np.asarray(x))
   np.testing.assert_allclose(ours.log_prob, exact.sum((1, 2, 3)), rtol=1e-4)
   assert ours.log_prob.dtype == jnp.float32
