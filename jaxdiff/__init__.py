@@ -61,6 +61,7 @@ _ON_DEMAND = (
   "data",
   "diagnostics",
   "fields",
+  "likelihood",
   "losses",
   "metrics",
   "networks",

@@ -276,7 +276,10 @@ def _solve(
   rtol, atol = map(cast, tolerances)
   controller = Controller(*map(cast, controller))
   sign = jnp.sign(final - begin)
-  later = len(pair.places) - 1  # calls of an attempt after the first
+  stages = len(pair.places)
+  later = stages - 1  # calls of an attempt after the first
+  nodes = (*pair.places[1:], 1.0)
+  places = cast(nodes)
   tiny = 4 * jnp.finfo(dtype).eps
 
   def time_of(at):
@@ -296,23 +299,24 @@ def _solve(
     )
 
   def combine(carry, weights, y, outputs):
-    def leaf(v, *f):
+    """Returns carry y + weights . outputs; weights [s] or [s, batch]."""
+
+    def leaf(v, f):
       new = tree.expand(carry, v) * v
-      for w, g in zip(weights, f, strict=True):
-        new = new + tree.expand(w, v) * g
+      for j in range(stages):
+        new = new + tree.expand(weights[j], v) * f[j]
       return new.astype(v.dtype)
 
-    return jax.tree.map(leaf, y, *outputs)
+    return jax.tree.map(leaf, y, outputs)
 
-  def error_of(y, new, outputs, weights):
-    def leaf(v, n, *f):
-      wrong = sum(tree.expand(w, v) * g for w, g in zip(weights, f))
+  def error_of(y, new, wrong):
+    def leaf(v, n, e):
       scale = jnp.maximum(atol, rtol * jnp.maximum(abs(v), abs(n)))
       return jnp.sqrt(
-        jnp.mean(jnp.square(wrong / scale), axis=tuple(range(1, v.ndim)))
+        jnp.mean(jnp.square(e / scale), axis=tuple(range(1, v.ndim)))
       )
 
-    each = jax.tree.leaves(jax.tree.map(leaf, y, new, *outputs))
+    each = jax.tree.leaves(jax.tree.map(leaf, y, new, wrong))
     worst = jnp.max(jnp.stack(each), axis=0)
     return worst if per_sample else jnp.max(worst)
 
@@ -330,24 +334,33 @@ def _solve(
   def body(c):
     going = active(c)
     missing = going & ~c.known
-    first = jax.lax.cond(
-      jnp.any(missing),
-      lambda: select(missing, ask(c.x, c.t), c.first),
-      lambda: c.first,
-    )
     left = final - c.at
     ends_here = abs(c.h) >= abs(left) * (1 - 1e-3)  # no crumb is left behind
     h = jnp.where(ends_here, left, c.h)
-    t_end = jnp.where(ends_here, times[1], time_of(c.at + h))
-    inner = [time_of(c.at + r * h) for r in pair.places[1:]]
-    inner = [t_end if r == 1.0 else t for r, t in zip(pair.places[1:], inner)]
-    plan = pair.step(process, [c.t, *inner, t_end], h)
-    outputs = [first]
-    for i, t in enumerate(inner):
-      place = combine(plan.carry[i], plan.weights[i], c.x, outputs)
-      outputs.append(ask(place, t))
-    new = combine(plan.carry[-1], plan.weights[-1], c.x, outputs)
-    error = error_of(c.x, new, outputs, plan.error)
+    t = time_of(c.at + places.reshape((-1,) + (1,) * h.ndim) * h)
+    t_end = jnp.where(ends_here, times[1], t[-1])
+    t = [c.t, *(t_end if r == 1.0 else u for r, u in zip(nodes, t))][:stages]
+    plan = pair.step(process, [*t, t_end], h)
+    carry, weights, wrong = _stacked(plan, h)
+    t = jnp.stack(t)
+
+    def stage(i, outputs):
+      y = combine(carry[i], weights[i], c.x, outputs)
+      old = jax.tree.map(lambda f: f[i], outputs)
+      new = select(missing | (i > 0), ask(y, t[i]), old)
+      return jax.tree.map(lambda f, n: f.at[i].set(n), outputs, new)
+
+    # one loop over the places, so that the network is in the program once; the
+    # first place is skipped if nobody needs it
+    outputs = jax.tree.map(
+      lambda f: jnp.zeros((stages, *f.shape), f.dtype).at[0].set(f), c.first
+    )
+    asked = jnp.any(missing)
+    begin = jnp.where(asked, 0, 1)
+    outputs = jax.lax.fori_loop(begin, stages, stage, outputs)
+    new = combine(carry[-1], weights[-1], c.x, outputs)
+    error = error_of(c.x, new, combine(0.0 * h, wrong, c.x, outputs))
+    at_place = lambda i: jax.tree.map(lambda f: f[i], outputs)
     accept = going & (error <= 1.0)
     k = pair.lower + 1
     floor = jnp.maximum(error, 1e-10)
@@ -369,9 +382,7 @@ def _solve(
       at=at,
       t=jnp.where(accept, t_end, c.t),
       h=jnp.where(going, longer, c.h),
-      first=(
-        select(accept, outputs[-1], first) if pair.last_is_first else first
-      ),
+      first=select(accept & pair.last_is_first, at_place(-1), at_place(0)),
       known=jnp.where(accept, pair.last_is_first, c.known | missing),
       error=jnp.where(accept, floor, c.error),
       done=c.done | (accept & ends_here),
@@ -379,7 +390,7 @@ def _solve(
       nfe=count(c.nfe, later + missing),
       accepted=count(c.accepted, accept),
       rejected=count(c.rejected, ~accept),
-      calls=c.calls + later + jnp.any(missing),
+      calls=c.calls + later + asked,
       times=(c.times.at[there].set(t_end, mode="drop") if keep else c.times),
     )
 
@@ -416,6 +427,19 @@ def _solve(
       c.times if per_sample else c.times[:, None], (keep, size)
     ),
   )
+
+
+def _stacked(plan, like):
+  """Returns a step's numbers as arrays: [s + 1], [s + 1, s] and [s].
+
+  The first row is the place where the step begins, y_0 = x.
+  """
+  stages = len(plan.error)
+  zero = jnp.zeros_like(like)
+  row = lambda w: jnp.stack([zero + v for v in w] + [zero] * (stages - len(w)))
+  carry = jnp.stack([zero + v for v in (1.0, *plan.carry)])
+  weights = jnp.stack([row(w) for w in ((), *plan.weights)])
+  return carry, weights, row(plan.error)
 
 
 _program = jax.jit(

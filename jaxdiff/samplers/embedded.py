@@ -28,6 +28,7 @@ References: Bogacki and Shampine (1989); Dormand and Prince (1980); Lu et al.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -76,7 +77,7 @@ class RungeKutta:
   @property
   def places(self) -> tuple[float, ...]:
     """Where in the step it asks, from 0 to 1."""
-    return (0.0, *(sum(row) for row in self.stages))
+    return (0.0, *(math.fsum(row) for row in self.stages))
 
   @property
   def last_is_first(self) -> bool:
