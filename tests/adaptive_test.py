@@ -188,6 +188,7 @@ def test_every_clock_solves_every_process_both_ways(name, clock, x64):
   np.testing.assert_array_equal(up.t, process.t_max)
 
 
+@pytest.mark.slow
 def test_encoding_and_decoding_return_the_data_in_single_precision():
   data = oracles.g2()
   x, _ = EDM.perturb(KEY, data.sample(KEY, 16)[0].astype(jnp.float32), 0.05)
@@ -405,6 +406,7 @@ def test_the_fixed_point_is_the_sequential_path(name, window, x64):
   assert (parallel.rounds <= 12).all()
 
 
+@pytest.mark.slow
 def test_a_tolerance_saves_rounds_and_costs_little():
   process = processes.edm()
   model = oracles.exact(oracles.g16(), process)
