@@ -450,10 +450,12 @@ def component_log_prob(process, which):
 def test_the_exact_classifier_makes_the_conditional_model(name, x64):
   process = CURVES[name]
   model = oracles.exact(oracles.g2(), process)
-  guided = jax.jit(
-    guidance.classifier_guided(model, component_log_prob(process, 1), process)
+  model = guidance.classifier_guided(
+    model, component_log_prob(process, 1), process
   )
-  conditional = jax.jit(oracles.exact(oracles.g2(), process, jnp.full(16, 1)))
+  guided = jax.jit(lambda x, t: model(x, t))
+  exact = oracles.exact(oracles.g2(), process, jnp.full(16, 1))
+  conditional = jax.jit(lambda x, t: exact(x, t))
   for t in (process.t_min * 0.7 + process.t_max * 0.3, process.t_max):
     x = process.perturb(KEY, oracles.g2().sample(KEY, 16)[0], t)[0]
     ours, theirs = guided(x, jnp.asarray(t)), conditional(x, jnp.asarray(t))
