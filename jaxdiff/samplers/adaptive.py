@@ -189,7 +189,7 @@ def adaptive(
     keep=keep,
   )
   if check and checks.concrete(solved.done):
-    _raise_unfinished(solved, end, max_calls)
+    _raise_unfinished(solved, end, method, max_calls)
   return solved
 
 
@@ -227,7 +227,7 @@ def _from_clock(process, clock, at):
   )
 
 
-def _raise_unfinished(solved, end, max_calls):
+def _raise_unfinished(solved, end, method, max_calls):
   done = np.asarray(solved.done)
   if done.all():
     return
@@ -236,7 +236,7 @@ def _raise_unfinished(solved, end, max_calls):
   reason = (
     f"the step size vanished after {spent} calls: the model's answer there is"
     " not finite, or jumps"
-    if spent < max_calls // 2
+    if spent + len(embedded.PAIRS[method].places) <= max_calls
     else f"the budget of max_calls = {max_calls} is spent; raise it, or rtol"
     " and atol (in float32 hardly below 1e-5)"
   )
@@ -356,8 +356,7 @@ def _solve(
       lambda f: jnp.zeros((stages, *f.shape), f.dtype).at[0].set(f), c.first
     )
     asked = jnp.any(missing)
-    begin = jnp.where(asked, 0, 1)
-    outputs = jax.lax.fori_loop(begin, stages, stage, outputs)
+    outputs = jax.lax.fori_loop(jnp.where(asked, 0, 1), stages, stage, outputs)
     new = combine(carry[-1], weights[-1], c.x, outputs)
     error = error_of(c.x, new, combine(0.0 * h, wrong, c.x, outputs))
     at_place = lambda i: jax.tree.map(lambda f: f[i], outputs)
@@ -397,7 +396,7 @@ def _solve(
   zero = jnp.zeros(shape, jnp.int32)
   false = jnp.zeros(shape, bool)
   full = lambda v: jnp.broadcast_to(cast(v), shape)
-  carry = _Carry(
+  c = _Carry(
     x=wide,
     at=full(begin),
     t=full(times[0]),
@@ -413,7 +412,7 @@ def _solve(
     calls=jnp.zeros((), jnp.int32),
     times=jnp.full((keep, *shape), jnp.nan, dtype),
   )
-  c = jax.lax.while_loop(more, body, carry)
+  c = jax.lax.while_loop(more, body, c)
   each = lambda v: jnp.broadcast_to(v, (size,))
   return Solved(
     x=jax.tree.map(lambda v, o: v.astype(o.dtype), c.x, x),

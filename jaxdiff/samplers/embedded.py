@@ -1,8 +1,8 @@
 r"""Embedded pairs: a step and an estimate of its error from the same calls.
 
-A pair asks s places of a step and combines linearly what it is told, F = w .
-(x0, eps), so one step is a small table whose numbers depend on where the step
-lies and how long it is:
+A pair asks s places of a step and combines linearly what it is told, F =
+output . (x0, eps), so one step is a small table whose numbers depend on where
+the step lies and how long it is:
 
   y_i = carry_i x + sum_{j < i} weights_ij F_j        (place i, then F_i)
   x'  = carry_s x + sum_j weights_sj F_j
@@ -10,11 +10,11 @@ lies and how long it is:
 
 Runge-Kutta pairs take F = dx / dtau in one of three clocks tau, with carry 1:
 
-| clock    | tau           | F                                       |
-|----------|---------------|-----------------------------------------|
-| "lambda" | log(alpha / sigma) | (alpha' x0 + sigma' eps) / lambda' |
-| "sigma"  | sigma / alpha | (alpha' x0 + sigma' eps) / (sigma / alpha)' |
-| "t"      | t             | alpha' x0 + sigma' eps                  |
+| clock    | tau                | F                                           |
+|----------|--------------------|---------------------------------------------|
+| "lambda" | log(alpha / sigma) | (alpha' x0 + sigma' eps) / lambda'          |
+| "sigma"  | sigma / alpha      | (alpha' x0 + sigma' eps) / (sigma / alpha)' |
+| "t"      | t                  | alpha' x0 + sigma' eps                      |
 
 Exponential pairs (DPM-Solver) take F = eps or x0 in lambda and carry the rest
 exactly: with z = h, c = sigma (eps) or z = -h, c = alpha (x0), and the first
