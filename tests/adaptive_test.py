@@ -42,7 +42,7 @@ def error(solved, x, process=EDM):
 # --- one step of every pair --------------------------------------------------
 
 
-def one_step(method, h, half=1.0):
+def one_step(method, h):
   """One step of length h in lambda from t = 2, and its error estimate."""
   pair = embedded.PAIRS[method]
   model = oracles.exact(oracles.g2(), EDM)

@@ -296,3 +296,14 @@ def test_other_refusals():
     tables.concat()
   with pytest.raises(ValueError, match="output must be one of 'x0', 'eps'"):
     tables.row(1.0, "v", y=(1, 0, 1))
+
+
+def test_one_step_tables_are_told_from_those_with_memory_or_stages():
+  edm = processes.edm()
+  grid = grids.karras(edm, 4, to_zero=True)
+  for build in ("ddim", "ddpm", "euler", "reverse_diffusion"):
+    assert solvers.CASES[build].build(edm, grid).one_step, build
+  for build in ("heun", "dpmpp_2m", "unipc_2", "rk4"):
+    assert not solvers.CASES[build].build(edm, grid).one_step, build
+  noisy_end = tables.row(1.0, "x0", (0.5, 0.0, 0.5), noise=(0.0, 1.0, 0.0))
+  assert not noisy_end.one_step  # y gets noise that a does not
