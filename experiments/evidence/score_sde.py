@@ -6,13 +6,12 @@ exactly: the error is max |log(V / c^2)| of the variance V that is reached. The
 corrector's steps are those of the paper with the norms' expected squares. (2)
 The mixture g16: sliced W2 to 8,192 true draws, in units of the distance of two
 such sets; predictor with 1,000 steps, predictor-corrector with 500, and the ODE
-by Dormand-Prince at 1e-5; inpainting (1,000 steps, snr 0.16, one corrector, as
-the paper's code; half the steps at snr 0.1 mix too little and settle in wrong
-components now and then) from the first eight coordinates, which
-tell the components well apart (and, reported, from every second one, which tell
-them apart less well: replacement then often settles in a wrong component). (3)
-g2: the density along the ODE against the exact density of the noisy data, in
-float64.
+by Dormand-Prince at 1e-5; inpainting from the first eight coordinates, which
+tell the components well apart, and, reported, from every second one, which tell
+them apart less well. Inpainting takes the 1,000 steps and the snr 0.16 of the
+paper's code: with half the steps and snr 0.1 it mixes too little and settles in
+wrong components now and then. (3) g2: the density along the ODE against the
+exact density of the noisy data, in float64.
 """
 
 import functools
