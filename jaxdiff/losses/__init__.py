@@ -25,3 +25,6 @@ __all__ = [
   "schroedinger",
   "times",
 ]
+from jaxdiff.losses.implicit_score import implicit_score
+
+__all__ = ["WEIGHTINGS", "denoising", "error", "implicit_score", "times"]

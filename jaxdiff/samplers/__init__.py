@@ -34,4 +34,22 @@ __all__ = [
   "inpaint",
   "picard",
   "predictor_corrector",
+"""Samplers that are no tables: chains, and jumps in front of a table."""
+
+from jaxdiff.samplers.contrastive_divergence import contrastive_divergence
+from jaxdiff.samplers.langevin import langevin
+from jaxdiff.samplers.langevin import ModelScore
+from jaxdiff.samplers.vanilla_score import choose_time
+from jaxdiff.samplers.vanilla_score import data_init
+from jaxdiff.samplers.vanilla_score import stopping_time
+from jaxdiff.samplers.vanilla_score import vanilla_sample
+
+__all__ = [
+  "ModelScore",
+  "choose_time",
+  "contrastive_divergence",
+  "data_init",
+  "langevin",
+  "stopping_time",
+  "vanilla_sample",
 ]

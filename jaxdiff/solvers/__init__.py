@@ -8,6 +8,7 @@ from jaxdiff.solvers import model_statistics
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.analytical_first_step import analytical_first_step
 from jaxdiff.solvers.angular_adams import angular_adams
+from jaxdiff.solvers.annealed_langevin import annealed_langevin
 from jaxdiff.solvers.building import encoder
 from jaxdiff.solvers.building import for_budget
 from jaxdiff.solvers.building import solver
@@ -67,6 +68,7 @@ __all__ = [
   "analytical_first_step",
   "angular_adams",
   "Recentred",
+  "annealed_langevin",
   "ddim",
   "ddpm",
   "default",

@@ -1,0 +1,50 @@
+"""How far samples are from the training set: do they copy it?"""
+
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+
+def nearest_distance(x: Array, data: Array, block: int = 512) -> np.ndarray:
+  """Returns each sample's Euclidean distance to the nearest point, f64[n].
+
+  Args:
+    x: f[n, ...], samples.
+    data: f[M, ...].
+    block: samples that are compared at a time, which bounds the memory.
+
+  Raises:
+    ValueError: if x and data have different shapes.
+  """
+  x, data = np.asarray(x, np.float64), np.asarray(data, np.float64)
+  if x.shape[1:] != data.shape[1:]:
+    raise ValueError(
+      f"samples of shape {x.shape[1:]} cannot be compared with data of shape"
+      f" {data.shape[1:]}"
+    )
+  x, data = x.reshape(len(x), -1), data.reshape(len(data), -1)
+  square, nearest = np.sum(data**2, axis=1), []
+  for part in np.split(x, range(block, len(x), block)):
+    closest = np.argmin(square - 2.0 * part @ data.T, axis=1)
+    # the winner's distance anew: the expanded square cancels for a copy
+    nearest.append(np.linalg.norm(part - data[closest], axis=1))
+  return np.concatenate(nearest)
+
+
+def memorization_ratio(x: Array, data: Array, fresh: Array) -> float:
+  """Returns the median distance of x to the data over that of fresh data.
+
+  0 means that samples are training points, 1 that they are as far from them as
+  unseen data are; below 1 they hang on to what they have seen.
+
+  Args:
+    x: f[n, ...], samples.
+    data: f[M, ...], the training set.
+    fresh: f[m, ...], unseen data.
+  """
+  return float(
+    np.median(nearest_distance(x, data))
+    / np.median(nearest_distance(fresh, data))
+  )

@@ -1,0 +1,218 @@
+r"""Langevin dynamics on a fixed score, unadjusted or with Metropolis' test.
+
+  x' = x + h s(x) + sqrt(2 h) z
+
+leaves p invariant for h -> 0 if s = grad log p. On N(mu, c^2) the chain is an
+AR(1) process with mean factor 1 - h / c^2 and stationary variance c^2 / (1 - h
+/ (2 c^2)), stable for h < 2 c^2 alone. With `log_prob` every move is a proposal
+accepted with probability
+
+  min(1, p(x') q(x | x') / (p(x) q(x' | x))),   q(. | x) = N(x + h s(x), 2 h I),
+
+which leaves p itself invariant (MALA; Roberts and Tweedie 1996,
+https://doi.org/10.2307/3318418). One call of the score a step either way.
+
+On the score of a model at decreasing noise levels the same moves with steps of
+fixed size are a table: `solvers.annealed_langevin`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import checks
+from jaxdiff import sampling
+from jaxdiff import tree
+from jaxdiff.processes import GaussianProcess
+
+PyTree = Any
+Score = Callable[[PyTree], PyTree]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ModelScore:
+  """The score -eps(x, t) / sigma(t) of a model at one noise level; a pytree.
+
+  Attributes:
+    model: model(x, t) -> Prediction.
+    t: the time; the score is that of p_t, in the scale of x_t.
+    process: the forward process.
+  """
+
+  model: Any
+  t: Any
+  process: GaussianProcess = dataclasses.field(
+    default=None, metadata={"static": True}
+  )
+
+  def __call__(self, x: PyTree) -> PyTree:
+    """Returns the score at x, shaped like x."""
+    dtype = tree.compute_dtype(jax.tree.leaves(x)[0].dtype)
+    t = jnp.asarray(self.t, dtype)
+    sigma = self.process.sigma(t)
+    return jax.tree.map(lambda e: -e / sigma, self.model(x, t).eps)
+
+
+class ChainInfo(NamedTuple):
+  """What a collector may look at after a move.
+
+  Attributes:
+    step: i32[], index of the move.
+    a: the state of the chains after it.
+    accept: f[batch], probability with which it was accepted; 1 if unadjusted.
+  """
+
+  step: jax.Array
+  a: PyTree
+  accept: jax.Array
+
+
+def langevin(
+  key: jax.Array,
+  score: Score,
+  x: PyTree,
+  step: Any,
+  steps: int,
+  *,
+  log_prob: Callable[[PyTree], jax.Array] | None = None,
+  index: Any = None,
+  collect: sampling.Collector | None = None,
+  check_finite: bool = False,
+) -> Any:
+  """Returns x after `steps` moves of Langevin dynamics, one chain a sample.
+
+  Args:
+    key: PRNG key; a chain's noise depends on it and on the chain's index.
+    score: x -> score at x. If it is a pytree, as `ModelScore` is, its arrays
+      are arguments of the compiled program; keep one object of a function.
+    x: where the chains begin, [batch, ...], an array or a tree.
+    step: h, a scalar or f[steps]; another value compiles nothing.
+    steps: number of moves, which is that of calls. 0 returns x.
+    log_prob: x -> log p(x) f[batch] up to a constant: adjusts the chain.
+    index: i32[batch], indices of the chains; 0, 1, ... by default.
+    collect: what to keep of the moves (`ChainInfo`), as for `sample`; the
+      result is then (x, kept).
+    check_finite: whether to look for NaN and infinities, and to raise.
+
+  Raises:
+    ValueError: for h <= 0 or not one h for each step, or a score that is not
+      shaped like x.
+    FloatingPointError: with check_finite, naming the step and h.
+  """
+  x = jax.tree.map(jnp.asarray, x)
+  size = tree.batch_size(x)
+  index = jnp.arange(size) if index is None else jnp.asarray(index)
+  if not isinstance(steps, (int, np.integer)) or steps < 0:
+    raise ValueError(f"steps is a number of moves, at least 0; got {steps!r}")
+  if np.shape(step) not in ((), (steps,)):
+    raise ValueError(
+      f"step is one size for all moves or one for each of the {steps}, got"
+      f" shape {np.shape(step)}"
+    )
+  if checks.concrete(step) and not np.all(np.asarray(step) > 0):
+    raise ValueError(
+      f"Langevin dynamics takes steps of a positive size h, got step={step};"
+      " h below a quarter of the smallest variance is a good start"
+    )
+  if steps == 0:
+    if collect is not None:
+      raise ValueError(
+        "steps=0 returns x as it is: there is no move to collect"
+      )
+    return x
+  arrays, static = tree.partition((score, log_prob))
+  h = jnp.broadcast_to(jnp.asarray(step, jnp.result_type(float)), (steps,))
+  x, (kept, bad) = _program(
+    key, arrays, x, h, index, static=static, collect=collect
+  )
+  if check_finite:
+    bad = int(bad)
+    if bad < steps:
+      raise FloatingPointError(
+        f"chains hold NaN or infinity since move {bad} of {steps}, with step h"
+        f" = {float(h[bad]):.4g}; the dynamics is stable for h below twice the"
+        " smallest variance of p: take a smaller step"
+      )
+  return x if collect is None else (x, kept)
+
+
+def move(x: PyTree, score: PyTree, h: Any, z: PyTree) -> PyTree:
+  """Returns x + h s + sqrt(2 h) z; h scalar or [batch]."""
+
+  def one(v, s, e):
+    wide = tree.expand(h, v)
+    return (v + wide * s + jnp.sqrt(2.0 * wide) * e).astype(v.dtype)
+
+  return jax.tree.map(one, x, score, z)
+
+
+def _langevin(key, arrays, x, h, index, *, static, collect):
+  """The compiled part of `langevin`."""
+  score, log_prob = tree.combine(arrays, static)
+  checks.same_structure(jax.eval_shape(score, x), x, "the score", "the state")
+  rows = (jnp.arange(h.shape[0]), h)
+  keep = sampling.both(
+    _NOTHING if collect is None else collect, sampling.first_nonfinite
+  )
+  if log_prob is None:
+
+    def advance(key, row, x):
+      i, h = row
+      x = move(x, score(x), h.astype(_dtype(x)), tree.normal(key, x, index))
+      return x, ChainInfo(i, x, jnp.ones(index.shape, _dtype(x)))
+
+    return sampling.run(key, advance, rows, x, collect=keep)
+
+  def adjusted(key, row, state):
+    (i, h), (x, s, log_p) = row, state
+    h = h.astype(_dtype(x))
+    y = move(x, s, h, tree.normal(key, x, index))
+    s_y, log_p_y = score(y), log_prob(y)
+    back, forth = _residual(x, y, s_y, h), _residual(y, x, s, h)
+    log_ratio = log_p_y - log_p - (back - forth) / (4.0 * h)
+    accept = jnp.exp(jnp.minimum(log_ratio, 0.0))
+    draw = jax.vmap(
+      lambda j: jax.random.uniform(_uniform_key(key, j), (), accept.dtype)
+    )(index)
+    keep_it = draw < accept  # False for NaN: such a proposal is refused
+    state = jax.tree.map(
+      lambda new, old: jnp.where(tree.expand(keep_it, new), new, old),
+      (y, s_y, log_p_y),
+      (x, s, log_p),
+    )
+    return state, ChainInfo(i, state[0], accept)
+
+  start = (x, score(x), log_prob(x))
+  (x, _, _), kept = sampling.run(key, adjusted, rows, start, collect=keep)
+  return x, kept
+
+
+def _residual(to, start, score, h):
+  """Returns |to - start - h s(start)|^2 of every chain, f[batch]."""
+  squares = jax.tree.map(
+    lambda a, b, s: jnp.sum(
+      jnp.square(a - b - h * s).reshape(a.shape[0], -1), axis=1
+    ),
+    to,
+    start,
+    score,
+  )
+  return sum(jax.tree.leaves(squares))
+
+
+def _dtype(x):
+  return tree.compute_dtype(jax.tree.leaves(x)[0].dtype)
+
+
+def _uniform_key(key, j):
+  return jax.random.fold_in(jax.random.fold_in(key, _ACCEPT), j)
+
+
+_ACCEPT = 2**31 - 2  # no chain has this index: apart from the noise of any
+_NOTHING = sampling.Collector(lambda n, info: None, lambda kept, info: None)
+_program = jax.jit(_langevin, static_argnames=("static", "collect"))
