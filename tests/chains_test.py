@@ -115,7 +115,7 @@ def test_steps_may_change_from_move_to_move_and_compile_once():
   assert module._program._cache_size() == before
   by_hand = x
   for i in range(5):
-    key = jax.random.fold_in(KEY, i)
+    key = jax.random.fold_in(jax.random.fold_in(KEY, module._TAG), i)
     z = jax.vmap(lambda j, k=key: _draw(k, j))(jnp.arange(4))
     by_hand = by_hand - h[i] * by_hand + np.sqrt(2.0 * h[i]) * z
   np.testing.assert_allclose(varied, by_hand, rtol=1e-5)

@@ -26,5 +26,13 @@ __all__ = [
   "times",
 ]
 from jaxdiff.losses.implicit_score import implicit_score
+from jaxdiff.losses.noise_classifier import noise_classifier
 
-__all__ = ["WEIGHTINGS", "denoising", "error", "implicit_score", "times"]
+__all__ = [
+  "WEIGHTINGS",
+  "denoising",
+  "error",
+  "implicit_score",
+  "noise_classifier",
+  "times",
+]

@@ -2,7 +2,7 @@
 
 Every one is called as network(x, c, label) -> like x, with x [batch, ...], the
 time condition c f[batch] and label i32[batch] or None. `denoisers.from_linen`
-makes a model of it.
+makes a model of it. (`NoiseClassifier` is no denoiser: logits of x alone.)
 """
 
 from jaxdiff.networks import ddpm_mnist
@@ -10,6 +10,7 @@ from jaxdiff.networks.embeddings import Condition
 from jaxdiff.networks.embeddings import fourier
 from jaxdiff.networks.mlp import MLP
 from jaxdiff.networks.mlp import ResidualMLP
+from jaxdiff.networks.noise_classifier import NoiseClassifier
 from jaxdiff.networks.presets import digits_mlp
 from jaxdiff.networks.presets import digits_unet
 from jaxdiff.networks.presets import make
@@ -20,6 +21,7 @@ __all__ = [
   "Condition",
   "MLP",
   "NETWORKS",
+  "NoiseClassifier",
   "ResidualMLP",
   "UNet",
   "ddpm_mnist",

@@ -1,6 +1,8 @@
 """Distributions whose denoiser is known exactly, and laws without sampling."""
 
 from jaxdiff.oracles.empirical import Empirical
+from jaxdiff.oracles.explained import score_ladder
+from jaxdiff.oracles.explained import unexplained
 from jaxdiff.oracles.fixtures import digits_empirical
 from jaxdiff.oracles.fixtures import digits_mixture
 from jaxdiff.oracles.fixtures import g2
@@ -14,6 +16,9 @@ from jaxdiff.oracles.interpolants import schroedinger_gaussian
 from jaxdiff.oracles.interpolants import SchroedingerGaussian
 from jaxdiff.oracles.laws import propagate
 from jaxdiff.oracles.laws import propagate_affine
+from jaxdiff.oracles.low_rank import fit
+from jaxdiff.oracles.low_rank import from_moments
+from jaxdiff.oracles.low_rank import LowRankGaussian
 from jaxdiff.oracles.mixture import flow_map
 from jaxdiff.oracles.mixture import gaussian
 from jaxdiff.oracles.mixture import GaussianMixture
@@ -35,7 +40,13 @@ __all__ = [
   "exact",
   "exact_fields",
   "exact_phase",
+  "LowRankGaussian",
+  "digits_empirical",
+  "digits_mixture",
+  "exact",
+  "fit",
   "flow_map",
+  "from_moments",
   "g16",
   "g2",
   "gaussian",
@@ -46,4 +57,6 @@ __all__ = [
   "propagate",
   "propagate_affine",
   "schroedinger_gaussian",
+  "score_ladder",
+  "unexplained",
 ]

@@ -37,19 +37,43 @@ __all__ = [
 """Samplers that are no tables: chains, and jumps in front of a table."""
 
 from jaxdiff.samplers.contrastive_divergence import contrastive_divergence
+from jaxdiff.samplers.dmcmc import at_levels
+from jaxdiff.samplers.dmcmc import Chain
+from jaxdiff.samplers.dmcmc import chain_step
+from jaxdiff.samplers.dmcmc import dmcmc
+from jaxdiff.samplers.dmcmc import ExactPosterior
+from jaxdiff.samplers.dmcmc import finishers
+from jaxdiff.samplers.dmcmc import ladder
 from jaxdiff.samplers.langevin import langevin
 from jaxdiff.samplers.langevin import ModelScore
+from jaxdiff.samplers.teleportation import choose_skip
+from jaxdiff.samplers.teleportation import gaussian_prior
+from jaxdiff.samplers.teleportation import teleport
+from jaxdiff.samplers.teleportation import teleport_sample
+from jaxdiff.samplers.teleportation import truncate
 from jaxdiff.samplers.vanilla_score import choose_time
 from jaxdiff.samplers.vanilla_score import data_init
 from jaxdiff.samplers.vanilla_score import stopping_time
 from jaxdiff.samplers.vanilla_score import vanilla_sample
 
 __all__ = [
+  "Chain",
+  "ExactPosterior",
   "ModelScore",
+  "at_levels",
+  "chain_step",
+  "choose_skip",
   "choose_time",
   "contrastive_divergence",
   "data_init",
+  "dmcmc",
+  "finishers",
+  "gaussian_prior",
+  "ladder",
   "langevin",
   "stopping_time",
+  "teleport",
+  "teleport_sample",
+  "truncate",
   "vanilla_sample",
 ]

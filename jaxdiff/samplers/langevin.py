@@ -154,6 +154,7 @@ def move(x: PyTree, score: PyTree, h: Any, z: PyTree) -> PyTree:
 def _langevin(key, arrays, x, h, index, *, static, collect):
   """The compiled part of `langevin`."""
   score, log_prob = tree.combine(arrays, static)
+  key = jax.random.fold_in(key, _TAG)  # apart from the caller's own draws
   checks.same_structure(jax.eval_shape(score, x), x, "the score", "the state")
   rows = (jnp.arange(h.shape[0]), h)
   keep = sampling.both(
@@ -213,6 +214,7 @@ def _uniform_key(key, j):
   return jax.random.fold_in(jax.random.fold_in(key, _ACCEPT), j)
 
 
+_TAG = 0x6C616E67
 _ACCEPT = 2**31 - 2  # no chain has this index: apart from the noise of any
 _NOTHING = sampling.Collector(lambda n, info: None, lambda kept, info: None)
 _program = jax.jit(_langevin, static_argnames=("static", "collect"))
