@@ -4,12 +4,12 @@ r"""Implicit score matching: the score of the data itself, without noise.
            = E |s_theta - grad log p|^2 / 2 - E |grad log p|^2 / 2
 
 by parts (Hyvarinen 2005). The trace is exact, or estimated by v^T (grad s) v
-with signs v = +-1 and one jvp, which returns s as well (Song et al. 2019,
-https://arxiv.org/abs/1905.07088, their variance-reduced form). Its minimum, -E
-|grad log p|^2 / 2, is unknown: only differences mean something. On few points
-it is unbounded below, for wells around each of them; stop early on the loss of
-held-out data, decay weights, or add a little noise to the input (which makes
-it denoising at one level).
+with signs v = +-1 and one product (the variance-reduced form of Song et al.
+2019, https://arxiv.org/abs/1905.07088). Its minimum, -E |grad log p|^2 / 2, is
+unknown: only differences mean something. On few points it is unbounded below,
+for wells around each of them; stop early on the loss of held-out data, decay
+weights, or add a little noise to the input (which makes it denoising at one
+level).
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import jacobians
 from jaxdiff import tree
 
 PyTree = Any
@@ -61,7 +62,11 @@ def implicit_score(
     noise_key, probe_key = jax.random.split(key)
     if input_noise:
       x = x + input_noise * tree.normal(noise_key, x)
-    s, traces = divergence(probe_key, field, x, trace, probes)
+    signs = None
+    if trace == "hutchinson":
+      signs = jacobians.rademacher(probe_key, x, probes)
+    traces = jacobians.divergence(field, x, signs)
+    s = field(x)  # the compiler finds it in the linearization
     square = 0.5 * jnp.sum(jnp.square(s).reshape(x.shape[0], -1), axis=1)
     value = jnp.mean(traces + square)
     return value, dict(
@@ -69,36 +74,6 @@ def implicit_score(
     )
 
   return loss
-
-
-def divergence(
-  key: jax.Array,
-  field: Callable[[jax.Array], jax.Array],
-  x: jax.Array,
-  trace: str = "hutchinson",
-  probes: int = 1,
-) -> tuple[jax.Array, jax.Array]:
-  """Returns (s, div s) at x: like x, and f[batch].
-
-  Samples must not interact in the field: a jvp is taken for all at once.
-
-  Args:
-    key: PRNG key of the probes.
-    field: x -> s, shaped like x.
-    x: f[batch, ...].
-    trace: "hutchinson" or "exact".
-    probes: sign vectors for each sample.
-  """
-  s, push = jax.linearize(field, x)
-  dot = lambda v: jnp.sum((v * push(v)).reshape(x.shape[0], -1), axis=1)
-  if trace == "exact":
-    d = x[0].size
-    basis = jnp.eye(d, dtype=x.dtype).reshape(d, 1, *x.shape[1:])
-    each = lambda e: dot(jnp.broadcast_to(e, x.shape))
-    return s, jnp.sum(jax.lax.map(each, basis), axis=0)
-  keys = jax.random.split(key, probes)
-  signs = lambda k: jnp.sign(tree.normal(k, x))
-  return s, jnp.mean(jax.vmap(lambda k: dot(signs(k)))(keys), axis=0)
 
 
 def _check_smooth(field, x):
