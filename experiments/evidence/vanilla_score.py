@@ -96,8 +96,8 @@ REPORTED = (
 )
 LIMITS = (
   "the theorem's constants; higher dimensions with learned scores. The weight"
-  " of a mode among 1000 training points is off by .013 (one standard deviation),"
-  " which alone puts sliced W_2 above the floor for some training sets."
+  " of a mode among 1000 training points is off by .013 (one standard"
+  " deviation), which alone lifts sliced W_2 off the floor for some of them."
 )
 
 _D, _M, _CHAINS, _STEP = 8, 1000, 4000, 0.01

@@ -5,8 +5,8 @@
 Gaussians in float64. (2) A free and a conservative network, the gradient of a
 scalar made of the same parameters, 2000 updates each (the gradient costs three
 times as much): 2000 samples by Heun's method of 35 calls, Frechet distance (FD)
-of 96 random tanh features. (3) An exact mixture in the plane with errors added to
-its score: 8192 exact starts at sigma = 20, 200 RK4 steps to .02.
+of 96 random tanh features. (3) An exact mixture in the plane with errors added
+to its score: 8192 exact starts at sigma = 20, 200 RK4 steps to .02.
 """
 
 import dataclasses
