@@ -1,8 +1,9 @@
 """Langevin from the data, stopped early, on a learned vanilla score.
 
 Target .8 N(-4 e1, I) + .2 N(4 e1, .49 I) in 8 dimensions, 1000 training points;
-an MLP 2 x 128 learns the score by implicit score matching. 4000 chains of each
-start run to T = 100; sliced W_2 is to as many fresh points.
+an MLP 2 x 128 learns the score by implicit score matching. 4000 chains from the
+data, 2000 from either random start run to T = 100; sliced W_2 is to 4000 fresh
+points.
 """
 
 import dataclasses
@@ -149,10 +150,10 @@ def measure(seed: int) -> dict[str, float]:
   spread = lambda x: metrics.memorization_ratio(x, train, again)
 
   copies = samplers.data_init(keys[4], train, _CHAINS)
-  normal = jax.random.normal(keys[5], copies.shape)
+  normal = jax.random.normal(keys[5], (_CHAINS // 2, _D))
   starts = jnp.concatenate([copies, normal, 5.0 * normal])
-  curve = _curve(keys[6], score, starts, _TIMES)  # [time, 3 chains, d]
-  kept, *random = np.split(curve, 3, axis=1)
+  curve = _curve(keys[6], score, starts, _TIMES)  # [time, chains, d]
+  kept, *random = np.split(curve, [_CHAINS, 3 * _CHAINS // 2], axis=1)
   own = float(np.mean(label == 1))
   early = kept[:3]
   wrong = [r[i] for r in random for i in (2, 4)]

@@ -3,10 +3,10 @@
 (1) A free network (6000 updates) under the differential and the integral test,
 64 points a level, circles of radius 2 sigma; beside it the exact mixture of ten
 Gaussians in float64. (2) A free and a conservative network, the gradient of a
-scalar made of the same parameters, 2000 updates each (the gradient costs three
+scalar made of the same parameters, 1200 updates each (the gradient costs three
 times as much): 2000 samples by Heun's method of 35 calls, Frechet distance (FD)
 of 96 random tanh features. (3) An exact mixture in the plane with errors added
-to its score: 8192 exact starts at sigma = 20, 200 RK4 steps to .02.
+to its score: 8192 exact starts at sigma = 20, 100 RK4 steps to .02.
 """
 
 import dataclasses
@@ -135,11 +135,11 @@ class _Gradient:
 
 
 def _pair(seed):
-  free = _digits.denoiser(seed, steps=2000)
+  free = _digits.denoiser(seed, steps=1200)
   own = dataclasses.replace(
     _digits.fresh(seed), apply=_Gradient(_digits.fresh(seed).apply)
   )
-  own = _digits.train(own, seed, steps=2000, loss=losses.denoising(own))
+  own = _digits.train(own, seed, steps=1200, loss=losses.denoising(own))
   process, data = free.process, _digits.images()
   table = solvers.heun(process, grids.karras(process, 18, to_zero=True))
   shape = (2000, *_digits.SHAPE)
@@ -185,7 +185,7 @@ def _harm(seed):
   x = law.sample(keys[0], 8192)[0] + 20.0 * jax.random.normal(
     keys[1], (8192, 2)
   )
-  table = solvers.rk4(process, grids.log_snr(process, 200))
+  table = solvers.rk4(process, grids.log_snr(process, 100))
   end = lambda field: sampling.sample(keys[0], field, table, x)
   eye = jnp.eye(2)
   right, rotated, stretched = (
