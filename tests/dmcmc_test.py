@@ -18,7 +18,6 @@ from jaxdiff import samplers
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
-from jaxdiff.samplers.dmcmc import start
 
 KEY = jax.random.key(0)
 EDM = processes.edm(0.01, 50.0)
@@ -159,7 +158,7 @@ def test_finishing_tables_must_fit_the_ladder():
 
 
 def test_the_kept_level_is_the_smallest_that_was_visited():
-  chain = start(KEY, clean(), LEVELS)
+  chain = samplers.start_chain(KEY, clean(), LEVELS)
   calls = []
 
   def counted(x, t):
@@ -197,7 +196,7 @@ def test_the_langevin_step_has_its_stationary_variance():
 def test_any_process_gives_the_same_chain():
   """In x / alpha VP of the same noise levels walks EDM's path."""
   vp = processes.vp_linear_covering(0.005, 60.0)
-  chain = start(KEY, clean(16), LEVELS)
+  chain = samplers.start_chain(KEY, clean(16), LEVELS)
   options = dict(skip=3, outputs=2, burn_in=(0.2, 0.1))
   one = run(chain, **options)
   posterior = samplers.ExactPosterior(oracles.g2(), LEVELS)
@@ -223,19 +222,21 @@ def test_any_process_gives_the_same_chain():
 
 
 def test_a_chain_knows_its_key_and_its_index_alone():
-  chain = start(KEY, clean(8), LEVELS)
+  chain = samplers.start_chain(KEY, clean(8), LEVELS)
   whole = run(chain, skip=2, outputs=2)
   part = jax.tree.map(lambda v: v[5:], chain)
   some = run(part, skip=2, outputs=2, index=jnp.asarray([5, 6, 7]))
   np.testing.assert_array_equal(some.visited, whole.visited[:, :, 5:])
   np.testing.assert_allclose(some.samples, whole.samples[:, 5:], rtol=1e-4)
-  begin = start(KEY, clean(8)[5:], LEVELS, index=jnp.asarray([5, 6, 7]))
+  begin = samplers.start_chain(
+    KEY, clean(8)[5:], LEVELS, index=jnp.asarray([5, 6, 7])
+  )
   np.testing.assert_array_equal(begin.x, part.x)
 
 
 def test_chains_sample_the_data():
   """Many outputs of few calls have the weights of the three modes."""
-  chain = start(KEY, clean(500), LEVELS)
+  chain = samplers.start_chain(KEY, clean(500), LEVELS)
   result = run(chain, skip=4, outputs=8, eta=0.1, burn_in=[0.3] * 5)
   x = np.asarray(result.samples).reshape(-1, 2)
   means = oracles.g2().means
@@ -245,7 +246,7 @@ def test_chains_sample_the_data():
 
 
 def test_the_mode_of_the_posterior_may_replace_the_draw():
-  chain = start(KEY, clean(16), LEVELS)
+  chain = samplers.start_chain(KEY, clean(16), LEVELS)
   result = run(chain, skip=1, gibbs="argmax")
   posterior = samplers.ExactPosterior(oracles.g2(), LEVELS)
   mode = jnp.argmax(posterior(result.chain.x), axis=1)
@@ -266,7 +267,7 @@ def test_the_mode_of_the_posterior_may_replace_the_draw():
 )
 def test_bad_input_is_named(options, message):
   with pytest.raises(ValueError, match=message):
-    run(start(KEY, clean(), LEVELS), **options)
+    run(samplers.start_chain(KEY, clean(), LEVELS), **options)
 
 
 def test_a_ladder_rises_between_its_ends():
@@ -280,6 +281,6 @@ def test_a_ladder_rises_between_its_ends():
 
 
 def test_a_chain_that_leaves_the_numbers_names_eta():
-  chain = start(KEY, clean(), LEVELS)
+  chain = samplers.start_chain(KEY, clean(), LEVELS)
   with pytest.raises(FloatingPointError, match="eta = 1e\\+30"):
     run(chain, skip=8, eta=1e30, check_finite=True)

@@ -173,6 +173,8 @@ def test_exact_models_pass_the_audit_and_rotated_ones_do_not(x64):
   assert all((part > 0.05).all() for part in found)
   with pytest.raises(ValueError, match="points=8"):
     wgf.audit(KEY, model, process, x0, times, points=8)
+  with pytest.raises(ValueError, match="of 257 values a sample"):
+    wgf.audit(KEY, model, process, jnp.ones((2, 257)), times)
   with pytest.raises(ValueError, match="radius=0"):
     wgf.audit(KEY, model, process, x0, times, radius=0)
 

@@ -28,7 +28,6 @@ from jaxdiff import samplers
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
-from jaxdiff.samplers.dmcmc import start
 
 TITLE = "Denoising MCMC"
 CLAIM = (
@@ -151,7 +150,7 @@ def _dlg(key, model, posterior, process, levels, shape, skip, steps, outputs):
     model,
     posterior,
     finish,
-    start(keys[1], begin, levels),
+    samplers.start_chain(keys[1], begin, levels),
     process=process,
     levels=levels,
     eta=0.1,

@@ -209,12 +209,18 @@ def audit(
       Jacobians are exact without.
 
   Raises:
-    ValueError: for fewer than 16 points or a radius that is not positive.
+    ValueError: for fewer than 16 points, a radius that is not positive, or
+      more than 256 values a sample without probes.
   """
   if points < 16 or not radius > 0:
     raise ValueError(
       "a circle takes at least 16 points and a positive radius, got"
       f" points={points}, radius={radius}"
+    )
+  if probes is None and x0[0].size > 256:
+    raise ValueError(
+      f"an exact Jacobian of {x0[0].size} values a sample costs as many"
+      " products; pass probes=jacobians.rademacher(key, x0, 64)"
     )
   rows = []
   for t in times:

@@ -44,6 +44,7 @@ from jaxdiff.samplers.dmcmc import dmcmc
 from jaxdiff.samplers.dmcmc import ExactPosterior
 from jaxdiff.samplers.dmcmc import finishers
 from jaxdiff.samplers.dmcmc import ladder
+from jaxdiff.samplers.dmcmc import start_chain
 from jaxdiff.samplers.langevin import langevin
 from jaxdiff.samplers.langevin import ModelScore
 from jaxdiff.samplers.teleportation import choose_skip
@@ -71,6 +72,7 @@ __all__ = [
   "gaussian_prior",
   "ladder",
   "langevin",
+  "start_chain",
   "stopping_time",
   "teleport",
   "teleport_sample",

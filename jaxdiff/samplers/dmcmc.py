@@ -146,7 +146,7 @@ def at_levels(stack: Tableau, level: jax.Array, ndim: int) -> Tableau:
   return table._replace(t=table.t.reshape(table.t.shape[:2]))
 
 
-def start(
+def start_chain(
   key: jax.Array,
   x0: jax.Array,
   levels: Any,
@@ -194,7 +194,7 @@ def dmcmc(
       trained noise classifier, or `ExactPosterior`. A pytree's arrays are
       arguments of the program.
     finish: as `finishers` returns it, for the same ladder.
-    chain: where the chains are: `start`, or a former result's chain.
+    chain: where the chains are: `start_chain`, or a former result's chain.
     process: the forward process.
     levels: f[K], the ladder.
     eta: step of the chain, a variance in units of x / alpha.
