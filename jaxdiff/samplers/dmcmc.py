@@ -110,6 +110,7 @@ def finishers(
       elsewhere.
   """
   times = process.time_at(np.asarray(levels, np.float64))
+  times = np.minimum(times, process.t_max)  # beyond it by rounding alone
   each = [build(float(t)) for t in times]
   for t, table in zip(times, each, strict=True):
     raised = np.any(table.noise[0, 0])  # churn begins above the start
