@@ -120,6 +120,16 @@ def test_steps_may_change_from_move_to_move_and_compile_once():
   np.testing.assert_allclose(varied, by_hand, rtol=1e-5)
 
 
+def test_a_bfloat16_chain_makes_steps_that_it_cannot_hold():
+  """h = 1e-4 against x = 100: lost one by one, seen in the end."""
+  x = jnp.full((4, 2), 100.0, jnp.bfloat16)
+  y = samplers.langevin(KEY, gaussian_score, x, 1e-4, 2000)
+  assert y.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    np.asarray(y, np.float32), 100.0 * np.exp(-0.2), rtol=0.03
+  )
+
+
 def _draw(key, j):
   own = jax.random.fold_in(jax.random.fold_in(key, j), 0)
   return jax.random.normal(own, (2,))

@@ -212,7 +212,8 @@ def dmcmc(
     FloatingPointError: with check_finite, naming eta and sigma.
   """
   levels = np.asarray(levels, np.float64)
-  chain = Chain(*map(jnp.asarray, chain))
+  x, level = map(jnp.asarray, chain)
+  chain = Chain(x.astype(tree.compute_dtype(x.dtype)), level)
   burn_in = np.asarray(burn_in, np.float64).reshape(-1)
   _check(process, levels, eta, burn_in, skip, outputs, gibbs, finish)
   batch = tree.batch_size(chain)

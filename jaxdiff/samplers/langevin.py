@@ -125,11 +125,14 @@ def langevin(
         "steps=0 returns x as it is: there is no move to collect"
       )
     return x
+  # a step may be too small for a bfloat16 state to see
+  wide = jax.tree.map(lambda v: v.astype(tree.compute_dtype(v.dtype)), x)
   arrays, static = tree.partition((score, log_prob))
   h = jnp.broadcast_to(jnp.asarray(step, jnp.result_type(float)), (steps,))
-  x, (kept, bad) = _program(
-    key, arrays, x, h, index, static=static, collect=collect
+  end, (kept, bad) = _program(
+    key, arrays, wide, h, index, static=static, collect=collect
   )
+  x = jax.tree.map(lambda v, old: v.astype(old.dtype), end, x)
   if check_finite:
     bad = int(bad)
     if bad < steps:
