@@ -18,6 +18,9 @@ drawn only where a scale is not 0, so the gradient in a scale that is exactly 0
 is 0.)
 """
 
+import os
+import pathlib
+import zipfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -331,6 +334,54 @@ def _one_data_shape(tableaux):
       leaf = xp.broadcast_to(leaf, leaf.shape[:rank] + data)
       tableaux[i] = tableaux[i]._replace(**{name: leaf})
   return tableaux
+def save(path: str | os.PathLike, tableau: Tableau) -> None:
+  """Writes a table to a small npz file in float64, whole or not at all.
+
+  Args:
+    path: of the file; its folder is made if it is not there.
+    tableau: one table with concrete leaves.
+
+  Raises:
+    TypeError: for a traced table.
+    ValueError: for a malformed table, such as a stack of them, or one that is
+      not finite.
+  """
+  if not all(map(checks.concrete, tableau)):
+    raise TypeError(
+      "save writes numbers, but this table is traced; return it from the"
+      " transformed function and save it outside"
+    )
+  leaves = (np.asarray(leaf, np.float64) for leaf in tableau)
+  tableau = validate(Tableau(*leaves))
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(path.name + ".partial")
+  with open(partial, "wb") as f:  # a name would be given a suffix by numpy
+    np.savez(f, **tableau._asdict())
+  partial.replace(path)
+
+
+def load(path: str | os.PathLike) -> Tableau:
+  """Returns the table that `save` wrote, bit by bit.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if the file holds no table, or a malformed one.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as held:
+      leaves = {name: held[name] for name in held.files}
+  except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(
+      f"{path} is no file of a table; tableau.save(path, table) writes one"
+    ) from error
+  missing = [name for name in Tableau._fields if name not in leaves]
+  if missing:
+    raise ValueError(
+      f"{path} holds {', '.join(leaves) or 'nothing'}, but a table also has"
+      f" {', '.join(missing)}; tableau.save(path, table) writes all of it"
+    )
+  return validate(Tableau(*(leaves[name] for name in Tableau._fields)))
 
 
 def _weights(output: Any) -> Any:

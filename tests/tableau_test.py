@@ -250,6 +250,64 @@ def test_reverse_refuses_what_it_cannot_undo(table, message):
     tables.reverse(table(grids.karras(PROCESS, 3)), 0.05)
 
 
+# --- files -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trailing", [(), (4,)])
+def test_a_saved_table_comes_back_bit_by_bit(tmp_path, trailing):
+  table = random_table(3, 2)
+  table = table._replace(
+    history=RNG.normal(size=(3, 2, 2, *trailing)),
+    noise=RNG.normal(size=(3, 3, *trailing)),
+  )
+  path = tmp_path / "new folder" / "best.table"
+  tables.save(path, table)
+  assert_same(tables.load(path), table)
+  assert [p.name for p in path.parent.iterdir()] == ["best.table"]
+  assert path.stat().st_size < 4000
+
+
+def test_a_device_table_is_saved_in_float64(tmp_path):
+  table = random_table(3, 2)
+  single = tables.Tableau(*(jnp.asarray(v, jnp.float32) for v in table))
+  tables.save(tmp_path / "t.npz", single)
+  loaded = tables.load(tmp_path / "t.npz")
+  assert all(leaf.dtype == np.float64 for leaf in loaded)
+  assert_same(loaded, tables.Tableau(*(np.float32(v) for v in table)))
+
+
+def test_files_that_hold_no_table_are_refused(tmp_path):
+  path = tmp_path / "x.npz"
+  with pytest.raises(FileNotFoundError):
+    tables.load(path)
+  for content in (b"", b"no zip", b"PK\x03\x04cut short"):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.npz is no file of a table"):
+      tables.load(path)
+  np.save(tmp_path / "x.npy", np.zeros(3))
+  with pytest.raises(ValueError, match="is no file of a table"):
+    tables.load(tmp_path / "x.npy")
+  table = random_table(3, 2)
+  np.savez(path, t=table.t, output=table.output)
+  with pytest.raises(ValueError, match="holds t, output, but .* state"):
+    tables.load(path)
+  np.savez(path, **table._replace(noise=np.zeros((2, 3)))._asdict())
+  with pytest.raises(ValueError, match=r"tableau\.noise must have shape"):
+    tables.load(path)
+
+
+def test_what_is_no_single_finite_table_is_not_saved(tmp_path):
+  table = random_table(3, 2)
+  with pytest.raises(ValueError, match="jax.vmap"):
+    tables.save(tmp_path / "a", tables.stack([table, table])[0])
+  bad = table._replace(t=np.array([1.0, np.nan, 0.5]))
+  with pytest.raises(ValueError, match=r"tableau\.t\[1\] is nan"):
+    tables.save(tmp_path / "a", bad)
+  with pytest.raises(TypeError, match="traced"):
+    jax.jit(lambda t: tables.save(tmp_path / "a", t))(table)
+  assert not list(tmp_path.iterdir())
+
+
 # --- refusals ----------------------------------------------------------------
 
 
