@@ -1,0 +1,8 @@
+"""Searching for solvers: populations of tables, judged on the same noises."""
+
+from jaxdiff.search import fitness
+from jaxdiff.search import gits
+from jaxdiff.search import populations
+from jaxdiff.search import usf
+
+__all__ = ["fitness", "gits", "populations", "usf"]
