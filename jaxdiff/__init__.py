@@ -67,6 +67,7 @@ _ON_DEMAND = (
   "networks",
   "parallel",
   "samplers",
+  "search",
   "training",
 )
 
