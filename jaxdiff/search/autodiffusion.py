@@ -32,6 +32,7 @@ from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.search import populations
+from jaxdiff.solvers.building import Solver
 
 Array = Any
 Fitness = Callable[[Sequence["Candidate"]], np.ndarray]
@@ -125,7 +126,7 @@ def table(
   process: GaussianProcess,
   times: Array,
   *,
-  solver: solvers.Solver = solvers.ddim,
+  solver: Solver = solvers.ddim,
 ) -> tables.Tableau:
   """Returns the solver's table on a candidate's times and on to sigma = 0.
 
@@ -195,7 +196,7 @@ def fitness(
   process: GaussianProcess,
   times: Array,
   *,
-  solver: solvers.Solver = solvers.ddim,
+  solver: Solver = solvers.ddim,
   bind: populations.Bind | None = None,
   n_blocks: int = 0,
   rows: int | None = None,

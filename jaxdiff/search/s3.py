@@ -361,11 +361,9 @@ def repair(
   lam = list(np.sort(schedule.lam))
   low, high = process.log_snr(np.asarray([process.t_max, process.t_min]))
   while True:
-    steps[-1] = dataclasses.replace(steps[-1], corrector="none")
-    trial = dataclasses.replace(
-      schedule, lam=tuple(range(len(lam))), steps=tuple(steps)
-    )
-    excess = usf.nfe(trial) - config.calls
+    steps = _lawful(steps, schedule.first)
+    made = dataclasses.replace(schedule, steps=tuple(steps))
+    excess = usf.nfe(made) - config.calls
     if excess == 0:
       break
     if excess > 0:
@@ -381,23 +379,28 @@ def repair(
     lam[i] = max(lam[i], lam[i - 1] + gap)
   for i in range(len(lam) - 2, 0, -1):
     lam[i] = min(lam[i], lam[i + 1] - gap)
+  lam = tuple(float(v) for v in lam)
+  return usf.validate(dataclasses.replace(made, lam=lam))
+
+
+def _lawful(steps, first):
+  """Returns the steps with orders, nodes and correctors that are allowed."""
+  made = []
   for i, step in enumerate(steps):
-    order = min(step.order, i + 1)
-    if schedule.first == "zero" and step.kind == "eps":
-      order = max(1, min(order, i - (step.corrector != "none")))
+    known = i + 1
+    if first == "zero" and step.kind == "eps":
+      known = max(1, i)  # the first node has no eps
+    order = min(step.order, known)
     nodes = step.nodes
     if nodes is not None and nodes >= order - 1:
       nodes = None
-    steps[i] = dataclasses.replace(step, order=order, nodes=nodes)
-    if schedule.first == "zero" and (
-      i == 0 or (step.kind == "eps" and order + 1 > i)
-    ):
-      steps[i] = dataclasses.replace(steps[i], kind="x0", corrector="none")
-  return usf.validate(
-    dataclasses.replace(
-      schedule, lam=tuple(float(v) for v in lam), steps=tuple(steps)
+    corrector = step.corrector
+    if i == len(steps) - 1 or (i == 0 and first == "zero"):
+      corrector = "none"
+    made.append(
+      dataclasses.replace(step, order=order, nodes=nodes, corrector=corrector)
     )
-  )
+  return made
 
 
 def encode(

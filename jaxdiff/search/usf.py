@@ -113,8 +113,8 @@ def validate(schedule: Schedule) -> Schedule:
     i = int(falling.argmax())
     raise ValueError(
       "the log-SNRs of a schedule are finite and rise from noise to data, but"
-      f" step {i} goes from {lam[i]:.6g} to {lam[i + 1]:.6g}; sort them and"
-      " drop repeated ones"
+      f" step {i} goes from {lam[i]:.6g} to {lam[i + 1]:.6g}; sort them,"
+      " drop repeated ones, and begin where alpha > 0"
     )
   checks.one_of(schedule.first, FIRSTS, "schedule.first")
   for i, step in enumerate(steps):
@@ -151,13 +151,12 @@ def validate(schedule: Schedule) -> Schedule:
 
 def _check_guess(steps):
   """Refuses what would need the noise that a guess of x0 leaves."""
-  for i, step in enumerate(steps):
-    reach = step.order + (step.corrector != "none")
-    if i == 0 and step.corrector != "none":
-      raise ValueError(
-        'step 0: first="zero" leaves nothing to correct; use "none" there'
-      )
-    if reach > i and i > 0 and step.kind == "eps":
+  if steps[0].corrector != "none":
+    raise ValueError(
+      'step 0: first="zero" leaves nothing to correct; use "none" there'
+    )
+  for i, step in enumerate(steps[1:], 1):
+    if step.order > i and step.kind == "eps":
       raise ValueError(
         f"step {i}: eps of the first node is no output of the network with"
         ' first="zero"; use kind="x0" there or a lower order'
@@ -186,8 +185,9 @@ def table(schedule: Schedule, process: GaussianProcess) -> Tableau:
       f"the schedule runs over the log-SNRs {lam[0]:.6g}..{lam[-1]:.6g}, the"
       f" process over {ends[0]:.6g}..{ends[1]:.6g}; choose within those"
     )
-  times = process.log_snr_inverse(lam)
-  times = np.clip(times, process.t_min, process.t_max)
+  times = np.array(process.log_snr_inverse(lam))
+  for end, lam_end in zip((process.t_max, process.t_min), ends):
+    times[abs(lam - lam_end) < 1e-9] = end  # not up to a round trip
   alpha, sigma = process.alpha(times), process.sigma(times)
   calls = nfe(schedule)
   unit = np.eye(calls + 1)  # x_T, and the x0 of every call
