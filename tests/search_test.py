@@ -174,7 +174,7 @@ def test_a_table_makes_the_steps_one_by_one(first, process, x64):
   model = oracles.exact(oracles.g2(), process)
   x = np.asarray(process.prior(KEY, (8, 2), dtype=jnp.float64))
   expected, calls = by_hand(schedule, process, model, x)
-  start = x * process.sigma(table.t[0]) / process.sigma(process.t_max)
+  start = x * (process.sigma(table.t[0]) / process.sigma(process.t_max))
   if first == "network":
     np.testing.assert_array_equal(start, x)
   result = sampling.sample(KEY, model, table, jnp.asarray(start))
