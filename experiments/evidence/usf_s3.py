@@ -2,10 +2,10 @@
 
 Exact mixtures under EDM noise from 20 to 0.02: g2 (2 dimensions, 3 components)
 and g16 (16 dimensions, 10 components). The score is the rmse of the end points
-to RK4 from the same noises, 256 of them in 2 dimensions and 1,024 in 16; what is
-reported comes from 2,048 others. The baseline is the best of 2M, 3M, UniPC-2 and
-UniPC-3 on the log-SNR and the rho = 7 grid, on the noises of the report. Every
-search has 1,500 true evaluations, in float64.
+to RK4 from the same noises, 256 of them in 2 dimensions and 1,024 in 16; what
+is reported comes from 2,048 others. The baseline is the best of 2M, 3M, UniPC-2
+and UniPC-3 on the log-SNR and the rho = 7 grid, on the noises of the report.
+Every search has 1,500 true evaluations, in float64.
 """
 
 import jax
