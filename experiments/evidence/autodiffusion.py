@@ -8,9 +8,9 @@ baseline is the better of the strides T / K and of equal distances from 0 to
 999, each for its own metric.
 
 Blocks: residual perceptrons of the digits with 8 blocks of width 64 (2,000
-updates), under VP, 512 search noises. The budget is that of 4 whole steps; up to
-3 of 8 blocks may be skipped a step, so that up to 6 steps can be paid for. The
-second network has another seed and a width of 48.
+updates), under VP, 512 search noises. The budget is that of 4 whole steps; up
+to 3 of 8 blocks may be skipped a step, so that up to 6 steps can be paid for.
+The second network has another seed and a width of 48.
 """
 
 import dataclasses
