@@ -141,7 +141,9 @@ def partition(tree: PyTree) -> tuple[list, tuple]:
   leaves, treedef = jax.tree.flatten(tree)
   arrays = [leaf for leaf in leaves if is_array(leaf)]
   rest = tuple(None if is_array(leaf) else _Static(leaf) for leaf in leaves)
-  static = (treedef, rest)
+  # treedefs of different dataclasses with equal fields are equal (jax 0.10), so
+  # one class would run the other's program: the types are told apart here
+  static = (treedef, rest, _types(treedef))
   try:
     hash(static)
   except TypeError as error:
@@ -156,10 +158,16 @@ def partition(tree: PyTree) -> tuple[list, tuple]:
 
 def combine(arrays: list, static: tuple) -> PyTree:
   """Returns the tree that `partition` split."""
-  treedef, rest = static
+  treedef, rest, _ = static
   arrays = iter(arrays)
   leaves = [next(arrays) if leaf is None else leaf.value for leaf in rest]
   return jax.tree.unflatten(treedef, leaves)
+
+
+def _types(treedef: Any) -> tuple | None:
+  """Returns the types of a tree's nodes, as a nested tuple."""
+  node = treedef.node_data()
+  return node and (node[0], *map(_types, treedef.children()))
 
 
 class _Static:

@@ -1,5 +1,6 @@
 """Trees: batches, noise that belongs to a sample, arrays and the rest."""
 
+import dataclasses
 import functools
 
 import jax
@@ -152,6 +153,33 @@ def test_equal_models_share_a_program_and_arrays_are_its_arguments():
   program(*tree.partition(dict(model(), function=jnp.sin)))
   program(*tree.partition(dict(model(), process=processes.ve())))
   assert program._cache_size() == 3
+
+
+def test_classes_of_equal_fields_do_not_share_a_program():
+  @jax.tree_util.register_dataclass
+  @dataclasses.dataclass(frozen=True)
+  class Double:
+    by: float
+
+    def __call__(self, x):
+      return 2.0 * x * self.by
+
+  @jax.tree_util.register_dataclass
+  @dataclasses.dataclass(frozen=True)
+  class Square:
+    by: float
+
+    def __call__(self, x):
+      return x**2 * self.by
+
+  @functools.partial(jax.jit, static_argnums=1)
+  def program(arrays, static):
+    return tree.combine(arrays, static)["inner"][0](3.0)
+
+  results = [
+    program(*tree.partition({"inner": [one(1.0)]})) for one in (Double, Square)
+  ]
+  assert results == [6.0, 9.0]
 
 
 def test_a_model_that_cannot_be_a_compilation_key_is_refused_with_the_mend():
