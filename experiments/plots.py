@@ -143,3 +143,47 @@ def image_grid(
     axis.set_title(title, fontsize=9)
   figure.savefig(path, dpi=150)
   plt.close(figure)
+
+
+def search(
+  scores: Any, rows: list[dict[str, Any]], path: pathlib.Path, title: str
+) -> None:
+  """Draws every candidate of a search and the best so far; saves the picture.
+
+  Args:
+    scores: f[m], in the order of evaluation.
+    rows: the winner's and those of known solvers, as experiments.search has
+      them.
+    path: of the PNG file.
+    title: of the figure.
+  """
+  figure, axis = plt.subplots(figsize=(7, 4.8))
+  scores = np.asarray(scores)
+  at = np.arange(1, len(scores) + 1)
+  axis.plot(at, scores, ".", color="0.75", markersize=3, label="candidates")
+  best = np.minimum.accumulate(scores)
+  axis.plot(at, best, color="tab:red", label="best so far")
+  for row, colour in zip(
+    rows, ("tab:red", "tab:blue", "tab:green", "tab:brown")
+  ):
+    axis.axhline(
+      row["held_out"],
+      color=colour,
+      linestyle="--",
+      linewidth=1.0,
+      label=f"{row['name']}, other noises",
+    )
+  axis.set(
+    yscale="log",
+    xlabel="candidates evaluated",
+    ylabel="rmse to the converged ODE",
+    title=title,
+  )
+  finite = scores[np.isfinite(scores)]
+  low = min(finite.min(), *(row["held_out"] for row in rows))
+  axis.set_ylim(0.8 * low, 30 * low)
+  axis.grid(alpha=0.25)
+  axis.legend(fontsize=8)
+  figure.tight_layout()
+  figure.savefig(path, dpi=130)
+  plt.close(figure)
