@@ -140,7 +140,7 @@ def _evolve(key, problem, process, config, out):
     _search_config(config),
     budget=config.budget,
     guided=config.method == "s3",
-    chunk=config.chunk,
+    chunk=config.chunk or None,
     progress=progress,
     known=known,
   )
@@ -186,7 +186,7 @@ def _gits(key, problem, process, config):
         made[f"{name} on gits({gamma:g})"] = case.build(process, grid)
   names = list(made)
   scores = populations.evaluate(
-    problem, list(made.values()), chunk=config.chunk
+    problem, list(made.values()), chunk=config.chunk or None
   )
   best = int(scores.argmin())
   return names[best], made[names[best]], scores
@@ -216,7 +216,7 @@ def _report(searched, held, process, table, name, config):
   """
   known = _known(process, config.calls)
   judge = lambda problem, some: populations.evaluate(
-    problem, some, chunk=config.chunk
+    problem, some, chunk=config.chunk or None
   )
   values = judge(searched, list(known.values()))
   order = np.argsort(values, kind="stable")[:3]

@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
       noises=256,  # that the search sees
       held_out=2048,  # that it does not see
       reference_steps=200,  # of RK4
-      chunk=8,  # candidates at once; more on an accelerator
+      chunk=0,  # candidates at once; 0: what suits the device
       seed=0,
       float64=False,
       out="runs/search_mixture",

@@ -200,7 +200,7 @@ def fitness(
   bind: populations.Bind | None = None,
   n_blocks: int = 0,
   rows: int | None = None,
-  chunk: int = 16,
+  chunk: int | None = None,
 ) -> Fitness:
   """Returns the fitness of candidates, a population at a time.
 

@@ -29,6 +29,7 @@ from jaxdiff.processes import GaussianProcess
 from jaxdiff.search import fitness as fitnesses
 
 Array = Any
+_CACHED = 4096  # values of a chunk's samples that a CPU handles best
 Bind = Callable[[Any, Any], sampling.Model]
 
 
@@ -124,7 +125,7 @@ def evaluate(
   scale: Any = None,
   settings: Any = None,
   bind: Bind | None = None,
-  chunk: int = 16,
+  chunk: int | None = None,
 ) -> np.ndarray:
   """Returns the fitness of every candidate, f[m]; one compiled program.
 
@@ -140,8 +141,8 @@ def evaluate(
     settings: tree of [m, n, ...], what changes from call to call.
     bind: (model, setting) -> model; needed with settings. One function object
       is one program.
-    chunk: candidates that run at once. More keep an accelerator busy, fewer
-      keep a CPU in its caches.
+    chunk: candidates that run at once, 64 by default on an accelerator and, on
+      a CPU, as many as stay in its caches.
 
   Returns:
     The fitnesses; inf where one is not finite, with a warning.
@@ -158,6 +159,10 @@ def evaluate(
   if not isinstance(population, tables.Tableau):
     stacked, _ = tables.stack(population)
   size = tree.batch_size(stacked)
+  if chunk is None:
+    chunk = 64
+    if jax.default_backend() == "cpu":
+      chunk = int(np.clip(_CACHED // problem.start.size, 1, 16))
   chunks = -(-size // chunk)
   capacity = chunk * 2 ** (chunks - 1).bit_length()
   scale = np.ones(size) if scale is None else np.asarray(scale)
@@ -221,11 +226,16 @@ def _program(
     end, _ = sampling.run(key, advance, rows, state)
     return fitness(end.a.astype(start.dtype))
 
+  shape = jax.tree.leaves(candidates)[0].shape[:2]
+
   def step(i, values):
     at = jax.tree.map(lambda leaf: leaf[i], candidates)
-    return values.at[i].set(jax.vmap(one)(at).astype(dtype))
+    if shape[1] == 1:  # matrix products without a batch axis are faster
+      new = one(jax.tree.map(lambda leaf: leaf[0], at))[None]
+    else:
+      new = jax.vmap(one)(at)
+    return values.at[i].set(new.astype(dtype))
 
-  shape = jax.tree.leaves(candidates)[0].shape[:2]
   return jax.lax.fori_loop(0, chunks, step, jnp.full(shape, jnp.inf, dtype))
 
 

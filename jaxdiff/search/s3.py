@@ -109,7 +109,7 @@ def search(
   *,
   budget: int,
   guided: bool = True,
-  chunk: int = 16,
+  chunk: int | None = None,
   progress: Any = None,
   known: tuple[list[Schedule], np.ndarray] | None = None,
 ) -> Result:
@@ -183,7 +183,7 @@ def evaluate(
   problem: populations.Problem,
   process: GaussianProcess,
   schedules: list[Schedule],
-  chunk: int = 16,
+  chunk: int | None = None,
 ) -> np.ndarray:
   """Returns the fitness of every schedule, f64[m]."""
   population = [usf.table(s, process) for s in schedules]

@@ -1,0 +1,148 @@
+"""What a population of tables in one program saves over one table at a time.
+
+  python -m experiments.bench_search
+
+1,000 random solver schedules (bred by `jaxdiff.search.s3`) of 8 calls on the
+digits mixture under EDM noise, judged by their rmse to the converged ODE from
+the same noises: in one call of one compiled program; one at a time, warm, by
+`jaxdiff.sample`, which compiles once for all of them; and one at a time with a
+program for each, as where a solver is code, from a few. A minute on two cores.
+
+On a CPU a table alone keeps the cores busy, and what is saved is Python and
+dispatch: the cheaper the target and the fewer the noises, the more. An
+accelerator is idle with one table.
+"""
+
+import json
+import platform
+import statistics
+import time
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import console
+from jaxdiff import oracles
+from jaxdiff import processes
+from jaxdiff import sampling
+from jaxdiff.search import populations
+from jaxdiff.search import s3
+from jaxdiff.search import usf
+
+_TABLES = flags.DEFINE_integer("tables", 1000, "Candidates.", lower_bound=2)
+_CALLS = flags.DEFINE_integer("calls", 8, "Network calls.", lower_bound=2)
+_NOISES = flags.DEFINE_list("noises", ["16", "64"], "Noises, several in turn.")
+_CHUNK = flags.DEFINE_integer(
+  "chunk", None, "Candidates at once; by default what suits the device."
+)
+_TARGET = flags.DEFINE_enum(
+  "target", "digits_mixture", ["digits_mixture", "grid25", "g16"], "Oracle."
+)
+_REPEAT = flags.DEFINE_integer("repeat", 3, "Timed rounds.", lower_bound=1)
+_FRESH = flags.DEFINE_integer(
+  "fresh", 4, "Tables to compile a program for each.", lower_bound=1
+)
+_JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
+
+
+def candidates(process, calls, size):
+  """Returns tables of random mutations of the known solvers."""
+  config = s3.Config(calls, p_mutate=0.9)
+  rng = np.random.default_rng(0)
+  known = s3.seeds(process, config)
+  made = list(known)
+  while len(made) < size:
+    parent = known[rng.integers(len(known))]
+    child = s3.mutate(rng, parent, config)
+    made.append(s3.repair(rng, child, process, config))
+  return [usf.table(schedule, process) for schedule in made[:size]]
+
+
+def main() -> None:
+  process = processes.edm()
+  model = oracles.exact(getattr(oracles, _TARGET.value)(), process)
+  population = candidates(process, _CALLS.value, _TABLES.value)
+  results = {}
+  for noises in map(int, _NOISES.value):
+    results[noises] = measure(process, model, population, noises)
+  if _JSON.value:
+    with open(_JSON.value, "w") as f:
+      json.dump(
+        dict(
+          results=results,
+          tables=_TABLES.value,
+          calls=_CALLS.value,
+          chunk=_CHUNK.value,
+          device=jax.devices()[0].device_kind,
+          jax=jax.__version__,
+          machine=platform.machine(),
+        ),
+        f,
+        indent=1,
+      )
+
+
+def measure(process, model, population, noises):
+  """Times the three ways on as many noises; prints and returns seconds."""
+  key = jax.random.key(0)
+  shape = np.shape(model.distribution.means)[1:]
+  task = populations.converged(key, model, process, shape, noises, steps=50)
+  judge = jax.jit(lambda fitness, x: fitness(x))
+  many = len(population)
+
+  def together():
+    return populations.evaluate(task, population, chunk=_CHUNK.value)
+
+  def alone(some=population):
+    return np.asarray(
+      [
+        judge(task.fitness, sampling.sample(key, model, table, task.start))
+        for table in some
+      ]
+    )
+
+  def seconds(f):
+    begin = time.perf_counter()
+    value = f()
+    return time.perf_counter() - begin, value
+
+  jax.clear_caches()
+  cold_alone, one = seconds(alone)
+  cold_together, other = seconds(together)
+  agree = float(np.nanmax(abs(one / other - 1.0)))
+  rounds = [
+    (seconds(together)[0], seconds(alone)[0]) for _ in range(_REPEAT.value)
+  ]
+  warm_together, warm_alone = map(statistics.median, zip(*rounds))
+
+  def fresh():
+    for table in population[: _FRESH.value]:
+      jax.clear_caches()
+      alone([table])
+
+  each = seconds(fresh)[0] / _FRESH.value
+  print(
+    f"{many} tables of {_CALLS.value} calls, {noises} noises, {_TARGET.value},"
+    f" {jax.devices()[0].device_kind}; the same fitness to {agree:.1e}\n"
+    f"  in one program        {warm_together:8.2f} s warm"
+    f" {cold_together:8.2f} s with compiling\n"
+    f"  one at a time         {warm_alone:8.2f} s warm"
+    f" {cold_alone:8.2f} s with compiling: x {warm_alone / warm_together:.1f}"
+    f" warm, x {cold_alone / cold_together:.1f} with compiling\n"
+    f"  a program for each    {each * many:8.0f} s (from"
+    f" {_FRESH.value}): x {each * many / cold_together:.0f}",
+    flush=True,
+  )
+  return dict(
+    together=warm_together,
+    alone=warm_alone,
+    together_compiling=cold_together,
+    alone_compiling=cold_alone,
+    program_each=each * many,
+    agree=agree,
+  )
+
+
+if __name__ == "__main__":
+  console.run(main)
