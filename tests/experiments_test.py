@@ -58,7 +58,16 @@ def rows_of(out):
 
 
 @pytest.mark.parametrize(
-  "script", ["train", "sample", "frontier", "demo", "bench_overhead"]
+  "script",
+  [
+    "train",
+    "sample",
+    "frontier",
+    "search",
+    "demo",
+    "bench_overhead",
+    "bench_search",
+  ],
 )
 def test_help_begins_with_what_the_script_does(script):
   done = start(f"experiments.{script}", "--help", check=False)
