@@ -62,7 +62,7 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
   jax.config.update("jax_enable_x64", config.float64)
   out = pathlib.Path(config.out)
   out.mkdir(parents=True, exist_ok=True)
-  target = frontier.load_target(config)
+  target = _begin_with_signal(frontier.load_target(config))
   key = jax.random.key(config.seed)
 
   def task(index):
@@ -105,6 +105,18 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
   plots.search(scores, rows, out / "search.png", config.title)
   print(f"Wrote {out}/best.npz, search.csv, search.json and search.png.")
   return summary
+
+
+def _begin_with_signal(target):
+  """Returns the target; where alpha(t_max) = 0 it begins a little later."""
+  process = target.process
+  if process.alpha(process.t_max) > 0:
+    return target
+  begin = float(process.time_at(1000.0))
+  print(
+    f"alpha({process.t_max:g}) = 0, so all tables begin at t = {begin:.4g}."
+  )
+  return target._replace(process=dataclasses.replace(process, t_max=begin))
 
 
 def _evolve(key, problem, process, config, out):

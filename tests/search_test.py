@@ -452,6 +452,9 @@ def test_budgets_that_make_no_search_are_refused(problem):
     s3.Config(1)
   with pytest.raises(ValueError, match="does not reach beyond"):
     s3.search(KEY, problem, EDM, SMALL, budget=5)
+  with pytest.raises(ValueError, match="begin a little later"):
+    flow = processes.rectified_flow()
+    s3.search(KEY, problem, flow, SMALL, budget=50)
 
 
 def test_the_predictor_ranks_what_it_has_not_seen():

@@ -128,10 +128,17 @@ def search(
     known: schedules and scores of an interrupted search, to go on from.
 
   Raises:
-    ValueError: for a budget that the known solvers alone exhaust, or if no
-      candidate has a finite fitness.
+    ValueError: for a budget that the known solvers alone exhaust, a process
+      without any signal at t_max, or if no candidate has a finite fitness.
   """
+  if process.alpha(process.t_max) == 0:
+    raise ValueError(
+      f"alpha({process.t_max:.4g}) = 0: the log-SNR of the first step is not"
+      " finite, and cannot be searched; begin a little later, with"
+      " dataclasses.replace(process, t_max=0.999 * process.t_max)"
+    )
   schedules = seeds(process, config)
+  progress = progress or (lambda schedules, scores: None)
   if budget <= len(schedules):
     raise ValueError(
       f"budget={budget} does not reach beyond the {len(schedules)} known"
@@ -140,7 +147,7 @@ def search(
   score = lambda some: evaluate(problem, process, some, chunk)
   if known is None:
     scores = score(schedules)
-    tell(progress, schedules, scores)
+    progress(schedules, scores)
   else:
     schedules, scores = list(known[0]), np.asarray(known[1], np.float64)
   tau = []
@@ -163,7 +170,7 @@ def search(
       tau.append(predictors.kendall(held, fresh[-wild:]))
     schedules += children
     scores = np.append(scores, fresh)
-    tell(progress, schedules, scores)
+    progress(schedules, scores)
   best = int(scores.argmin())
   if not np.isfinite(scores[best]):
     raise ValueError(
@@ -193,12 +200,6 @@ def evaluate(
     populations.evaluate(problem, population, scale=scale, chunk=chunk),
     np.float64,
   )
-
-
-def tell(progress, schedules, scores):
-  """Reports to the caller, if it asked."""
-  if progress is not None:
-    progress(schedules, scores)
 
 
 def seeds(process: GaussianProcess, config: Config) -> list[Schedule]:
@@ -236,11 +237,9 @@ def breed(
       bred first.
   """
   seen = set(schedules)
-  parents = [schedules[i] for i in np.argsort(scores, kind="stable")]
-  parents = [
-    p for p, s in zip(parents, np.sort(scores)) if np.isfinite(s)
-  ] or parents
-  parents = parents[: config.parents]
+  order = np.argsort(scores, kind="stable")
+  finite = [i for i in order if np.isfinite(scores[i])]  # inf is no parent
+  parents = [schedules[i] for i in (finite or order)[: config.parents]]
 
   def children(parents, count):
     born = []
@@ -327,22 +326,13 @@ def crossover(
 ) -> Schedule:
   """Returns a schedule with the times of one and steps of either parent.
 
-  Raises:
-    ValueError: for parents of different numbers of steps with no common part.
+  Of a parent with fewer steps as many are taken as there are.
   """
-  if len(one.steps) != len(other.steps):
-    common = min(len(one.steps), len(other.steps))
-    tail = one.steps[common:]
-    other_steps = (*other.steps[:common], *tail)
-  else:
-    other_steps = other.steps
-  if rng.random() < 0.5:  # whole attributes
-    steps = other_steps
-  else:
-    take = rng.random(len(one.steps)) < 0.5
-    steps = tuple(
-      b if t else a for a, b, t in zip(one.steps, other_steps, take)
-    )
+  theirs = (*other.steps[: len(one.steps)], *one.steps[len(other.steps) :])
+  take = rng.random(len(one.steps)) < 0.5
+  if rng.random() < 0.5:  # all that the other has
+    take[:] = True
+  steps = tuple(b if t else a for a, b, t in zip(one.steps, theirs, take))
   return dataclasses.replace(one, steps=steps)
 
 
