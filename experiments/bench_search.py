@@ -10,12 +10,12 @@ program for each, as where a solver is code, from a few. A minute on two cores.
 
 On a CPU a table alone keeps the cores busy, and what is saved is Python and
 dispatch: the cheaper the target and the fewer the noises, the more. An
-accelerator is idle with one table.
+accelerator is idle with one table. Seconds of the processor stand beside those
+of the clock, which a busy machine stretches.
 """
 
 import json
 import platform
-import statistics
 import time
 
 import jax
@@ -103,45 +103,51 @@ def measure(process, model, population, noises):
     )
 
   def seconds(f):
-    begin = time.perf_counter()
+    wall, busy = time.perf_counter(), time.process_time()
     value = f()
-    return time.perf_counter() - begin, value
+    wall, busy = time.perf_counter() - wall, time.process_time() - busy
+    return np.asarray([wall, busy]), value
 
   jax.clear_caches()
   cold_alone, one = seconds(alone)
   cold_together, other = seconds(together)
   agree = float(np.nanmax(abs(one / other - 1.0)))
-  rounds = [
+  pairs = [
     (seconds(together)[0], seconds(alone)[0]) for _ in range(_REPEAT.value)
   ]
-  warm_together, warm_alone = map(statistics.median, zip(*rounds))
+  warm_together, warm_alone = np.median(pairs, axis=0)
 
   def fresh():
     for table in population[: _FRESH.value]:
       jax.clear_caches()
       alone([table])
 
-  each = seconds(fresh)[0] / _FRESH.value
-  print(
-    f"{many} tables of {_CALLS.value} calls, {noises} noises, {_TARGET.value},"
-    f" {jax.devices()[0].device_kind}; the same fitness to {agree:.1e}\n"
-    f"  in one program        {warm_together:8.2f} s warm"
-    f" {cold_together:8.2f} s with compiling\n"
-    f"  one at a time         {warm_alone:8.2f} s warm"
-    f" {cold_alone:8.2f} s with compiling: x {warm_alone / warm_together:.1f}"
-    f" warm, x {cold_alone / cold_together:.1f} with compiling\n"
-    f"  a program for each    {each * many:8.0f} s (from"
-    f" {_FRESH.value}): x {each * many / cold_together:.0f}",
-    flush=True,
-  )
-  return dict(
+  each = seconds(fresh)[0] / _FRESH.value * many
+  results = dict(
     together=warm_together,
     alone=warm_alone,
     together_compiling=cold_together,
     alone_compiling=cold_alone,
-    program_each=each * many,
-    agree=agree,
+    program_each=each,
   )
+  said = dict(
+    together="in one program",
+    alone="one at a time",
+    together_compiling="in one program, compiling it",
+    alone_compiling="one at a time, compiling once",
+    program_each=f"a program for each (from {_FRESH.value})",
+  )
+  print(
+    f"{many} tables of {_CALLS.value} calls, {noises} noises, {_TARGET.value},"
+    f" {jax.devices()[0].device_kind}; the same fitness to {agree:.1e}\n"
+    f"{'':36s}{'s':>10}{'CPU s':>10}{'ratio':>10}{'CPU':>8}"
+  )
+  for name, (wall, busy) in results.items():
+    base = warm_together if name == "alone" else cold_together
+    ratio = "" if "together" in name else f"{wall / base[0]:9.1f}x"
+    ratio += "" if "together" in name else f"{busy / base[1]:7.1f}x"
+    print(f"  {said[name]:34s}{wall:10.2f}{busy:10.2f}{ratio}", flush=True)
+  return dict(agree=agree) | {k: v.tolist() for k, v in results.items()}
 
 
 if __name__ == "__main__":
