@@ -271,17 +271,8 @@ def search_steps(
   """
   config = Config() if config is None else config
   _check_steps(size, steps)
-  start = {uniform(size, steps): None, linspace(size, steps): None}
-  return _evolve(
-    key,
-    fitness,
-    size,
-    config,
-    list(start),
-    _Space(steps, 0, 0),
-    budget,
-    progress,
-  )
+  space = _Space(steps, 0, 0)
+  return _evolve(key, fitness, size, config, space, budget, progress)
 
 
 def search_joint(
@@ -325,17 +316,7 @@ def search_joint(
       f"max_prune={config.max_prune} of {n_blocks} blocks is less than one"
       f" block: nothing would be skipped; raise it to {1 / n_blocks:.3g}"
     )
-  start = {uniform(size, steps): None, linspace(size, steps): None}
-  return _evolve(
-    key,
-    fitness,
-    size,
-    config,
-    list(start),
-    space,
-    evaluations,
-    progress,
-  )
+  return _evolve(key, fitness, size, config, space, evaluations, progress)
 
 
 class _Space(NamedTuple):
@@ -346,8 +327,10 @@ class _Space(NamedTuple):
   budget: int
 
 
-def _evolve(key, fitness, size, config, start, space, budget, progress):
+def _evolve(key, fitness, size, config, space, budget, progress):
   """Runs the epochs."""
+  start = [uniform(size, space.steps), linspace(size, space.steps)]
+  start = list(dict.fromkeys(start))  # one, if they are the same
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
   budget = config.epochs * config.population if budget is None else budget
   visited = {}
@@ -383,8 +366,12 @@ def _evolve(key, fitness, size, config, start, space, budget, progress):
 
 
 def _epoch(rng, visited, start, size, config, space, limit, room):
-  """Returns the candidates of an epoch, none of them visited."""
+  """Returns the candidates of an epoch, none of them visited.
+
+  Ten tries for each place; a space that is nearly used up is then listed.
+  """
   born = {}
+  listed = not space.blocks and math.comb(size, space.steps) <= 10_000
 
   def slot(make):
     for _ in range(10):
@@ -392,13 +379,11 @@ def _epoch(rng, visited, start, size, config, space, limit, room):
       if child not in visited and child not in born:
         born[child] = None
         return
-    rest = space.steps
-    if not space.blocks and math.comb(size, rest) <= 10_000:  # small: go on
-      for steps in itertools.combinations(range(size), rest):
-        child = Candidate(steps)
-        if child not in visited and child not in born:
-          born[child] = None
-          return
+    rest = itertools.combinations(range(size), space.steps) if listed else ()
+    for child in map(Candidate, rest):
+      if child not in visited and child not in born:
+        born[child] = None
+        return
 
   fresh = lambda: Candidate(
     tuple(rng.choice(size, space.steps, replace=False).tolist())
