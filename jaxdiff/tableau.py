@@ -334,6 +334,8 @@ def _one_data_shape(tableaux):
       leaf = xp.broadcast_to(leaf, leaf.shape[:rank] + data)
       tableaux[i] = tableaux[i]._replace(**{name: leaf})
   return tableaux
+
+
 def save(path: str | os.PathLike, tableau: Tableau) -> None:
   """Writes a table to a small npz file in float64, whole or not at all.
 
