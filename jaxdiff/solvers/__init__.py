@@ -59,6 +59,8 @@ from jaxdiff.solvers.sa_solver import sa_solver
 from jaxdiff.solvers.seeds import seeds
 from jaxdiff.solvers.transport import transport
 from jaxdiff.solvers.unic import unic
+from jaxdiff.solvers.transfer import normal_form
+from jaxdiff.solvers.transfer import transfer
 from jaxdiff.solvers.unipc import unipc
 
 __all__ = [
@@ -102,6 +104,7 @@ __all__ = [
   "langevin",
   "midpoint",
   "model_statistics",
+  "normal_form",
   "orders_for_budget",
   "plms",
   "pndm",
@@ -116,6 +119,7 @@ __all__ = [
   "solver",
   "unic",
   "transport",
+  "transfer",
   "unipc",
   "with_langevin",
 ]
