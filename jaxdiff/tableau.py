@@ -18,10 +18,11 @@ drawn only where a scale is not 0, so the gradient in a scale that is exactly 0
 is 0.)
 """
 
+import json
 import os
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -336,12 +337,18 @@ def _one_data_shape(tableaux):
   return tableaux
 
 
-def save(path: str | os.PathLike, tableau: Tableau) -> None:
+def save(
+  path: str | os.PathLike,
+  tableau: Tableau,
+  about: Mapping[str, Any] | None = None,
+) -> None:
   """Writes a table to a small npz file in float64, whole or not at all.
 
   Args:
     path: of the file; its folder is made if it is not there.
     tableau: one table with concrete leaves.
+    about: where it comes from (model, process, error on which noises, ...),
+      anything that JSON can hold; read back by `about`.
 
   Raises:
     TypeError: for a traced table.
@@ -359,7 +366,7 @@ def save(path: str | os.PathLike, tableau: Tableau) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(path.name + ".partial")
   with open(partial, "wb") as f:  # a name would be given a suffix by numpy
-    np.savez(f, **tableau._asdict())
+    np.savez(f, **tableau._asdict(), about=json.dumps(dict(about or {})))
   partial.replace(path)
 
 
@@ -384,6 +391,13 @@ def load(path: str | os.PathLike) -> Tableau:
       f" {', '.join(missing)}; tableau.save(path, table) writes all of it"
     )
   return validate(Tableau(*(leaves[name] for name in Tableau._fields)))
+
+
+def about(path: str | os.PathLike) -> dict[str, Any]:
+  """Returns what `save` was told about the table, empty if nothing."""
+  load(path)  # refuses what is no file of a table
+  with np.load(path, allow_pickle=False) as held:
+    return json.loads(str(held["about"])) if "about" in held.files else {}
 
 
 def _weights(output: Any) -> Any:

@@ -365,3 +365,13 @@ def test_one_step_tables_are_told_from_those_with_memory_or_stages():
     assert not solvers.CASES[build].build(edm, grid).one_step, build
   noisy_end = tables.row(1.0, "x0", (0.5, 0.0, 0.5), noise=(0.0, 1.0, 0.0))
   assert not noisy_end.one_step  # y gets noise that a does not
+
+
+def test_a_saved_table_says_where_it_comes_from(tmp_path):
+  table = tables.row(1.0, "x0", y=(0.5, 0.0, 1.0))
+  facts = {"model": "abc", "rmse": 0.02, "grid": [1.0, 0.5]}
+  tables.save(tmp_path / "a.npz", table, about=facts)
+  assert tables.about(tmp_path / "a.npz") == facts
+  assert tables.load(tmp_path / "a.npz").t == table.t
+  tables.save(tmp_path / "b.npz", table)
+  assert tables.about(tmp_path / "b.npz") == {}

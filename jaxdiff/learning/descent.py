@@ -1,0 +1,256 @@
+r"""Gradient descent on the numbers that make a table.
+
+`build(theta) -> Tableau` says what is free: every leaf (`bns`), a grid (`ld3`),
+a few numbers a step (`amed`). The loss is how far the table ends from the
+teacher, on the noises of `Lessons`; its gradient goes through the sampling.
+
+Two things make this fast enough for minutes on a laptop. The numbers of a table
+act on very different scales, and nearly in the same direction; so Adam walks in
+coordinates in which they do neither. With J = d end / d theta, theta = theta_0
++ P z with P^T E[w J^T J] P = 1: a step of length r in z moves the ends by r
+(root mean square) wherever it points. P is computed anew each round, by forward
+mode, and the length of steps is a fraction of the current error.
+
+And a few samples near a ridge, where paths part, have errors and slopes that
+drown all others. The loss is c^2 log(1 + e^2 / c^2), which counts large errors
+less, with c growing from about the median error to far above all: it ends as
+the mean square. In P such samples are held down by w = 1 / (1 + |J|^2 / mean).
+
+A round whose end is worse on the validation noises is taken back and the steps
+are halved; the best iterate is what is returned.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdiff import sampling
+from jaxdiff import tree
+from jaxdiff.learning import teacher
+from jaxdiff.tableau import Tableau
+
+Build = Callable[[jax.Array], Tableau]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How to descend.
+
+  Attributes:
+    rounds: number of rounds; each is checked on the validation noises.
+    steps: gradient steps a round.
+    batch: noises a step.
+    rate: length of the first steps, as a fraction of the rmse.
+    damping: share of the identity in the scaled metric, which bounds steps
+      along directions that the ends hardly feel.
+    robust: first c of the loss, as a multiple of the rmse; c grows a
+      hundredfold over the run. inf is the plain mean square throughout.
+    metric_batch: noises that the metric is estimated on.
+  """
+
+  rounds: int = 12
+  steps: int = 100
+  batch: int = 256
+  rate: float = 0.2
+  damping: float = 1e-4
+  robust: float = 0.3
+  metric_batch: int = 512
+
+
+class Progress(NamedTuple):
+  """Where a descent stands after a round; all that is needed to go on.
+
+  Attributes:
+    round: number of rounds done.
+    theta: f[P], the current iterate.
+    best: f[P], the best one on the validation noises.
+    rmse: of the current iterate on the validation noises.
+    best_rmse: of the best one.
+    slower: factor on the rate, from rounds that were taken back.
+    seconds: spent so far.
+  """
+
+  round: int
+  theta: np.ndarray
+  best: np.ndarray
+  rmse: float
+  best_rmse: float
+  slower: float
+  seconds: float
+
+
+def descend(
+  key: jax.Array,
+  model: sampling.Model,
+  build: Build,
+  theta: Any,
+  train: teacher.Lessons,
+  validation: teacher.Lessons,
+  settings: Settings | None = None,
+  resume: Progress | None = None,
+) -> Iterator[Progress]:
+  """Yields after each round; stop whenever you like and take `best`.
+
+  Args:
+    key: PRNG key of the minibatches.
+    model: the model that is sampled from.
+    build: theta -> Tableau, traceable by JAX.
+    theta: f[P], where to start.
+    train: lessons that gradients see.
+    validation: lessons that choose.
+    settings: how to descend.
+    resume: an earlier Progress to go on from.
+
+  Raises:
+    ValueError: if the start's error is not finite, or a lesson's noise is
+      shared by both sets.
+  """
+  settings = Settings() if settings is None else settings
+  refuse_shared(train, validation)
+  arrays, static = tree.partition(model)
+  batch = min(settings.batch, tree.batch_size(train.start))
+  dtype = train.start.dtype
+
+  def ends(theta, arrays, lessons):
+    bound = teacher.labelled(tree.combine(arrays, static), lessons)
+    return sampling.sample(
+      jax.random.key(0), bound, build(theta), lessons.start
+    )
+
+  @jax.jit
+  def error(theta, arrays, lessons):
+    out = ends(theta, arrays, lessons)
+    return teacher.square_errors(out, lessons)
+
+  @jax.jit
+  def slopes(theta, arrays, lessons):
+    _, push = jax.linearize(lambda v: ends(v, arrays, lessons), theta)
+    j = jax.lax.map(push, jnp.eye(len(theta), dtype=dtype), batch_size=8)
+    return j.reshape(*j.shape[:2], -1)
+
+  @jax.jit
+  def one_round(key, theta, metric, rates, c, arrays, train):
+    optimizer = optax.scale_by_adam(0.9, 0.99)
+
+    def loss(z, lessons):
+      square = teacher.square_errors(
+        ends(theta + metric @ z, arrays, lessons), lessons
+      )
+      robust = c**2 * jnp.log1p(square / c**2)
+      return jnp.mean(robust)
+
+    def step(carry, inputs):
+      z, state, mean = carry
+      i, rate = inputs
+      pick = jax.random.randint(
+        jax.random.fold_in(key, i), (batch,), 0, len(train.start)
+      )
+      gradient = jax.grad(loss)(z, teacher.take(train, pick))
+      ahead, state = optimizer.update(gradient, state)
+      z = z - rate * ahead
+      late = (i >= len(rates) // 2).astype(dtype)
+      return (z, state, mean + late * z), None
+
+    z = jnp.zeros_like(theta)
+    carry = (z, optimizer.init(z), z)
+    (_, _, mean), _ = jax.lax.scan(step, carry, (jnp.arange(len(rates)), rates))
+    return theta + metric @ (mean / (len(rates) - len(rates) // 2))
+
+  def rmse(theta):
+    theta = jnp.asarray(theta, dtype)
+    size = tree.batch_size(validation.start)
+    chunk = math.gcd(size, 1024)
+    square = [
+      error(theta, arrays, teacher.take(validation, slice(i, i + chunk)))
+      for i in range(0, size, chunk)
+    ]
+    return float(jnp.sqrt(jnp.mean(jnp.concatenate(square))))
+
+  begin = time.perf_counter()
+  if resume is None:
+    theta = np.asarray(theta, np.float64)
+    first = rmse(theta)
+    if not math.isfinite(first):
+      raise ValueError(
+        f"the table to start from ends at an rmse of {first} from the teacher;"
+        " both need the same process, the same first time and the same end"
+      )
+    resume = Progress(0, theta, theta, first, first, 1.0, 0.0)
+  at = resume
+  total = settings.rounds * settings.steps
+  # the robust scale belongs to where the run began, which `resume` keeps
+  while at.round < settings.rounds:
+    done = np.arange(settings.steps) + at.round * settings.steps
+    share = at.round / max(1, settings.rounds - 1)
+    shape = jax.random.fold_in(key, at.round)
+    sample = jax.random.randint(
+      jax.random.fold_in(shape, 0),
+      (settings.metric_batch,),
+      0,
+      len(train.start),
+    )
+    theta = jnp.asarray(at.theta, dtype)
+    metric = _whiten(
+      slopes(theta, arrays, teacher.take(train, sample)), settings.damping
+    )
+    scale = settings.rate * at.slower * at.best_rmse / math.sqrt(len(theta))
+    rates = scale * 0.5 * (1.0 + np.cos(np.pi * done / total))
+    c = settings.robust * at.best_rmse * 10.0 ** (2.0 * share)
+    theta = one_round(
+      jax.random.fold_in(shape, 1),
+      theta,
+      jnp.asarray(metric, dtype),
+      jnp.asarray(rates, dtype),
+      jnp.asarray(min(c, 1e6), dtype),
+      arrays,
+      train,
+    )
+    theta = np.asarray(theta, np.float64)
+    reached = rmse(theta)
+    best, best_rmse, slower = at.best, at.best_rmse, at.slower
+    if reached < best_rmse:
+      best, best_rmse = theta, reached
+    elif not reached < 1.2 * best_rmse:
+      theta, slower = best, 0.5 * slower
+    seconds = at.seconds + time.perf_counter() - begin
+    begin = time.perf_counter()
+    at = Progress(
+      at.round + 1, theta, best, reached, best_rmse, slower, seconds
+    )
+    yield at
+
+
+def refuse_shared(one: teacher.Lessons, other: teacher.Lessons) -> None:
+  """Raises a ValueError if two sets of lessons share a noise."""
+  flat = lambda x: np.asarray(x.start).reshape(len(x.start), -1)
+  rows = lambda x: {row.tobytes() for row in flat(x)}
+  shared = rows(one) & rows(other)
+  if shared:
+    raise ValueError(
+      f"{len(shared)} noises are in both sets of lessons, so that the error on"
+      " one says nothing about unseen noises; draw them from the keys of"
+      " learning.split(key)"
+    )
+
+
+def _whiten(slopes: jax.Array, damping: float) -> np.ndarray:
+  """Returns P with P^T E[w J^T J] P = 1, f64[P, P], from J f[P, N, d]."""
+  j = np.asarray(slopes, np.float64)
+  scale = np.sqrt(np.mean(j**2, axis=(1, 2)))
+  scale = np.where(scale > 0, scale, 1.0)
+  j = j / scale[:, None, None]
+  steep = np.mean(j**2, axis=(0, 2))  # of each sample
+  weight = 1.0 / (1.0 + steep / np.median(steep))
+  flat = (j * np.sqrt(weight / weight.sum())[:, None]).reshape(len(j), -1)
+  gram = flat @ flat.T / j.shape[2]
+  own = np.sqrt(np.maximum(np.diag(gram), 1e-12))
+  gram = gram / own[:, None] / own + damping * np.eye(len(gram))
+  root = np.linalg.cholesky(gram)
+  return np.linalg.inv(root).T / (scale * own)[:, None]
