@@ -34,6 +34,7 @@ def families(process=EDM):
     "bns": learning.bns(table, process),
     "s4s": learning.bns(table, process, memory=2),
     "consistent": learning.bns(table, process, consistent=True),
+    "consistent_s4s": learning.bns(table, process, memory=2, consistent=True),
     "ld3": learning.ld3(unipc, process, grid),
     "ld3_decoupled": learning.ld3(unipc, process, grid, decoupled=True),
     "amed": learning.amed(process, grids.vp_quadratic(process, 2)),
@@ -123,10 +124,11 @@ def test_gradients_are_those_of_finite_differences(name, x64):
   np.testing.assert_allclose(forward, numeric, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["consistent", "consistent_s4s"])
 @pytest.mark.parametrize("process", [EDM, VP, FLOW], ids=["edm", "vp", "flow"])
-def test_consistent_tables_are_exact_for_constant_answers(process, x64):
+def test_consistent_tables_are_exact_for_constant_answers(name, process, x64):
   """Wherever the descent goes: any theta."""
-  theta, build = families(process)["consistent"]
+  theta, build = families(process)[name]
   noise = np.random.default_rng(1).standard_normal(len(theta))
   table = build(jnp.asarray(theta + 0.1 * noise))
   x0, eps = jnp.asarray([[0.3, -2.0]]), jnp.asarray([[1.5, 0.7]])
@@ -162,10 +164,13 @@ def test_memory_bounds_what_a_row_may_use():
   theta, build = families()["s4s"]
   assert build(jnp.asarray(theta)).memory == 2
   table = solvers.ipndm(EDM, grids.vp_quadratic(EDM, 5), order=4)
-  with pytest.raises(ValueError, match="older than memory=2"):
+  with pytest.raises(ValueError, match="uses 4 answers, but memory=2"):
     learning.bns(table, EDM, memory=2)
   with pytest.raises(ValueError, match="1 to n = 5; got memory=9"):
     learning.bns(table, EDM, memory=9)
+  heun = solvers.heun(EDM, grids.vp_quadratic(EDM, 3))
+  with pytest.raises(ValueError, match="multistep table to start from"):
+    learning.bns(heun, EDM, memory=2)
 
 
 # --- descent -----------------------------------------------------------------

@@ -121,9 +121,17 @@ def teach(
 
 
 def walk(
-  model: Model, table: Tableau, lessons: Lessons, *, batch: int = 1024
+  model: Model,
+  table: Tableau,
+  lessons: Lessons,
+  *,
+  batch: int = 1024,
+  length: int | None = None,
 ) -> jax.Array:
-  """Returns where a table takes the lessons' noises, in pieces of `batch`."""
+  """Returns where a table takes the lessons' noises, in pieces of `batch`.
+
+  A padded table is given its `length`, as in `sampling.sample`.
+  """
   size = tree.batch_size(lessons.start)
   batch = min(batch, size)
   ends = []
@@ -133,7 +141,11 @@ def walk(
     part = take(lessons, slice(first, first + batch))
     ends.append(
       sampling.sample(
-        jax.random.key(0), labelled(model, part), table, part.start
+        jax.random.key(0),
+        labelled(model, part),
+        table,
+        part.start,
+        length=length,
       )
     )
   last = size - batch * (len(ends) - 1)
@@ -159,14 +171,21 @@ def square_errors(x: jax.Array, lessons: Lessons) -> jax.Array:
 
 
 def errors(
-  model: Model, table: Tableau, lessons: Lessons, *, batch: int = 1024
+  model: Model,
+  table: Tableau,
+  lessons: Lessons,
+  *,
+  batch: int = 1024,
+  length: int | None = None,
 ) -> dict[str, float]:
   """Returns a table's rmse per coordinate, and the median over samples.
 
   Samples near a ridge between modes switch from one to the other and dominate
   the rmse; the median is what most samples see.
   """
-  square = square_errors(walk(model, table, lessons, batch=batch), lessons)
+  square = square_errors(
+    walk(model, table, lessons, batch=batch, length=length), lessons
+  )
   return dict(
     rmse=float(jnp.sqrt(square.mean())),
     median=float(jnp.sqrt(jnp.median(square))),
