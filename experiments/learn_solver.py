@@ -10,6 +10,7 @@ to --config.out
 
   <calls>.npz          the table: jaxdiff.tableau.load, and .about for its story
   learned.json, .png   errors of the table, of its start, and the seconds spent
+                       (processor_seconds: of this process, over all cores)
 
 Interrupted, it goes on with the round where it stopped.
 """
@@ -59,13 +60,14 @@ class Room:
       self.model = dataclasses.replace(self.model, label=None)
     self.t_end = self.process.t_zero if config.to_zero else self.process.t_min
     self.keys = learning.split(jax.random.key(config.seed))
-    begin = time.perf_counter()
+    begin, work = time.perf_counter(), time.process_time()
     quick = learning.teacher(self.process, config.teacher_calls, self.t_end)
     teach = functools.partial(self.lessons, table=quick, dtype=jnp.float32)
     self.train = teach(self.keys.train, config.noises)
     self.validation = teach(self.keys.validation, config.validation)
     jax.block_until_ready(self.validation.end)
     self.seconds = time.perf_counter() - begin
+    self.processor = time.process_time() - work
 
   def lessons(self, key, size, table, dtype):
     label = np.arange(size) % self.classes if self.classes else None
@@ -151,7 +153,7 @@ def learn(
 ) -> tuple[tables.Tableau, dict[str, Any]]:
   """Returns the table learned for a budget, and how it went."""
   config = room.config
-  begin = time.perf_counter()
+  begin, work = time.perf_counter(), time.process_time()
   rmse, name, grid, known = room.known(calls)
   theta, build = family(room, calls, name, grid, known)
   settings = learning.Settings(
@@ -191,6 +193,7 @@ def learn(
     method=config.method,
     start=f"{name} on {grid}",
     seconds=round(before + at.seconds, 1),
+    processor_seconds=round(room.processor + time.process_time() - work, 1),
     rounds=at.round,
     numbers=len(theta),
     validation_rmse=at.best_rmse,

@@ -62,6 +62,7 @@ _ON_DEMAND = (
   "diagnostics",
   "fields",
   "likelihood",
+  "learning",
   "losses",
   "metrics",
   "networks",

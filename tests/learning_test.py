@@ -238,6 +238,46 @@ def test_a_learned_table_is_saved_with_its_story(tmp_path):
   assert tables.about(tmp_path / "t.npz")["process"] == "edm"
 
 
+def test_the_script_learns_reports_and_goes_on(tmp_path, capsys):
+  from experiments import learn_solver
+  from experiments.configs import learn_solver as configs
+
+  config = configs.get_config()
+  config.update(
+    dict(
+      target="g2",
+      calls=(3,),
+      solvers=("ddim",),
+      grids=("karras",),
+      noises=64,
+      validation=64,
+      report=32,
+      report_seeds=(0, 1),
+      teacher_calls=20,
+      reference_calls=20,
+      rounds=2,
+      steps=10,
+      batch=32,
+      metric_batch=32,
+      float64=False,
+      out=str(tmp_path),
+    )
+  )
+  (row,) = learn_solver.run(config)
+  assert row["rounds"] == 2
+  assert len(row["learned_rmse_by_seed"]) == 2
+  assert row["learned_rmse"] < row["start_rmse"]
+  assert tables.load(tmp_path / "3.npz").nfe == 3
+  story = tables.about(tmp_path / "3.npz")
+  assert (story["model"], story["start"]) == ("g2", "ddim on karras")
+  assert "ratio" in capsys.readouterr().out
+  (again,) = learn_solver.run(config)  # nothing is left to be learned
+  assert again["learned_rmse"] == row["learned_rmse"]
+  config.method = "nets"
+  with pytest.raises(ValueError, match="none of bns, ld3, amed"):
+    learn_solver.run(config)
+
+
 # --- refusals ----------------------------------------------------------------
 
 
