@@ -162,6 +162,48 @@ def from_nnx(module: Any, process: GaussianProcess, **options: Any) -> Denoiser:
   return from_function(NnxApply(graph), state, process, **options)
 
 
+def from_potential(
+  potential: Any, params: PyTree, process: GaussianProcess, **options: Any
+) -> Denoiser:
+  """Returns a model whose network is the gradient of a scalar network.
+
+  By default the scalar is the log-density and is told t itself: the model's
+  score is grad_x potential(params, x, t). With prediction="edm" (and time=
+  "log_snr") EDM's F is a gradient, and then so are x0, eps and the score: every
+  `prediction` makes a conservative model.
+
+  Args:
+    potential: potential(params, x, c[, label]) -> f[batch].
+    params: its parameters, a tree of arrays.
+    process: the forward process.
+    **options: further fields of `Denoiser`.
+  """
+  defaults = dict(prediction="score", time="t")
+  return from_function(
+    GradientApply(potential), params, process, **(defaults | options)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientApply:
+  """The gradient of potential(params, x, c[, label]) with respect to x."""
+
+  potential: Any
+
+  def __call__(self, params: PyTree, x: jax.Array, *args: Any) -> jax.Array:
+    def total(x):
+      value = self.potential(params, x, *args)
+      if value.shape != x.shape[:1]:
+        raise TypeError(
+          "a potential returns one number for each sample, shape"
+          f" {x.shape[:1]}, got {value.shape}; a network that returns a field"
+          " itself is a model by from_function or from_linen"
+        )
+      return jnp.sum(value)
+
+    return jax.grad(total)(x)
+
+
 @dataclasses.dataclass(frozen=True)
 class LinenApply:
   """module.apply as a function that equals itself when the modules do."""

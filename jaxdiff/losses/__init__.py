@@ -36,3 +36,6 @@ __all__ = [
   "noise_classifier",
   "times",
 ]
+from jaxdiff.losses.fokker_planck import fokker_planck
+
+__all__ = ["WEIGHTINGS", "denoising", "error", "fokker_planck", "times"]

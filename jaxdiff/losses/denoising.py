@@ -95,7 +95,7 @@ def denoising(
   times = times or times_lib.log_normal(process)
 
   def loss(key: jax.Array, params: PyTree, batch: dict):
-    x0 = _images(batch)
+    x0 = images(batch)
     time_key, noise_key, label_key = jax.random.split(key, 3)
     t = times(time_key, x0.shape[0])
     x, eps = process.perturb(noise_key, x0, t)
@@ -162,7 +162,8 @@ def coefficient(
   return (jnp.exp(2.0 * lam) + model.sigma_data**-2) * gain**2
 
 
-def _images(batch: dict) -> jax.Array:
+def images(batch: dict) -> jax.Array:
+  """Returns the samples of a batch; raises ValueError for anything else."""
   if not isinstance(batch, dict) or "image" not in batch:
     raise ValueError(
       'a batch is a dict with "image" f[batch, ...] and optionally "label"'

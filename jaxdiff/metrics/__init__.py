@@ -1,5 +1,6 @@
 """Distances between sets of samples."""
 
+from jaxdiff.metrics.assignment import wasserstein_2
 from jaxdiff.metrics.frechet import frechet
 from jaxdiff.metrics.memorization import memorization_ratio
 from jaxdiff.metrics.memorization import nearest_distance
@@ -12,4 +13,5 @@ __all__ = [
   "nearest_distance",
   "random_feature_frechet",
   "sliced_wasserstein",
+  "wasserstein_2",
 ]

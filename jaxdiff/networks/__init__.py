@@ -11,6 +11,7 @@ from jaxdiff.networks.embeddings import fourier
 from jaxdiff.networks.mlp import MLP
 from jaxdiff.networks.mlp import ResidualMLP
 from jaxdiff.networks.noise_classifier import NoiseClassifier
+from jaxdiff.networks.potential import Potential
 from jaxdiff.networks.presets import digits_mlp
 from jaxdiff.networks.presets import digits_unet
 from jaxdiff.networks.presets import make
@@ -22,6 +23,7 @@ __all__ = [
   "MLP",
   "NETWORKS",
   "NoiseClassifier",
+  "Potential",
   "ResidualMLP",
   "UNet",
   "ddpm_mnist",

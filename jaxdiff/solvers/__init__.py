@@ -57,10 +57,10 @@ from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.runge_kutta import runge_kutta
 from jaxdiff.solvers.sa_solver import sa_solver
 from jaxdiff.solvers.seeds import seeds
-from jaxdiff.solvers.transport import transport
-from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.transfer import normal_form
 from jaxdiff.solvers.transfer import transfer
+from jaxdiff.solvers.transport import transport
+from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.unipc import unipc
 
 __all__ = [

@@ -191,6 +191,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "plms": _case(plms, 4, grid="uniform", warm_up=(1, 2)),
     "pndm": _case(pndm, 4, grid="uniform", warm_up=(3, 4)),
     "ddim_eta": _case(ddim, 0, weak_order=1, eta=0.5),
+    "euler_maruyama": _case(euler_maruyama, 0, weak_order=1),
     "ddpm": _case(ddpm, 0, weak_order=1),
     "euler_maruyama": _case(euler_maruyama, 0, weak_order=1),
     "reverse_diffusion": _case(reverse_diffusion, 0, weak_order=1),

@@ -1,0 +1,28 @@
+"""From a model to the field that diagnostics look at."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import tree
+from jaxdiff.processes import GaussianProcess
+
+Score = Callable[[jax.Array, Any], jax.Array]
+
+
+def score_of(model: Any, process: GaussianProcess) -> Score:
+  """Returns score(x, t) = -eps / sigma of a model; t scalar or f[batch].
+
+  Args:
+    model: model(x, t) -> Prediction that takes t f[batch], as a `Denoiser` and
+      the exact models do.
+    process: the forward process.
+  """
+
+  def score(x: jax.Array, t: Any) -> jax.Array:
+    t = jnp.asarray(t, tree.compute_dtype(x.dtype))
+    return -model(x, t).eps / tree.expand(process.sigma(t), x)
+
+  return score
