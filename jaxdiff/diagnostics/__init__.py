@@ -19,6 +19,7 @@ from jaxdiff.diagnostics import fokker_planck
 # from jaxdiff.diagnostics import intrinsic_dimension
 
 __all__ = [
+  "auxiliary",
   "conservativity",
   "diffusion_time",
   "fokker_planck",
