@@ -127,7 +127,8 @@ def fit_realnvp(
       "couplings move one half of the coordinates by the other and need two"
       f" dimensions, got d = {d}; fit a mixture, family='gmm'"
     )
-  centred = np.asarray(x, np.float64) - np.mean(x, axis=0, dtype=np.float64)
+  wide = np.asarray(x, np.float64)
+  centred = wide - wide.mean(axis=0)
   covariance = centred.T @ centred / n + regularization * np.eye(d)
   network = Couplings(layers, width)
   params = jax.jit(network.init)(jax.random.fold_in(key, steps), x[:1])
