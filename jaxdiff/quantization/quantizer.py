@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _AT_ONCE = 8  # candidate ranges that are tried together
+_CHANNELS = 32  # output channels whose ranges are searched in one program
 
 
 class Quantizer(NamedTuple):
@@ -76,29 +78,24 @@ def limits(bits: int, symmetric: bool) -> tuple[float, float]:
 
 
 def for_range(
-  minimum: jax.Array, maximum: jax.Array, bits: int, symmetric: bool
+  minimum: jax.Array, maximum: jax.Array, low: float, high: float
 ) -> Quantizer:
   """Returns the grid that spans a range, widened to hold 0.
 
   Args:
-    minimum: of the range; ignored if symmetric.
-    maximum: of the range, the threshold if symmetric.
-    bits: 2..16.
-    symmetric: whether z = 0.
+    minimum: of the range; -maximum for a symmetric grid.
+    maximum: of the range.
+    low: smallest integer, of `limits`.
+    high: largest integer.
   """
-  low, high = limits(bits, symmetric)
-  tiny = jnp.finfo(jnp.float32).tiny
-  full = lambda v: jnp.full(jnp.shape(maximum), v, jnp.float32)
-  if symmetric:
-    scale = jnp.maximum(maximum / high, tiny)
-    return Quantizer(scale, full(0.0), full(low), full(high))
   minimum, maximum = jnp.minimum(minimum, 0.0), jnp.maximum(maximum, 0.0)
+  tiny = jnp.finfo(jnp.float32).tiny
   scale = jnp.maximum((maximum - minimum) / (high - low), tiny)
   zero = jnp.clip(jnp.round(low - minimum / scale), low, high)
+  full = lambda v: jnp.full(jnp.shape(scale), v, jnp.float32)
   return Quantizer(scale, zero, full(low), full(high))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def search_range(
   x: jax.Array,
   bits: int,
@@ -113,42 +110,44 @@ def search_range(
   the whole range and then ever closer around the best.
 
   Args:
-    x: values, flattened.
+    x: values of any shape.
     bits: 2..16.
     symmetric: whether z = 0.
     p: exponent of the error.
     candidates: number of thresholds on a line.
   """
-  x = x.reshape(-1).astype(jnp.float32)
+  low, high = limits(bits, symmetric)
+  x = jnp.asarray(x, jnp.float32).reshape(-1)
+  return _search(x, low, high, p, symmetric, candidates)
 
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _search(x, low, high, p, symmetric, candidates):
   def error(minimum, maximum):
-    grid = for_range(minimum, maximum, bits, symmetric)
+    grid = for_range(minimum, maximum, low, high)
     return jnp.mean(jnp.abs(x - fake_quant(x, grid)) ** p)
 
-  def best(at, ends):
-    """Of pairs of ends at(c), those of least error."""
-    pairs = at(ends)
-    errors = jax.lax.map(lambda pair: error(*pair), pairs, batch_size=_AT_ONCE)
-    return tuple(v[jnp.argmin(errors)] for v in pairs)
+  def best(at, c):
+    """Of the pairs of ends at(c), the one of least error."""
+    errors = jax.lax.map(lambda c: error(*at(c)), c, batch_size=_AT_ONCE)
+    return at(c[jnp.argmin(errors)])
 
   shrink = jnp.arange(1, candidates + 1, dtype=jnp.float32) / candidates
   if symmetric:
     most = jnp.max(jnp.abs(x))
-    ends = best(lambda c: (-most * c, most * c), shrink)
-    return for_range(*ends, bits, symmetric)
+    return for_range(*best(lambda c: (-most * c, most * c), shrink), low, high)
   lowest, highest = jnp.min(x), jnp.max(x)
   ends = best(lambda c: (lowest * c, highest * c), shrink)
-  for width in (1.0, 0.3, 0.1):
+
+  def refine(ends, width):
     near = 1.0 + width * (2.0 * shrink - 1.0)
-    fixed = ends[1]
-    ends = best(
-      lambda c, at=ends[0], fixed=fixed: (at * c, jnp.full_like(c, fixed)), near
-    )
-    fixed = ends[0]
-    ends = best(
-      lambda c, at=ends[1], fixed=fixed: (jnp.full_like(c, fixed), at * c), near
-    )
-  return for_range(*ends, bits, symmetric)
+    ends = best(lambda c: (ends[0] * c, ends[1]), near)
+    ends = best(lambda c: (ends[0], ends[1] * c), near)
+    return ends, None
+
+  widths = jnp.asarray([1.0, 0.3, 0.1])
+  ends, _ = jax.lax.scan(refine, ends, widths)
+  return for_range(*ends, low, high)
 
 
 def search_channels(
@@ -162,7 +161,23 @@ def search_channels(
     p: exponent of the error.
     candidates: number of thresholds.
   """
-  columns = jnp.asarray(w).reshape(-1, w.shape[-1]).T
-  return jax.lax.map(
-    lambda column: search_range(column, bits, True, p, candidates), columns
+  low, high = limits(bits, True)
+  columns = np.asarray(w, np.float32).reshape(-1, w.shape[-1]).T
+  channels, inputs = columns.shape
+  # zeros lie on every grid and move no best one: few shapes, few programs
+  padded = np.zeros(
+    (-(-channels // _CHANNELS) * _CHANNELS, 1 << (inputs - 1).bit_length()),
+    np.float32,
   )
+  padded[:channels, :inputs] = columns
+  parts = [
+    _search_columns(part, low, high, p, candidates)
+    for part in padded.reshape(-1, _CHANNELS, padded.shape[1])
+  ]
+  return jax.tree.map(lambda *v: jnp.concatenate(v)[:channels], *parts)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _search_columns(columns, low, high, p, candidates):
+  one = lambda column: _search(column, low, high, p, True, candidates)
+  return jax.lax.map(one, columns)

@@ -4,7 +4,8 @@ r"""A quantized network as a model: it goes wherever the denoiser went.
 by int8, and what enters these layers by a grid fitted on a calibration set. It
 finds the layers by intercepting calls (flax.linen.intercept_methods) and their
 kernels by identity, so that it works for any network that calls such layers
-somewhere inside. Two ways to run:
+somewhere inside (but not under nn.scan or nn.remat, where a kernel is no longer
+the leaf of the parameters). Two ways to run:
 
   "float"    q(x) and q(w) are real numbers, the product is the float one
   "integer"  int8 x int8 -> int32, scaled afterwards: with n the integers,
@@ -17,7 +18,9 @@ than a raw noise predictor.
 """
 
 import dataclasses
+import functools
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -98,23 +101,21 @@ class QuantizedApply:
   structure: Any  # of the float parameters
 
   def __call__(self, params: PyTree, *args: Any) -> jax.Array:
-    given = jax.tree.structure(params["params"])
+    inner, layers = params["params"], params["layers"]
+    given = jax.tree.structure(inner)
     if given != self.structure:
       raise ValueError(
         "these parameters are not of the network that was quantized: expected"
         f" the tree {self.structure}, got {given}"
       )
-    layers = params["layers"]
+    run = _integer_layer if self.arithmetic == "integer" else _float_layer
 
-    def intercept(next_fun, args, kwargs, context):
-      path = _path(context)
-      if path not in layers or getattr(context.module, _DONE, False):
-        return next_fun(*args, **kwargs)
-      run = _integer_layer if self.arithmetic == "integer" else _float_layer
-      return run(context.module, layers[path], args[0])
+    def layer(module, name, x):
+      # a layer left float goes on as it is
+      return run(module, layers[name], x) if name in layers else None
 
-    with nn.intercept_methods(intercept):
-      return self.apply(params["params"], *args)
+    with _intercepting(inner, layer):
+      return self.apply(inner, *args)
 
 
 def quantize(
@@ -141,7 +142,7 @@ def quantize(
       f" {jnp.shape(x)} and {jnp.shape(t)}"
     )
   seen = observe(denoiser, calibration)
-  kernels = _kernels(denoiser, x[:1], t[:1])
+  names, leaves, structure = _named(denoiser.params)
   edges = _edges(denoiser, seen, x, t)
   layers, integers = {}, {}
   for path, values in seen.items():
@@ -153,8 +154,8 @@ def quantize(
         " set, so its range is unknown; calibrate on inputs that reach it, or"
         f" leave it float with skip=({path!r},)"
       )
-    leaf = kernels[path]
-    kernel = jax.tree.leaves(denoiser.params)[leaf]
+    leaf = names.index(path)
+    kernel = leaves[leaf]
     bits = (config.w_bits, config.a_bits)
     if path in edges and config.edge_bits is not None:
       bits = tuple(None if b is None else config.edge_bits for b in bits)
@@ -168,7 +169,6 @@ def quantize(
         values, bits[1], False, config.p, config.candidates
       )
     layers[path] = Layer(weight, entering)
-  leaves, structure = jax.tree.flatten(denoiser.params)
   leaves = [integers.get(i, leaf) for i, leaf in enumerate(leaves)]
   return dataclasses.replace(
     denoiser,
@@ -180,31 +180,33 @@ def quantize(
 def observe(
   denoiser: Any, calibration: CalibrationSet, limit: int = _VALUES
 ) -> dict[str, np.ndarray]:
-  """Returns up to `limit` values that enter each layer, in the order of calls.
+  """Returns about `limit` values that enter each layer, in the order of calls.
 
-  They are spread evenly over samples and features, the extremes among them.
+  They are spread evenly over samples and features, the extremes of every batch
+  of 256 among them.
 
   Raises:
     ValueError: if the network calls no Dense or Conv layer.
   """
   x, t = calibration
-  run = jax.jit(lambda model, x, t: _captured(model, x, t))
-  parts = []
-  for i in range(0, len(x), _BATCH):
-    part = jax.device_get(run(denoiser, x[i : i + _BATCH], t[i : i + _BATCH]))
-    parts.append(part)
-  if not parts[0]:
+  starts = range(0, len(x), _BATCH)
+  seen: dict[str, list] = {}
+  for i in starts:
+    part = _captured(denoiser, x[i : i + _BATCH], t[i : i + _BATCH])
+    for path, values in part.items():
+      seen.setdefault(path, []).append(_thinned(values, limit // len(starts)))
+  if not seen:
     raise ValueError(
       "the network calls no flax.linen Dense or Conv layer: there is nothing"
       " to quantize (networks of other libraries are not intercepted)"
     )
-  chosen = {}
-  for path in sorted(parts[0], key=lambda p: parts[0][p][0]):
-    values = np.concatenate([part[path][1].reshape(-1) for part in parts])
-    # a stride that shares no factor with rows of usual widths
-    some = values[:: max(1, len(values) // limit) | 1]
-    chosen[path] = np.concatenate([some, [values.min(), values.max()]])
-  return chosen
+  return {path: np.concatenate(parts) for path, parts in seen.items()}
+
+
+def _thinned(values: np.ndarray, count: int) -> np.ndarray:
+  """Returns `count` values, evenly spread, and both extremes."""
+  at = np.linspace(0, values.size - 1, max(count - 2, 1)).astype(np.int64)
+  return np.append(values[at], [values.min(), values.max()])
 
 
 def size_in_bytes(params: PyTree) -> int:
@@ -216,15 +218,35 @@ def size_in_bytes(params: PyTree) -> int:
 
 # --- layers ------------------------------------------------------------------
 
-_DONE = "_jaxdiff_quantized"
+
+def _named(params: PyTree) -> tuple[list[str], list, Any]:
+  """Returns (names, leaves, structure); a kernel is named as its layer is."""
+  paths, structure = jax.tree_util.tree_flatten_with_path(params)
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  names = [name(path).removesuffix("/kernel") for path, _ in paths]
+  return names, [leaf for _, leaf in paths], structure
 
 
-def _path(context: Any) -> str | None:
-  """Returns the path of a Dense or Conv layer that is called, else None."""
-  module = context.module
-  if isinstance(module, _LAYERS) and context.method_name == "__call__":
-    return "/".join(module.path)
-  return None
+def _intercepting(params: PyTree, layer: Callable) -> Any:
+  """Returns the context in which layer(module, name, x) may replace a call.
+
+  A layer is known by its kernel, which is one of the leaves of `params`; the
+  copies that replace it have another. `layer` returns None to let the call go.
+  """
+  names, leaves, _ = _named(params)
+
+  def intercept(next_fun, args, kwargs, context):
+    module = context.module
+    if isinstance(module, _LAYERS) and context.method_name == "__call__":
+      kernel = module.get_variable("params", "kernel")
+      for name, leaf in zip(names, leaves):
+        if leaf is kernel:
+          out = layer(module, name, args[0])
+          if out is not None:
+            return out
+    return next_fun(*args, **kwargs)
+
+  return nn.intercept_methods(intercept)
 
 
 def _float_layer(module, layer, x):
@@ -260,7 +282,7 @@ def _integer_layer(module, layer, x):
       sums = jnp.sum(kernel, axis=0, dtype=jnp.int32).astype(jnp.float32)
       return scaled(total, grid.zero * sums, lhs.dtype)
 
-    return _again(module, kernel, x, dot_general=dot)
+    return _again(module, jnp.zeros_like(kernel), x, dot_general=dot)
 
   def convolve(lhs, rhs, strides, padding, **options):
     options.pop("precision", None)
@@ -291,84 +313,54 @@ def _integer_layer(module, layer, x):
     ).astype(jnp.float32)
     return scaled(total, grid.zero * sums, lhs.dtype)
 
-  return _again(module, kernel, x, conv_general_dilated=convolve)
+  return _again(
+    module, jnp.zeros_like(kernel), x, conv_general_dilated=convolve
+  )
 
 
 def _again(module, kernel, x, **replaced):
-  """Calls a copy of the layer with another kernel, without interception."""
+  """Calls a copy of the layer with another kernel."""
   copy = module.clone(parent=None, name=None, **replaced)
-  object.__setattr__(copy, _DONE, True)
   variables = {"kernel": kernel}
   if module.use_bias:
     variables["bias"] = module.get_variable("params", "bias")
-  with nn.intercept_methods(_plain):
-    return copy.apply({"params": variables}, x)
-
-
-def _plain(next_fun, args, kwargs, context):
-  object.__setattr__(context.module, _DONE, True)
-  return next_fun(*args, **kwargs)
+  return copy.apply({"params": variables}, x)
 
 
 # --- what the network does ---------------------------------------------------
 
 
-def _captured(model: Any, x: jax.Array, t: jax.Array):
-  """Returns {path: (order of its first call, what enters it)}."""
-  seen = {}
+def _captured(denoiser: Any, x: jax.Array, t: jax.Array):
+  """Returns {name: what enters the layer, f32[values]}, in order of calls."""
+  order = []
 
-  def intercept(next_fun, args, kwargs, context):
-    path = _path(context)
-    if path is not None:
-      order, before = seen.get(path, (len(seen), []))
-      seen[path] = (order, [*before, args[0].astype(jnp.float32).reshape(-1)])
-    return next_fun(*args, **kwargs)
+  @jax.jit
+  def run(denoiser, x, t):
+    seen = {}
 
-  with nn.intercept_methods(intercept):
-    model(x, t)
-  return {
-    path: (order, jnp.concatenate(values))
-    for path, (order, values) in seen.items()
-  }
+    def note(module, name, values):
+      del module
+      seen.setdefault(name, []).append(values.astype(jnp.float32).reshape(-1))
 
+    with _intercepting(denoiser.params, note):
+      denoiser(x, t)
+    order[:] = seen  # a jitted function returns its dict sorted
+    return {name: jnp.concatenate(values) for name, values in seen.items()}
 
-def _kernels(denoiser: Any, x: jax.Array, t: jax.Array) -> dict[str, int]:
-  """Returns which leaf of the parameters is the kernel of each layer."""
-  found = {}
-
-  def trace(params):
-    leaves = jax.tree.leaves(params)
-
-    def intercept(next_fun, args, kwargs, context):
-      path = _path(context)
-      if path is not None:
-        kernel = context.module.get_variable("params", "kernel")
-        same = [i for i, leaf in enumerate(leaves) if leaf is kernel]
-        if not same:
-          raise ValueError(
-            f"the kernel of the layer {path!r} is none of the parameters but"
-            " made of them; such a network cannot be stored in integers"
-          )
-        found[path] = same[0]
-      return next_fun(*args, **kwargs)
-
-    with nn.intercept_methods(intercept):
-      dataclasses.replace(denoiser, params=params)(x, t)
-
-  jax.eval_shape(trace, denoiser.params)
-  return found
+  seen = jax.device_get(run(denoiser, x, t))
+  return {name: seen[name] for name in order}
 
 
 def _edges(denoiser: Any, seen: dict, x: jax.Array, t: jax.Array) -> set[str]:
   """Returns the first layer, the first that sees x, and the last."""
-  run = jax.jit(_captured)
-  some, other = (run(denoiser, v, t[:4]) for v in (x[:4], 2.0 * x[:4] + 1.0))
+  one = _captured(denoiser, x[:4], t[:4])
+  other = _captured(denoiser, 2.0 * x[:4] + 1.0, t[:4])
   order = list(seen)
-  sees = [p for p in order if np.any(some[p][1] != other[p][1])]
+  sees = [name for name in order if np.any(one[name] != other[name])]
   return {order[0], order[-1], *sees[:1]}
 
 
 def _stored(kernel: jax.Array, grid: Quantizer, bits: int) -> jax.Array:
-  dtype = jnp.int8 if bits <= 8 else jnp.int16
+  """Returns the integers of a kernel, in the narrowest type that holds them."""
   integers = quantizer.to_integers(kernel.astype(jnp.float32), grid)
-  return integers.astype(dtype)
+  return integers.astype(jnp.int8 if bits <= 8 else jnp.int16)
