@@ -7,6 +7,7 @@ from jaxdiff.quantization.quantizer import Quantizer
 from jaxdiff.quantization.quantizer import search_range
 from jaxdiff.quantization.rounding import learn_rounding
 from jaxdiff.quantization.wrapper import Config
+from jaxdiff.quantization.wrapper import layer_inputs
 from jaxdiff.quantization.wrapper import quantize
 from jaxdiff.quantization.wrapper import size_in_bytes
 
@@ -16,6 +17,7 @@ __all__ = [
   "Quantizer",
   "calibration_set",
   "fake_quant",
+  "layer_inputs",
   "learn_rounding",
   "quantize",
   "search_range",

@@ -32,6 +32,7 @@ from jaxdiff import checks
 from jaxdiff.quantization import quantizer
 from jaxdiff.quantization.calibration import CalibrationSet
 from jaxdiff.quantization.quantizer import Quantizer
+from jaxdiff.quantization.rounding import learn_rounding
 
 PyTree = Any
 
@@ -53,6 +54,7 @@ class Config:
     edge_bits: of the first layers and the last; None treats them as the rest.
     skip: regular expressions of layer paths, as in "condition/", left float.
     arithmetic: "float" or "integer".
+    rounding: "nearest", or "learned" for Dense layers of up to 8 bits.
   """
 
   w_bits: int = 8
@@ -62,9 +64,11 @@ class Config:
   edge_bits: int | None = 8
   skip: tuple[str, ...] = ()
   arithmetic: str = "float"
+  rounding: str = "nearest"
 
   def __post_init__(self):
     checks.one_of(self.arithmetic, ARITHMETIC, "arithmetic")
+    checks.one_of(self.rounding, ("nearest", "learned"), "rounding")
     for bits in (self.w_bits, self.a_bits, self.edge_bits):
       if bits is not None:
         quantizer.limits(bits, True)
@@ -119,7 +123,11 @@ class QuantizedApply:
 
 
 def quantize(
-  denoiser: Any, calibration: CalibrationSet, config: Config | None = None
+  denoiser: Any,
+  calibration: CalibrationSet,
+  config: Config | None = None,
+  *,
+  key: jax.Array | None = None,
 ) -> Any:
   """Returns the denoiser with a quantized network: a `Denoiser` as before.
 
@@ -129,21 +137,24 @@ def quantize(
     calibration: inputs, of `calibration_set`. A conditional denoiser is shown
       them with its own label, a scalar; wrap it by with_label before.
     config: `Config()` by default.
+    key: PRNG key, for learned rounding alone.
 
   Raises:
-    ValueError: for an empty or mismatched calibration set, a network without
+    ValueError: for learned rounding without a key, an empty or mismatched calibration set, a network without
       Dense or Conv layers, or a layer whose inputs are all zero.
   """
   config = Config() if config is None else config
+  if config.rounding == "learned" and key is None:
+    raise ValueError("learned rounding draws batches: give quantize a key=")
   x, t = calibration
   if len(x) == 0 or jnp.shape(t) != (len(x),):
     raise ValueError(
       "a calibration set is x f[n, ...] and t f[n] with n > 0, got shapes"
       f" {jnp.shape(x)} and {jnp.shape(t)}"
     )
-  seen = observe(denoiser, calibration)
+  seen = layer_inputs(denoiser, calibration)
   names, leaves, structure = _named(denoiser.params)
-  edges = _edges(denoiser, seen, x, t)
+  edges = _edges(denoiser, x, t)
   layers, integers = {}, {}
   for path, values in seen.items():
     if any(re.search(pattern, path) for pattern in config.skip):
@@ -162,13 +173,17 @@ def quantize(
     weight = quantizer.search_channels(
       kernel, bits[0], config.p, config.candidates
     )
-    integers[leaf] = _stored(kernel, weight, bits[0])
     entering = None
     if bits[1] is not None:
       entering = quantizer.search_range(
-        values, bits[1], False, config.p, config.candidates
+        _thinned(values), bits[1], False, config.p, config.candidates
       )
     layers[path] = Layer(weight, entering)
+    if config.rounding == "learned" and kernel.ndim == 2 and bits[0] <= 8:
+      own = jax.random.fold_in(key, leaf)
+      integers[leaf] = learn_rounding(own, values, kernel, weight, entering)
+    else:
+      integers[leaf] = _stored(kernel, weight, bits[0])
   leaves = [integers.get(i, leaf) for i, leaf in enumerate(leaves)]
   return dataclasses.replace(
     denoiser,
@@ -177,35 +192,36 @@ def quantize(
   )
 
 
-def observe(
-  denoiser: Any, calibration: CalibrationSet, limit: int = _VALUES
+def layer_inputs(
+  denoiser: Any, calibration: CalibrationSet
 ) -> dict[str, np.ndarray]:
-  """Returns about `limit` values that enter each layer, in the order of calls.
+  """Returns what enters each layer, f32[rows, features], in order of calls.
 
-  They are spread evenly over samples and features, the extremes of every batch
-  of 256 among them.
+  Args:
+    denoiser: as of `quantize`.
+    calibration: inputs.
 
   Raises:
     ValueError: if the network calls no Dense or Conv layer.
   """
   x, t = calibration
-  starts = range(0, len(x), _BATCH)
   seen: dict[str, list] = {}
-  for i in starts:
+  for i in range(0, len(x), _BATCH):
     part = _captured(denoiser, x[i : i + _BATCH], t[i : i + _BATCH])
-    for path, values in part.items():
-      seen.setdefault(path, []).append(_thinned(values, limit // len(starts)))
+    for name, values in part.items():
+      seen.setdefault(name, []).append(values)
   if not seen:
     raise ValueError(
       "the network calls no flax.linen Dense or Conv layer: there is nothing"
       " to quantize (networks of other libraries are not intercepted)"
     )
-  return {path: np.concatenate(parts) for path, parts in seen.items()}
+  return {name: np.concatenate(parts) for name, parts in seen.items()}
 
 
-def _thinned(values: np.ndarray, count: int) -> np.ndarray:
-  """Returns `count` values, evenly spread, and both extremes."""
-  at = np.linspace(0, values.size - 1, max(count - 2, 1)).astype(np.int64)
+def _thinned(values: np.ndarray) -> np.ndarray:
+  """Returns _VALUES of them, evenly spread, both extremes included."""
+  values = values.reshape(-1)
+  at = np.linspace(0, values.size - 1, _VALUES - 2).astype(np.int64)
   return np.append(values[at], [values.min(), values.max()])
 
 
@@ -330,32 +346,35 @@ def _again(module, kernel, x, **replaced):
 # --- what the network does ---------------------------------------------------
 
 
-def _captured(denoiser: Any, x: jax.Array, t: jax.Array):
-  """Returns {name: what enters the layer, f32[values]}, in order of calls."""
-  order = []
-
-  @jax.jit
-  def run(denoiser, x, t):
-    seen = {}
-
-    def note(module, name, values):
-      del module
-      seen.setdefault(name, []).append(values.astype(jnp.float32).reshape(-1))
-
-    with _intercepting(denoiser.params, note):
-      denoiser(x, t)
-    order[:] = seen  # a jitted function returns its dict sorted
-    return {name: jnp.concatenate(values) for name, values in seen.items()}
-
-  seen = jax.device_get(run(denoiser, x, t))
-  return {name: seen[name] for name in order}
+def _captured(denoiser: Any, x: jax.Array, t: jax.Array) -> dict:
+  """Returns {name: what enters it, f32[rows, features]}, in order of calls."""
+  seen = jax.device_get(_capture(denoiser, x, t))
+  return {name.partition(" ")[2]: values for name, values in seen.items()}
 
 
-def _edges(denoiser: Any, seen: dict, x: jax.Array, t: jax.Array) -> set[str]:
+@jax.jit
+def _capture(denoiser, x, t):
+  """As `_captured`; a jitted function sorts its dict, hence the numbers."""
+  seen: dict[str, list] = {}
+
+  def note(module, name, values):
+    del module
+    rows = values.astype(jnp.float32).reshape(-1, values.shape[-1])
+    seen.setdefault(name, []).append(rows)
+
+  with _intercepting(denoiser.params, note):
+    denoiser(x, t)
+  return {
+    f"{i:06d} {name}": jnp.concatenate(values)
+    for i, (name, values) in enumerate(seen.items())
+  }
+
+
+def _edges(denoiser: Any, x: jax.Array, t: jax.Array) -> set[str]:
   """Returns the first layer, the first that sees x, and the last."""
-  one = _captured(denoiser, x[:4], t[:4])
-  other = _captured(denoiser, 2.0 * x[:4] + 1.0, t[:4])
-  order = list(seen)
+  x, t = x[:_BATCH], t[:_BATCH]
+  one, other = _captured(denoiser, x, t), _captured(denoiser, 2.0 * x + 1.0, t)
+  order = list(one)
   sees = [name for name in order if np.any(one[name] != other[name])]
   return {order[0], order[-1], *sees[:1]}
 
