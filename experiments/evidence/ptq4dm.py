@@ -35,16 +35,12 @@ BARS = (
   at_most("single", 0.95, "NDTC rmse / best single time, worst of 8, 6, 5 bit"),
   at_most("data_end", 0.9, "NDTC rmse / data-end time, worst of 8, 6, 5 bit"),
   at_least("raw", 5.0, "clean images as calibration: rmse / NDTC's, W8A8"),
-  at_least(
-    "drift", 1.3, "largest activation of the deepest layers, noise/data"
-  ),
+  at_least("drift", 1.3, "max |activation|, deepest layers, noise / data end"),
   at_least("rounding", 0.3, "W4: fall of layer output MSE, learned rounding"),
 )
 REPORTED = (
   *(reported(f"rmse_{b}", f"W{b}A{b}, NDTC: rmse") for b in BITS),
-  *(
-    reported(f"uniform_{b}", f"W{b}A{b}: NDTC / uniform (a tie)") for b in BITS
-  ),
+  *(reported(f"uniform_{b}", f"W{b}A{b}: NDTC / uniform (tie)") for b in BITS),
   reported("forward", "W8A8: noised images / NDTC, rmse"),
   reported("w4a8_rmse", "W4A8, NDTC: rmse"),
   reported("w4a8_learned", "W4A8, NDTC, learned rounding: rmse"),

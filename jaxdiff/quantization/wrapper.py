@@ -140,8 +140,9 @@ def quantize(
     key: PRNG key, for learned rounding alone.
 
   Raises:
-    ValueError: for learned rounding without a key, an empty or mismatched calibration set, a network without
-      Dense or Conv layers, or a layer whose inputs are all zero.
+    ValueError: for learned rounding without a key, an empty or mismatched
+      calibration set, a network without Dense or Conv layers, or a layer whose
+      inputs are all zero.
   """
   config = Config() if config is None else config
   if config.rounding == "learned" and key is None:
