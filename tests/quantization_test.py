@@ -172,7 +172,10 @@ def network(name):
   return Convolutions(), (6, 6, 1)
 
 
-@pytest.fixture(scope="module", params=["mlp", "unet", "convolutions"])
+@pytest.fixture(
+  scope="module",
+  params=["mlp", "convolutions", pytest.param("unet", marks=pytest.mark.slow)],
+)
 def case(request):
   module, shape = network(request.param)
   x = jax.random.normal(jax.random.key(0), (48, *shape))
@@ -190,7 +193,7 @@ def case(request):
 
 
 def quantized(case, **options):
-  options = dict(candidates=20) | options
+  options = dict(candidates=10) | options
   return quantization.quantize(*case, quantization.Config(**options))
 
 
@@ -326,7 +329,7 @@ def test_learned_rounding_lowers_the_error_of_a_layer():
   assert jnp.max(jnp.abs(learned - w / grid.scale)[jnp.abs(nearest) < 3]) < 1
 
 
-def test_refusals_of_the_quantization_room(walked, case, small):
+def test_refusals_of_calibration(walked):
   model, table, key, *_ = walked
   with pytest.raises(ValueError, match="2 to 16 bits"):
     quantization.Config(w_bits=1)
@@ -340,6 +343,9 @@ def test_refusals_of_the_quantization_room(walked, case, small):
     calibrations.calibration_set(
       key, model, table, EDM, (2,), calibrations.Calibration(mode="raw")
     )
+
+
+def test_refusals_of_quantize(case, small):
   network_, (x, t) = case
   with pytest.raises(ValueError, match="key="):
     quantized(case, rounding="learned")
@@ -356,7 +362,7 @@ def test_refusals_of_the_quantization_room(walked, case, small):
   with pytest.raises(ValueError, match="not of the network"):
     wrong(x, t)
   with pytest.raises(ValueError, match="kernel"):
-    quantization.learn_rounding(key, x, jnp.ones((3, 3, 1, 2)), None)
+    quantization.learn_rounding(None, x, jnp.ones((3, 3, 1, 2)), None)
 
 
 def test_a_layer_that_sees_only_zeros_is_named():

@@ -56,6 +56,7 @@ def learn_rounding(
       "learned rounding takes inputs [n, inputs] and the kernel [inputs,"
       f" outputs] of a Dense layer, got {inputs.shape} and {kernel.shape}"
     )
+  inputs, kernel = jnp.asarray(inputs), jnp.asarray(kernel)
   floor = jnp.floor(kernel / weight.scale)
   rest = kernel / weight.scale - floor
   start = jax.scipy.special.logit((rest - _STRETCH[1]) / _STRETCH[0])
