@@ -316,12 +316,10 @@ def test_a_function_that_calls_layers_is_quantized_too():
 def test_learned_rounding_lowers_the_error_of_a_layer():
   key = jax.random.key(0)
   mix = jax.random.normal(key, (24, 24)) / 5
-  x = jax.random.normal(jax.random.key(1), (2000, 24)) @ mix
+  x = jax.random.normal(jax.random.key(1), (2000, 24)) @ mix + 0.5
   w = jax.random.normal(jax.random.key(2), (24, 16))
   grid = quantizer.search_channels(w, 3)
-  learned = quantization.learn_rounding(
-    key, x[:1000], w, grid, steps=600, regularization=0.003
-  )
+  learned = quantization.learn_rounding(key, x[:1000], w, grid, steps=1000)
   nearest = quantizer.to_integers(w, grid)
   error = lambda n: float(jnp.mean((x[1000:] @ (n * grid.scale - w)) ** 2))
   assert error(learned) < 0.7 * error(nearest)

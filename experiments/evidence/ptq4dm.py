@@ -3,8 +3,8 @@
 The shared digits network (residual MLP 3 x 256, EDM), Euler in the noise level
 with 40 steps, 1024 samples from the same noise: the rmse to the float network's
 samples and the Frechet distance of random features to the data. Kernels per
-channel, activations per tensor, p = 2.4 and 50 thresholds, first and last layers
-8 bits.
+channel, activations per tensor, p = 2.4 and 50 thresholds, first and last
+layers 8 bits.
 """
 
 import dataclasses

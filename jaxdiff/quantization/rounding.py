@@ -3,9 +3,10 @@ r"""Learned rounding: up or down, as the layer's output likes it.
 Rounding to the nearest is not best for the layer. With n = floor(w / s) + h(V),
 h = clip(1.2 sigmoid(V) - 0.1, 0, 1), V is learned on the layer's own inputs by
 
-  |x (s n) - x w|^2 + weight sum (1 - |2 h - 1|^beta),   beta 20 -> 2,
+  |x (s n) - x w|^2 / E_0 + weight mean(1 - |2 h - 1|^beta),   beta 20 -> 2,
 
-whose second term, after a warm-up, drives every h to 0 or 1. As in QDrop, at
+with E_0 the error of rounding to the nearest (the papers' sum without it makes
+the weight depend on the units of the layer), whose second term, after a warm-up, drives every h to 0 or 1. As in QDrop, at
 random half of the inputs is quantized in training. Reference: Nagel et al.
 (2020), "AdaRound", https://arxiv.org/abs/2004.10568; Wei et al. (2022), QDrop,
 https://arxiv.org/abs/2203.05740.
@@ -30,8 +31,8 @@ def learn_rounding(
   *,
   steps: int = 1000,
   batch_size: int = 256,
-  learning_rate: float = 1e-2,
-  regularization: float = 0.01,
+  learning_rate: float = 0.1,
+  regularization: float = 2.0,
   drop: float = 0.5,
 ) -> jax.Array:
   """Returns the integers of a kernel, i8[inputs, outputs].
@@ -62,6 +63,9 @@ def learn_rounding(
   start = jax.scipy.special.logit((rest - _STRETCH[1]) / _STRETCH[0])
   optimizer = optax.adam(learning_rate)
 
+  change = quantizer.fake_quant(kernel, weight) - kernel
+  nearest = jnp.mean(jnp.sum((inputs @ change) ** 2, axis=1)) + 1e-30
+
   def loss(v, x, dropped, progress):
     h = _gate(v)
     rounded = jnp.clip(floor + h, weight.low, weight.high) * weight.scale
@@ -70,8 +74,11 @@ def learn_rounding(
       shown = jnp.where(dropped, x, quantizer.fake_quant(x, entering))
     error = jnp.mean(jnp.sum((shown @ rounded - x @ kernel) ** 2, axis=1))
     beta = 2.0 + 18.0 * (1.0 - progress)
-    undecided = jnp.sum(1.0 - jnp.abs(2.0 * h - 1.0) ** beta)
-    return error + jnp.where(progress > 0.2, regularization, 0.0) * undecided
+    undecided = jnp.mean(1.0 - jnp.abs(2.0 * h - 1.0) ** beta)
+    return (
+      error / nearest
+      + jnp.where(progress > 0.2, regularization, 0.0) * undecided
+    )
 
   @jax.jit
   def learn(v):
