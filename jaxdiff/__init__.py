@@ -69,6 +69,7 @@ _ON_DEMAND = (
   "parallel",
   "samplers",
   "search",
+  "quantization",
   "training",
 )
 

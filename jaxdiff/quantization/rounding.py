@@ -6,9 +6,10 @@ h = clip(1.2 sigmoid(V) - 0.1, 0, 1), V is learned on the layer's own inputs by
   |x (s n) - x w|^2 / E_0 + weight mean(1 - |2 h - 1|^beta),   beta 20 -> 2,
 
 with E_0 the error of rounding to the nearest (the papers' sum without it makes
-the weight depend on the units of the layer), whose second term, after a warm-up, drives every h to 0 or 1. As in QDrop, at
-random half of the inputs is quantized in training. Reference: Nagel et al.
-(2020), "AdaRound", https://arxiv.org/abs/2004.10568; Wei et al. (2022), QDrop,
+the weight depend on the units of the layer), whose second term, after a
+warm-up, drives every h to 0 or 1. As in QDrop, at random half of the inputs is
+quantized in training. Reference: Nagel et al. (2020), "AdaRound",
+https://arxiv.org/abs/2004.10568; Wei et al. (2022), QDrop,
 https://arxiv.org/abs/2203.05740.
 """
 
