@@ -69,7 +69,7 @@ ORACLES = {
   "g16": oracles.g16,
   "grid25": oracles.grid25,
   "heavy_tails": oracles.heavy_tails,
-  "low_rank": oracles.low_rank,
+  "nearly_flat": oracles.nearly_flat,
 }
 DEFAULT = "default"
 _MNIST = {"image": "x_test"}

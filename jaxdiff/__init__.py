@@ -32,6 +32,7 @@ from jaxdiff.predictions import Prediction
 from jaxdiff.processes import edm
 from jaxdiff.processes import from_alpha_sigma
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.processes import pfgmpp
 from jaxdiff.processes import rectified_flow
 from jaxdiff.processes import sub_vp
 from jaxdiff.processes import ve
@@ -39,8 +40,10 @@ from jaxdiff.processes import vp_cosine
 from jaxdiff.processes import vp_linear
 from jaxdiff.sampling import run
 from jaxdiff.sampling import sample
+from jaxdiff.solvers import angular_adams
 from jaxdiff.solvers import ddim
 from jaxdiff.solvers import ddpm
+from jaxdiff.solvers import default
 from jaxdiff.solvers import deis
 from jaxdiff.solvers import dpm_solver
 from jaxdiff.solvers import dpmpp_2m
@@ -61,15 +64,15 @@ _ON_DEMAND = (
   "data",
   "diagnostics",
   "fields",
-  "likelihood",
   "learning",
+  "likelihood",
   "losses",
   "metrics",
   "networks",
   "parallel",
+  "quantization",
   "samplers",
   "search",
-  "quantization",
   "training",
 )
 
@@ -87,9 +90,11 @@ __all__ = [
   "GaussianProcess",
   "Prediction",
   "Tableau",
+  "angular_adams",
   "cfg",
   "ddim",
   "ddpm",
+  "default",
   "deis",
   "denoisers",
   "dpm_solver",
@@ -110,6 +115,7 @@ __all__ = [
   "ipndm",
   "midpoint",
   "oracles",
+  "pfgmpp",
   "predictions",
   "processes",
   "rectified_flow",

@@ -187,7 +187,7 @@ def angular(
   *,
   scale: float = 1.7,
   bend: float = 0.5,
-  floor: float = 0.0045,
+  floor: float = 0.0042,
   start: float | None = None,
   to_zero: bool = False,
 ) -> np.ndarray:

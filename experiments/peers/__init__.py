@@ -29,7 +29,7 @@ from jaxdiff import sampling
 from jaxdiff import tableau as tables
 
 BAR = 1e-5
-MODULES = ("diffusers_schedulers", "published_code")
+MODULES = ("diffusers_schedulers", "published_code", "stochastic")
 _STEPS = 10
 _ROWS, _MEMORY = 64, 13  # of the one program that runs all our tables
 

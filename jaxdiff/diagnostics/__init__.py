@@ -1,22 +1,13 @@
-"""What can be measured of a model."""
+"""What a learned field is: its equations, gauge, flow and statistics."""
 
-from jaxdiff.diagnostics import model_statistics
-
-__all__ = ["model_statistics"]
-"""What a learned field is: its equations, its gauge, its flow."""
-
+from jaxdiff.diagnostics import auxiliary
 from jaxdiff.diagnostics import conservativity
-from jaxdiff.diagnostics import wasserstein_flow
-
-__all__ = ["conservativity", "wasserstein_flow"]
-"""What a learned field is: its equations, its gauge, its times."""
-
-# from jaxdiff.diagnostics import conservativity
-# from jaxdiff.diagnostics import diffusion_time
+from jaxdiff.diagnostics import diffusion_time
 from jaxdiff.diagnostics import fokker_planck
-
-# from jaxdiff.diagnostics import gauge
-# from jaxdiff.diagnostics import intrinsic_dimension
+from jaxdiff.diagnostics import gauge
+from jaxdiff.diagnostics import intrinsic_dimension
+from jaxdiff.diagnostics import model_statistics
+from jaxdiff.diagnostics import wasserstein_flow
 
 __all__ = [
   "auxiliary",
@@ -25,4 +16,6 @@ __all__ = [
   "fokker_planck",
   "gauge",
   "intrinsic_dimension",
+  "model_statistics",
+  "wasserstein_flow",
 ]

@@ -4,13 +4,16 @@ from jaxdiff.losses import times
 from jaxdiff.losses.denoising import denoising
 from jaxdiff.losses.denoising import error
 from jaxdiff.losses.denoising import WEIGHTINGS
+from jaxdiff.losses.fokker_planck import fokker_planck
 from jaxdiff.losses.hybrid import hybrid
+from jaxdiff.losses.implicit_score import implicit_score
 from jaxdiff.losses.interpolant import best_diffusion
 from jaxdiff.losses.interpolant import Errors
 from jaxdiff.losses.interpolant import errors
 from jaxdiff.losses.interpolant import interpolant
 from jaxdiff.losses.interpolant import kl_bound
 from jaxdiff.losses.interpolant import schroedinger
+from jaxdiff.losses.noise_classifier import noise_classifier
 
 __all__ = [
   "Errors",
@@ -19,23 +22,12 @@ __all__ = [
   "denoising",
   "error",
   "errors",
+  "fokker_planck",
   "hybrid",
+  "implicit_score",
   "interpolant",
   "kl_bound",
+  "noise_classifier",
   "schroedinger",
   "times",
 ]
-from jaxdiff.losses.implicit_score import implicit_score
-from jaxdiff.losses.noise_classifier import noise_classifier
-
-__all__ = [
-  "WEIGHTINGS",
-  "denoising",
-  "error",
-  "implicit_score",
-  "noise_classifier",
-  "times",
-]
-from jaxdiff.losses.fokker_planck import fokker_planck
-
-__all__ = ["WEIGHTINGS", "denoising", "error", "fokker_planck", "times"]

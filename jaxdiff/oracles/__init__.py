@@ -9,7 +9,7 @@ from jaxdiff.oracles.fixtures import g2
 from jaxdiff.oracles.fixtures import g16
 from jaxdiff.oracles.fixtures import grid25
 from jaxdiff.oracles.fixtures import heavy_tails
-from jaxdiff.oracles.fixtures import low_rank
+from jaxdiff.oracles.fixtures import nearly_flat
 from jaxdiff.oracles.interpolants import exact_fields
 from jaxdiff.oracles.interpolants import ExactFields
 from jaxdiff.oracles.interpolants import schroedinger_gaussian
@@ -49,7 +49,7 @@ __all__ = [
   "gaussian",
   "grid25",
   "heavy_tails",
-  "low_rank",
+  "nearly_flat",
   "mixture",
   "propagate",
   "propagate_affine",

@@ -193,7 +193,6 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "ddim_eta": _case(ddim, 0, weak_order=1, eta=0.5),
     "euler_maruyama": _case(euler_maruyama, 0, weak_order=1),
     "ddpm": _case(ddpm, 0, weak_order=1),
-    "euler_maruyama": _case(euler_maruyama, 0, weak_order=1),
     "reverse_diffusion": _case(reverse_diffusion, 0, weak_order=1),
     "heun_churn": _case(heun_churn, 0, 2, weak_order=2, churn=10.0),
     "dpmpp_2m_sde": _case(dpmpp_2m_sde, 0, weak_order=2),
