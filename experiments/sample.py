@@ -40,7 +40,7 @@ def table_for(
     ValueError: if not even one step fits the budget, beside the last call,
       which goes to sigma = 0.
   """
-  per_step = solvers.CASES[solver].calls_per_step
+  per_step = solvers.CASES[solver].calls(1)
   table = solvers.for_budget(
     functools.partial(solvers.CASES[solver].build, process),
     functools.partial(grids.GRIDS[grid], process, to_zero=True),
