@@ -11,6 +11,7 @@ FOLDER/wl-zhao/UniPC): none of that code is part of this project.
 
 import importlib.metadata
 import pathlib
+import subprocess
 
 from absl import flags
 
@@ -26,7 +27,13 @@ Written by `python -m experiments.peers --code=FOLDER --docs=docs/peers.md`.
 Both sides start from the same noise on the same grid, in float64, and ask the
 same exact denoiser (`oracles.g16`, 16 dimensions, 32 noises, ten steps). The
 number is the largest difference of any coordinate over the root mean square of
-the result; the bar is 1e-5.
+the result; the bar is 1e-5, and "differs" marks where we differ on purpose.
+
+diffusers makes grids of integer time steps and rounds to float32 in places: its
+schedulers were given our grid in float64 (`sigmas`, `timesteps` or
+`alphas_cumprod` set on the instance), and the `torch.float32` that their
+modules cast to meant float64 for the run. The authors' code makes the same
+grids by its own options, in torch's float64; it is no part of this project.
 """
 
 
@@ -64,18 +71,26 @@ def main() -> None:
     raise ValueError("no peer was run")
   if _DOCS.value:
     path = pathlib.Path(_DOCS.value)
-    path.write_text(_page(lines))
+    path.write_text(_page(lines, code))
     print(f"Wrote {path}")
 
 
-def _page(lines) -> str:
+def _version(library, code) -> str:
+  if "/" not in library:
+    return importlib.metadata.version(library)
+  head = subprocess.run(
+    ["git", "-C", code / library, "rev-parse", "--short=12", "HEAD"],
+    capture_output=True,
+    text=True,
+  )
+  return f"at {head.stdout.strip() or 'an unknown commit'}"
+
+
+def _page(lines, code) -> str:
   text = [_HEAD]
   libraries = dict.fromkeys(one.library for one, *_ in lines)
   for library in libraries:
-    version = (
-      "" if "/" in library else f" {importlib.metadata.version(library)}"
-    )
-    text.append(f"\n## {library}{version}\n")
+    text.append(f"\n## {library} {_version(library, code)}\n")
     text.append("| ours | theirs | process | difference | within the bar |")
     text.append("|---|---|---|---|---|")
     notes = []

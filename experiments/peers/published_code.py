@@ -233,7 +233,7 @@ def _diff_sampler(name, build, sampler, note="", differs=False, **options):
   @peer(
     name,
     _DIFF,
-    f"{sampler}: {told}",
+    f"{sampler}: {told}" if told else sampler,
     process="edm",
     note=note,
     differs=differs,

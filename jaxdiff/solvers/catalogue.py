@@ -184,6 +184,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "deis_rho_rk3": _case(deis_rk, 3, 3),
     "lms": _up_to(lms, 4, 4),
     "ipndm_v": _up_to(ipndm_v, 4, 4),
+    "ipndm_v_published": _up_to(ipndm_v, 4, 3, published=True),
     "ipndm_2": _up_to(ipndm, 2, 2, grid="uniform"),
     "ipndm_3": _up_to(ipndm, 3, 3, grid="uniform"),
     "ipndm_4": _up_to(ipndm, 4, 4, grid="uniform"),
