@@ -22,7 +22,7 @@ order at z = 0 does not imply; the first are
 | "cox_matthews_4"  | 4     | 4     | 2     | ETDRK4                           |
 | "krogstad_4"      | 4     | 4     | 3     | ETDRK4-B                         |
 | "hochbruck_4"     | 5     | 4     | 4     | Hochbruck and Ostermann (5.19)   |
-| `lawson(butcher)` | any   | its   | 1     | integrating factor, any array    |
+| `lawson(butcher)` | any   | its   | -     | integrating factor, any array    |
 
 References: Hochbruck and Ostermann (2005),
 https://doi.org/10.1137/040611434; Zhang et al. (2023), RES,
