@@ -157,10 +157,10 @@ def test_learned_times_stay_inside_the_process():
 
 
 def test_a_learned_grid_falls_and_keeps_its_ends():
-  from jaxdiff.learning import ld3
+  from jaxdiff.learning.ld3 import learned_grid
 
   wild = np.random.default_rng(0).standard_normal(7) * 4
-  grid = ld3.learned_grid(wild, 80.0, 0.002)
+  grid = learned_grid(wild, 80.0, 0.002)
   assert (np.diff(grid) < 0).all()
   assert (grid[0], grid[-1]) == (80.0, 0.002)
 

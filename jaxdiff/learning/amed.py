@@ -95,7 +95,10 @@ def amed(
   theta = np.zeros(2 * n)
 
   def table_of(theta: np.ndarray) -> Tableau:
-    middle, length = special.expit(theta[:n]), np.exp(theta[n:])
+    # bounded, so that every step of a descent is a table: 0.02 < r < 0.98 and
+    # 1/7 < c < 7
+    middle = special.expit(4.0 * np.tanh(theta[:n] / 4.0))
+    length = np.exp(2.0 * np.tanh(theta[n:] / 2.0))
     return two_call_steps(process, grid, middle=middle, length=length)
 
   return theta, hosted(table_of, theta)

@@ -37,7 +37,7 @@ def hosted(
     )
 
   def slopes(theta):
-    at = _wide(theta)
+    at = np.nan_to_num(_wide(theta))
     rows = []
     for push in _STEP * np.eye(size):
       ahead, behind = table_of(at + push), table_of(at - push)

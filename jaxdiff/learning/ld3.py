@@ -65,6 +65,8 @@ def ld3(
 
 def learned_grid(theta: np.ndarray, first: float, last: float) -> np.ndarray:
   """Returns the falling grid f64[n + 1] of the logits of its n steps."""
-  shares = special.softmax(np.asarray(theta, np.float64))
+  theta = np.asarray(theta, np.float64)
+  theta = np.maximum(theta - theta.max(), -18.0)  # no step may vanish
+  shares = special.softmax(theta)
   inner = first - (first - last) * np.cumsum(shares[:-1])
   return np.concatenate([[first], inner, [last]])
