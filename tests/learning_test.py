@@ -180,7 +180,9 @@ def test_memory_bounds_what_a_row_may_use():
 
 # --- descent -----------------------------------------------------------------
 
-QUICK = learning.Settings(rounds=4, steps=30, batch=128, metric_batch=64)
+QUICK = learning.Settings(
+  rounds=4, steps=30, batch=128, rate=0.05, metric_batch=64
+)
 
 
 def descend(name, resume=None):
