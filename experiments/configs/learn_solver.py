@@ -32,8 +32,11 @@ def get_config() -> ml_collections.ConfigDict:
         "ipndm_2",
         "ipndm_3",
         "ipndm_4",
+        "angular_ab_3",
+        "angular_adams_2",
+        "angular_adams_4",
       ),
-      grids=("vp_quadratic", "karras", "cosine", "log_snr"),
+      grids=("vp_quadratic", "karras", "cosine", "log_snr", "angular"),
       noises=16384,  # to learn on
       validation=4096,  # to choose by
       report=2048,  # to report on, for each of `report_seeds`
