@@ -43,7 +43,7 @@ from jaxdiff import training
 
 METHODS = ("bns", "ld3", "amed")
 _FREE = ("out", "title", "calls", "seconds", "report_seeds")
-_ROWS, _MEMORY = 10, 4  # of the one program that tries the known tables
+_ROWS, _MEMORY = 10, 5  # of the one program that tries the known tables
 
 
 class Room:
@@ -105,7 +105,8 @@ class Room:
           calls,
         )
         if table is not None and table.nfe == calls:
-          padded = tables.pad(table, max(_ROWS, calls), _MEMORY)
+          memory = max(_MEMORY, table.memory)
+          padded = tables.pad(table, max(_ROWS, calls), memory)
           error = self.error(padded, self.validation, length=calls)
           tried.append((error["rmse"], name, grid, table))
     if not tried:
