@@ -229,12 +229,14 @@ def angular(
   def places(first, last, steps):
     high, low = angle(np.asarray([first, last]))
     level = levels(high, low, steps)
+    # the first level is infinite where alpha = 0; the ends are exact
+    times = np.append(first, process.time_at(level[1:]))
+    times[-1] = last
     if to_zero:
-      sweep = levels(high, 0.0, steps + 1)[:-1]
-      if sweep[-1] >= process.noise_level(last):
-        level = sweep
-    # the first level is infinite where alpha = 0
-    return np.append(first, process.time_at(level[1:]))
+      sweep = levels(high, 0.0, steps + 1)[1:-1]
+      if sweep.min(initial=np.inf) >= process.noise_level(last):
+        times = np.append(first, process.time_at(sweep))
+    return times
 
   return _grid(process, n, start, to_zero, places, keep_last=to_zero)
 

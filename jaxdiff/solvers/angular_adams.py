@@ -1,35 +1,35 @@
 r"""Adams' methods in the angle: order p + 1 by one call per step.
 
-With R = sqrt(alpha^2 + sigma^2) and theta = arctan(sigma / alpha) the
-probability-flow ODE is
+With s the standard deviation of the data, R = sqrt(s^2 alpha^2 + sigma^2) and
+theta = arctan(sigma / (s alpha)) the probability-flow ODE is
 
-  d(x / R) / dtheta = v,   v = (alpha eps - sigma x0) / R,
+  d(x / R) / dtheta = v,   v = (s alpha eps - sigma x0 / s) / R,
 
-where v is nearly constant wherever the data look like one Gaussian of unit
-variance: for such data it is 0 and a single step is exact. That is so in the
-whole upper range of noise levels, which is why few calls like it. The predictor
-is Adams and Bashforth's through the last p values of v, a polynomial in theta;
+where v is nearly constant wherever the data look like one Gaussian of variance
+s^2: for such data it is 0 and a single step is exact. That is so in the whole
+upper range of noise levels, which is why few calls like it. The predictor is
+Adams and Bashforth's through the last p values of v, a polynomial in theta;
 after the call at the predicted point the step is taken once more with that
 value (Adams and Moulton's of order p + 1), which costs no further call:
 
-  a'  = a + R' int_theta^theta' (L_1 v(y', t') + sum_k L_{-k} v_{i-k}) dtheta.
+  a' = (R' / R) a + R' int_theta^theta' (L_1 v(y', t') + sum_k L_{-k} v_{i-k}).
 
 Both are finite at alpha = 0 (theta = pi / 2) and at sigma = 0 (theta = 0): no
 step needs a rule of its own. No corrector follows the last step, whose end is
 never asked. The first steps have orders 1, 2, ..., p.
 
 The ingredients are old: v is Salimans and Ho's (2022),
-https://arxiv.org/abs/2202.00512, the free corrector Zhao et al.'s (2023),
-https://arxiv.org/abs/2302.04867, the angle of Lu and Song (2024),
-https://arxiv.org/abs/2410.11081. In the terms of this library it is `unic` for
-`exponential_ab(output="v", variable="own")`, both in theta.
+https://arxiv.org/abs/2202.00512, with the s of Karras et al. (2022) and Lu and
+Song (2024), https://arxiv.org/abs/2410.11081; the free corrector is Zhao et
+al.'s (2023), https://arxiv.org/abs/2302.04867. Without it, and with s = 1, this
+is `exponential_ab(output="v", variable="own")`.
 """
 
 import numpy as np
 
+from jaxdiff import numerics
 from jaxdiff import tableau as tables
 from jaxdiff.processes import GaussianProcess
-from jaxdiff.solvers import forms
 from jaxdiff.solvers.building import solver
 from jaxdiff.solvers.building import step_orders
 from jaxdiff.tableau import Tableau
@@ -42,6 +42,7 @@ def angular_adams(
   *,
   order: int | None = None,
   corrector: bool = True,
+  data_std: float = 1.0,
 ) -> Tableau:
   """Returns the table on `grid`, f64[n + 1]: n calls, K = order + 1.
 
@@ -50,24 +51,34 @@ def angular_adams(
     grid: f64[n + 1].
     order: p of the predictor, 1..16; None is 4, or what fewer steps allow.
     corrector: whether the free corrector follows each call but the first.
+    data_std: s. The order is the same for any; the nearer, the fewer calls.
 
   Raises:
-    ValueError: for an order outside of 1..16, or one that exceeds the steps.
+    ValueError: for an order outside of 1..16, or one that exceeds the steps,
+      or a data_std that is not positive.
   """
+  if not data_std > 0:
+    raise ValueError(f"data_std must be positive, got {data_std}")
   n = len(grid) - 1
   orders = step_orders(order, n, 16, "angular_adams", 4)
-  weights = lambda nodes, step: forms.weights("v", process, nodes, step, "own")
-  keep = lambda i: forms.carry("v", process, grid[i], grid[i + 1])
-  output = forms.FORMS["v"].output(process, grid[:-1])
+  alpha, sigma = data_std * process.alpha(grid), process.sigma(grid)
+  r, theta = np.hypot(alpha, sigma), np.arctan2(sigma, alpha)
+  output = np.stack([-sigma / data_std, alpha], axis=-1) / r[:, None]
+
+  def integral(nodes, i):
+    """Of the Lagrange polynomials over step i; nodes are newest first."""
+    basis = lambda u: numerics.lagrange(theta[nodes], u)
+    return r[i + 1] * numerics.gauss_legendre(basis, theta[i], theta[i + 1])
+
   rows = []
   for i, p in enumerate(orders):
     a = np.asarray([1.0, 0.0])  # the first anchor is where sampling starts
     if i > 0 and corrector:
-      nodes = grid[i - np.arange(orders[i - 1] + 1)]
-      a = np.append([0.0, keep(i - 1)], weights(nodes, grid[i - 1 : i + 1]))
+      fresh = integral(i - np.arange(orders[i - 1] + 1), i - 1)
+      a = np.append([0.0, r[i] / r[i - 1]], fresh)
     y = np.zeros(max(len(a), 2 + p))
-    y[: len(a)] = keep(i) * a
-    y[2 : 2 + p] += weights(grid[i - np.arange(p)], grid[i : i + 2])
+    y[: len(a)] = r[i + 1] / r[i] * a
+    y[2 : 2 + p] += integral(i - np.arange(p), i)
     both = i < n - 1 and corrector
     rows.append(tables.row(grid[i], tuple(output[i]), y, a if both else None))
   return tables.concat(*rows)

@@ -3,8 +3,9 @@
 `angular_adams` on the `angular` grid. Below eight calls a corrector sees too
 little to be right and costs stability: there the third-order predictor alone
 takes larger steps at high noise. Three numbers of the grid and this threshold
-were fitted once, on the mixture of digits and the grid of 25 Gaussians;
-docs/choosing-a-solver.md shows how the rule does on them and on others.
+were fitted once, on the mixture of digits and the grid of 25 Gaussians; where
+the rule wins and where it loses on others, docs/choosing-a-solver.md shows. It
+loses where some directions of the data are many times wider than others.
 """
 
 from jaxdiff import grids
@@ -14,15 +15,19 @@ from jaxdiff.tableau import Tableau
 
 
 def default(
-  process: GaussianProcess, calls: int, *, to_zero: bool = False
+  process: GaussianProcess,
+  calls: int,
+  *,
+  data_std: float = 1.0,
+  to_zero: bool = False,
 ) -> Tableau:
   """Returns a deterministic table of `calls` network calls for any process.
-
-  For data of about unit variance (0.3 to 1.5), as pixels in [-1, 1] are.
 
   Args:
     process: the forward process.
     calls: number of network calls, at least 1.
+    data_std: standard deviation of the data; 1 suits normalized data. For
+      data with a direction wider than 2 give the width of the widest.
     to_zero: whether the last step ends at sigma = 0 rather than at t_min.
 
   Raises:
@@ -32,7 +37,12 @@ def default(
     raise ValueError(f"a table makes at least one call, got calls={calls}")
   few = calls < 8
   grid = grids.angular(
-    process, calls, scale=2.2 if few else 1.7, to_zero=to_zero
+    process,
+    calls,
+    scale=(2.2 if few else 1.7) * data_std,
+    to_zero=to_zero,
   )
   order = min(3 if few else 4, calls)
-  return angular_adams(process, grid, order=order, corrector=not few)
+  return angular_adams(
+    process, grid, order=order, corrector=not few, data_std=data_std
+  )
