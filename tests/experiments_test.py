@@ -91,6 +91,7 @@ def test_demo_sweeps_twelve_solvers_in_one_program(demo):
     assert (out / picture).read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_demo_goes_on_where_it_was_interrupted(demo):
   out, flags, _ = demo
   whole = (out / "frontier.csv").read_text()
@@ -146,6 +147,23 @@ def test_a_sweep_of_another_config_starts_again_and_of_more_cells_goes_on(
     assert len(rows_of(tmp_path)) == 4
     fresh = frontier.run(small(tmp_path / "fresh", **change))
     assert other == fresh and other != first
+
+
+def test_a_sweep_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+  first = frontier.run(small(tmp_path))
+  lines = (tmp_path / "frontier.csv").read_text().splitlines(keepends=True)
+  half = "".join(lines[:3]) + lines[3][:7]  # cut while a line was written
+  (tmp_path / "frontier.csv").write_text(half)
+  run = []
+  call = frontier.Sweep.__call__
+
+  def counting(self, table, x=None):
+    run.append(table.nfe)
+    return call(self, table, x)
+
+  monkeypatch.setattr(frontier.Sweep, "__call__", counting)
+  assert frontier.run(small(tmp_path)) == first
+  assert len(run) == 2  # of four
 
 
 def test_the_reference_in_pieces_is_one_walk_of_rk4(tmp_path):
