@@ -26,9 +26,17 @@ NAMES = ("ddim", "heun", "unipc_3", "dpm_solver_3", "ipndm_4", "deis_3")
 
 
 def run(process, table, x, collect=None):
-  model = oracles.exact(oracles.g2(), process)
+  """Runs a table; without collect, one program for each process."""
+  model, length = oracles.exact(oracles.g2(), process), None
+  if collect is None:
+    table, length = tables.pad(table, 16, 5), table.nfe
   return sampling.sample(
-    jax.random.key(7), model, table, jnp.asarray(x), collect=collect
+    jax.random.key(7),
+    model,
+    table,
+    jnp.asarray(x),
+    collect=collect,
+    length=length,
   )
 
 
