@@ -424,7 +424,7 @@ def small_config(**options):
       r"patch, which the network 'residual_mlp' .* takes blocks",
     ),
     (dict(process_options=dict(beta_min=1.0)), r"the process 'edm' .* sigma_"),
-    (dict(process="from_alpha_sigma"), "must be one of edm, rectified_flow"),
+    (dict(process="from_alpha_sigma"), "must be one of edm, pfgmpp, rect"),
     (dict(process="GaussianProcess"), "must be one of edm"),
     (dict(process="vp_linear_covering"), "must be one of edm"),
   ],
