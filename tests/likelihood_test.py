@@ -61,9 +61,9 @@ def test_the_density_of_a_mixture_is_exact(name, x64):
 @pytest.mark.parametrize(
   ("name", "order", "steps"),
   [
-    ("ddim", 1, 40),
+    pytest.param("ddim", 1, 40, marks=pytest.mark.slow),
     ("dpmpp_2m", 2, 80),
-    ("rk4", 4, 80),
+    pytest.param("rk4", 4, 80, marks=pytest.mark.slow),
     ("dpm_solver_3", 3, 40),
   ],
 )
