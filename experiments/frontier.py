@@ -26,7 +26,7 @@ import hashlib
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -72,6 +72,7 @@ ORACLES = {
   "nearly_flat": oracles.nearly_flat,
 }
 DEFAULT = "default"
+Grid = Callable[..., np.ndarray]  # (process, n, to_zero=...)
 _MNIST = {"image": "x_test"}
 _PIECE = 40  # rows of the compiled program, unless a table is longer
 _MEMORY = 4  # outputs that it keeps, unless a table keeps more
@@ -157,17 +158,19 @@ def _data_of(name: str, stored: training.ModelConfig, run: str) -> np.ndarray:
 
 
 def cells(
-  config: ml_collections.ConfigDict, process: processes.GaussianProcess
+  config: ml_collections.ConfigDict,
+  process: processes.GaussianProcess,
+  named: Mapping[str, Grid] = grids.GRIDS,
 ) -> Iterable[tuple[str, str, int, tables.Tableau]]:
   """Yields (solver, grid, calls, table) for every cell that fits a budget."""
   known = (*solvers.CASES, DEFAULT)
   unknown = [s for s in config.solvers if s not in known]
-  unknown += [g for g in config.grids if g not in grids.GRIDS]
+  unknown += [g for g in config.grids if g not in named]
   if unknown:
     raise ValueError(
       f"unknown in config.solvers or config.grids: {', '.join(unknown)};"
       f" solvers: {', '.join(known)}; grids:"
-      f" {', '.join(grids.GRIDS)}"
+      f" {', '.join(named)}"
     )
   to_zero = config.to_zero
   for name in config.solvers:
@@ -180,7 +183,7 @@ def cells(
       for calls in config.calls:
         table = solvers.for_budget(
           functools.partial(solvers.CASES[name].build, process),
-          functools.partial(grids.GRIDS[grid], process, to_zero=to_zero),
+          functools.partial(named[grid], process, to_zero=to_zero),
           calls,
         )
         if table is not None:
@@ -257,11 +260,33 @@ _sliced = jax.jit(metrics.sliced_wasserstein)
 
 def run(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
   """Runs the sweep; returns its rows and writes csv, json and picture."""
+  rows, summary = measure(config)
+  out = pathlib.Path(config.out)
+  print(table_text(rows, config.calls))
+  print(
+    f"{summary['tables']} tables and the reference ran in"
+    f" {summary['compilations']} compiled program(s) on {summary['device']}."
+  )
+  plots.frontier(rows, summary["floor"], out / "frontier.png", config.title)
+  print(f"Wrote {out}/frontier.csv, frontier.png and frontier.json.")
+  return rows
+
+
+def measure(
+  config: ml_collections.ConfigDict,
+  named: Mapping[str, Grid] = grids.GRIDS,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+  """Runs the sweep; returns its rows and a summary, and writes both.
+
+  Args:
+    config: see experiments/configs/frontier_mixture.py.
+    named: the grids that config.grids chooses from.
+  """
   jax.config.update("jax_enable_x64", config.float64)
   out = pathlib.Path(config.out)
   out.mkdir(parents=True, exist_ok=True)
   target = load_target(config)
-  todo = list(cells(config, target.process))
+  todo = list(cells(config, target.process, named))
   if not todo:
     raise ValueError(
       f"none of config.solvers={tuple(config.solvers)} makes a step in any of"
@@ -300,14 +325,7 @@ def run(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
     jax=jax.__version__,
   )
   (out / "frontier.json").write_text(json.dumps(summary, indent=1) + "\n")
-  print(table_text(rows, config.calls))
-  print(
-    f"{len(todo)} tables and the reference ran in {summary['compilations']}"
-    f" compiled program(s) on {summary['device']}."
-  )
-  plots.frontier(rows, summary["floor"], out / "frontier.png", config.title)
-  print(f"Wrote {out}/frontier.csv, frontier.png and frontier.json.")
-  return rows
+  return rows, summary
 
 
 def errors(x: np.ndarray, reference: np.ndarray) -> dict[str, float]:
