@@ -36,10 +36,9 @@ lint: $(STAMP)  ## style and likely bugs, changes nothing
 bench: $(STAMP)  ## what the library's loop costs beside the bare network
 	$(BIN)/python -m experiments.bench_overhead
 
-evidence: $(STAMP)  ## the slow tests, then error against calls for solvers
+evidence: $(STAMP)  ## the slow tests, then every system against its bars (hours)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q -m slow tests
-	$(BIN)/python -m experiments.frontier \
-	  --config=experiments/configs/frontier_mixture.py
+	$(BIN)/python -m experiments.evidence --system=all
 
 clean:  ## remove .venv, runs and caches
 	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .jax_cache
