@@ -49,6 +49,8 @@ RULE, CHOICE = 1.0, 0.8  # the bars, as parts of the figure
 _MNIST = pathlib.Path("runs/frontier_mnist")
 _RESULTS = pathlib.Path("experiments/results/frontier.json")
 _DOCUMENT = pathlib.Path("docs/frontier.md")
+_ADVICE = pathlib.Path("docs/choosing-a-solver.md")  # has a part generated here
+_MARKS = "<!-- generated -->\n", "<!-- end -->"
 
 Row = dict[str, Any]
 
@@ -335,6 +337,49 @@ def _network(rows):
   return [*lines, ""]
 
 
+def summary(results: Mapping[str, Any]) -> str:
+  """Returns the table of docs/choosing-a-solver.md."""
+  cells = results["cells"]
+  judged = [r for c in FIGURES for r in cells.get(c, [])]
+  held = [r for c, rows in cells.items() if c not in FIGURES for r in rows]
+  network = frontier.best_by_grid(results["mnist"])
+  lines = [
+    "| calls | rule / figure | choice / figure | rule / others, not seen |"
+    " best on the MNIST network |",
+    "|---|---|---|---|---|",
+  ]
+  for calls in sorted({r["calls"] for r in judged}):
+    here = [r for r in judged if r["calls"] == calls]
+    unseen = [r for r in held if r["calls"] == calls]
+    columns = [
+      _range([r["rule"]["rmse"] / r["figure"] for r in here]),
+      _range([r["best"]["rmse"] / r["figure"] for r in here]),
+      _range([r["rule"]["rmse"] / r["best"]["rmse"] for r in unseen]),
+    ]
+    rows = [r for (_, c), r in network.items() if c == calls]
+    best = min(rows, key=lambda r: r["rmse"], default=None)
+    columns.append(f"{best['solver']} on {best['grid']}" if best else "")
+    lines.append(f"| {calls} | " + " | ".join(columns) + " |")
+  return "\n".join(lines) + "\n"
+
+
+def insert(page: str, table: str) -> str:
+  """Returns the page with the table between its marks.
+
+  Raises:
+    ValueError: if the page has no such marks.
+  """
+  first, last = _MARKS
+  if first not in page or last not in page:
+    raise ValueError(f"the page lacks the marks {first.strip()} and {last}")
+  head, rest = page.split(first, 1)
+  return head + first + table + last + rest.split(last, 1)[1]
+
+
+def _range(ratios):
+  return f"{min(ratios):.2f} .. {max(ratios):.2f}" if ratios else ""
+
+
 def _error(row):
   return f"{row['rmse']:.2e} ({row['median']:.1e})"
 
@@ -357,7 +402,8 @@ def main() -> None:
   _RESULTS.parent.mkdir(parents=True, exist_ok=True)
   _RESULTS.write_text(json.dumps(results, indent=1) + "\n")
   _DOCUMENT.write_text(document(results))
-  print(f"Wrote {_RESULTS} and {_DOCUMENT}.")
+  _ADVICE.write_text(insert(_ADVICE.read_text(), summary(results)))
+  print(f"Wrote {_RESULTS}, {_DOCUMENT} and a table of {_ADVICE}.")
 
 
 if __name__ == "__main__":

@@ -145,6 +145,28 @@ def image_grid(
   plt.close(figure)
 
 
+def image_rows(rows: dict[str, np.ndarray], path: pathlib.Path) -> None:
+  """Saves a picture with a named row of images for each entry.
+
+  Args:
+    rows: f[n, height, width, 1 or 3] in [-1, 1] each, by its label.
+    path: of the PNG file.
+  """
+  n = len(next(iter(rows.values())))
+  figure, axes = plt.subplots(
+    len(rows), 1, figsize=(0.6 * n + 2.2, 0.62 * len(rows)), squeeze=False
+  )
+  for axis, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
+    line = np.concatenate(np.asarray(images, np.float32), axis=1)
+    line = np.clip((line + 1.0) / 2.0, 0.0, 1.0)
+    axis.imshow(line.squeeze(), cmap="gray", vmin=0, vmax=1)
+    axis.text(-4, line.shape[0] / 2, label, ha="right", va="center", fontsize=8)
+    axis.axis("off")
+  figure.subplots_adjust(left=0.3, right=0.99, top=0.99, bottom=0.01)
+  figure.savefig(path, dpi=130)
+  plt.close(figure)
+
+
 def search(
   scores: Any, rows: list[dict[str, Any]], path: pathlib.Path, title: str
 ) -> None:

@@ -39,6 +39,10 @@ def test_notebook_runs(path, monkeypatch):
     assert "same table: True" in text
     slope = float(text.split("slope at large D: ")[1].split()[0])
     assert abs(slope + 1.0) < 0.1
+  if path.stem == "which_solver":
+    assert "compiled programs: 1" in text
+    assert text.count(" calls: default") == 8  # the exact network: every budget
+    assert "poor network, best at 10 calls: ipndm_3" in text
   if path.stem == "stochastic_interpolants":
     found = [float(part.split()[0]) for part in text.split("distance ")[1:]]
     assert found == sorted(found, reverse=True)  # more noise, less error

@@ -1,0 +1,63 @@
+"""Samples of the public MNIST network by few calls, beside the converged ODE.
+
+  python -m experiments.mnist_samples --config.target=ddpm_mnist.npz
+
+after a run of `experiments.frontier` with configs/frontier_mnist.py, whose
+noises and reference it takes. Draws --config.out/samples.png: for each solver
+and number of calls the same eight noises, the converged ODE above.
+"""
+
+import functools
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import console
+from experiments import frontier
+from experiments import plots
+from jaxdiff import grids
+from jaxdiff import solvers
+
+CALLS = (10, 20, 50)
+SHOWN = 8
+
+
+def main() -> None:
+  config = flags.FLAGS.config
+  jax.config.update("jax_enable_x64", config.float64)
+  out = pathlib.Path(config.out)
+  target = frontier.load_target(config)
+  process = target.process
+  quadratic = functools.partial(grids.vp_quadratic, process)
+  build = {
+    "default": functools.partial(solvers.default, process),
+    "ddim": lambda calls: solvers.ddim(process, quadratic(calls)),
+    "dpmpp_2m": lambda calls: solvers.dpmpp_2m(process, quadratic(calls)),
+  }
+  made = {
+    (name, calls): make(calls)
+    for name, make in build.items()
+    for calls in CALLS
+  }
+  sweep = frontier.Sweep(target, config, list(made.values()))
+  with np.load(out / "reference.npz") as held:
+    reference = held["reference"]
+  rows = {"converged ODE": reference[:SHOWN]}
+  for (name, calls), table in made.items():
+    x = np.asarray(sweep(table))
+    rmse = frontier.errors(x, reference)["rmse"]
+    rows[f"{name}, {calls} calls ({rmse:.2f})"] = x[:SHOWN]
+  plots.image_rows(rows, out / "samples.png")
+  print(f"Wrote {out}/samples.png.")
+
+
+if __name__ == "__main__":
+  config_flags.DEFINE_config_file(
+    "config",
+    "experiments/configs/frontier_mnist.py",
+    "The config of the frontier's run, with the same changes.",
+  )
+  console.run(main)
