@@ -125,11 +125,15 @@ def load_target(config: ml_collections.ConfigDict) -> Target:
     return Target(model, model.process, stored.shape, draws)
   if pathlib.Path(config.target).is_file():
     model = sources.pretrained(config.target)
+    process = model.process
+    if config.get("max_level", 0):  # start below what the network masters
+      t_max = float(process.time_at(config.max_level))
+      process = dataclasses.replace(process, t_max=t_max)
     shape = networks.ddpm_mnist.SHAPE
     draws = jnp.zeros((0, *shape))
     if config.data:
       draws = jnp.asarray(data.load(config.data, keys=_MNIST)["image"])
-    return Target(model, model.process, shape, draws)
+    return Target(model, process, shape, draws)
   raise ValueError(
     f"config.target={config.target!r} is neither an oracle"
     f" ({', '.join(ORACLES)}), nor a folder with a trained model, nor a file of"
