@@ -39,7 +39,7 @@ def default(
   grid = grids.angular(
     process,
     calls,
-    scale=(2.2 if few else 1.7) * data_std,
+    scale=(2.22 if few else 1.7) * data_std,
     to_zero=to_zero,
   )
   order = min(3 if few else 4, calls)
