@@ -201,9 +201,8 @@ grid. *Rule* is `jaxdiff.default(process, calls)`, fixed in advance for all
 cells; its few numbers were fitted on these two oracles. *Choice* is the best of
 our tables for the cell, chosen on the noises that it is reported on, as the
 figures are: the rule, published solvers on two grids and three forms of
-`angular_adams` on angular grids of scale 0.8 to 4.5 and bend 0.3 to 1 (in
-brackets). Not every cell has tried all of them (digits_mixture_vp and
-digits_mixture_flow so far none but the rule), and from 30 calls on there are
+`angular_adams` on angular grids of scale 0.8 to 4.5 and bend 0.08 to 1 (in
+brackets). Not every cell has tried all of them, and from 30 calls on there are
 fewer. *Other noises* are the rule's ratio to the same figure on two more sets
 of noises: a few samples that fall into another mode dominate the rmse at few
 calls, and another set holds more or fewer of them. Processes: EDM from 80 to

@@ -9,13 +9,22 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
+LONG = ("learn_your_own_solver", "pfgmpp", "stochastic_interpolants")
 
 
 def test_there_are_notebooks():
   assert NOTEBOOKS
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  "path",
+  [
+    pytest.param(
+      path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG)
+    )
+    for path in NOTEBOOKS
+  ],
+)
 def test_notebook_runs(path, monkeypatch):
   monkeypatch.setenv(
     "PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"

@@ -15,3 +15,11 @@ def x64():
   """Runs a test in float64."""
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture(autouse=True)
+def precision():
+  """A script that runs in process may switch to float64; no test inherits it."""
+  before = jax.config.jax_enable_x64
+  yield
+  jax.config.update("jax_enable_x64", before)

@@ -162,6 +162,7 @@ def test_a_hutchinson_residual_is_unbiased(x64):
   assert np.all(error > 0)
 
 
+@pytest.mark.slow
 def test_residual_and_gap_grow_with_a_perturbation_of_the_potential():
   law = mixture()
   x0 = law.sample(jax.random.key(0), 800)[0]

@@ -162,6 +162,7 @@ def test_em_finds_the_mixture_that_made_the_points():
   assert -0.01 < gap < 0.01
 
 
+@pytest.mark.slow
 def test_realnvp_inverts_itself_and_integrates_to_one():
   law = oracles.mixture([(1.0, 0.0), (-1.0, 0.5)], [0.1, 0.3])
   x = law.sample(jax.random.key(0), 2000)[0]

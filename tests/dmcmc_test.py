@@ -89,6 +89,7 @@ def test_exact_alternation_leaves_the_noise_level_uniform():
   assert stats.chisquare(counts).pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_the_noise_classifier_learns_the_posterior():
   """Of one Gaussian: its cross entropy comes close to the exact one's."""
   d, levels = 8, samplers.ladder(0.05, 5.0, 12)

@@ -111,7 +111,16 @@ def test_a_family_begins_at_its_table(name, process, x64):
   )
 
 
-@pytest.mark.parametrize("name", ["bns", "consistent", "ld3_decoupled", "amed"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    "bns",
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in ("consistent", "ld3_decoupled", "amed")
+    ),
+  ],
+)
 def test_gradients_are_those_of_finite_differences(name, x64):
   theta, build = family(name)
   model, taught = lessons(jax.random.key(0), n=16)
@@ -203,7 +212,12 @@ whole_descent = functools.cache(descend)
 
 
 @pytest.mark.parametrize(
-  "name", ["bns", "ld3", pytest.param("amed", marks=pytest.mark.slow)]
+  "name",
+  [
+    "bns",
+    pytest.param("ld3", marks=pytest.mark.slow),
+    pytest.param("amed", marks=pytest.mark.slow),
+  ],
 )
 def test_what_is_learned_wins_on_unseen_noises(name):
   model, report = lessons(learning.split(jax.random.key(0)).report, n=512)
@@ -241,6 +255,7 @@ def test_a_learned_table_is_saved_with_its_story(tmp_path):
   assert tables.about(tmp_path / "t.npz")["process"] == "edm"
 
 
+@pytest.mark.slow
 def test_the_script_learns_reports_and_goes_on(tmp_path, capsys):
   from experiments import learn_solver
   from experiments.configs import learn_solver as configs

@@ -226,6 +226,7 @@ def test_every_table_is_edms_and_noise_is_refused(name):
       case.build(process, grid)
 
 
+@pytest.mark.slow
 def test_one_network_is_trained_for_several_d_in_one_program():
   network = networks.MLP(features=(8,))
   params = network.init(KEY, jnp.zeros((1, 4)), jnp.zeros(1))["params"]

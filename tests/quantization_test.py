@@ -209,6 +209,7 @@ def relative(a, b):
   return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
 
 
+@pytest.mark.slow
 def test_more_bits_are_closer_and_sixteen_are_the_float_network(case):
   model, inputs = case
   exact = apply(model, *inputs)

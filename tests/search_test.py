@@ -706,6 +706,7 @@ def test_blocks_that_are_left_out_cost_nothing(network):
   assert np.ptp(saved) < 0.02 * abs(saved).mean()
 
 
+@pytest.mark.slow
 def test_a_u_net_passes_whole_blocks_by():
   module = networks.UNet(channels=8, multipliers=(1,), blocks=1, attention=())
   x = jax.random.normal(KEY, (2, 4, 4, 1))
@@ -784,6 +785,7 @@ def small(out, **changes):
   return config
 
 
+@pytest.mark.slow
 def test_the_script_goes_on_where_it_was_interrupted(tmp_path, capsys):
   config = small(tmp_path)
   whole = experiment.run(config)
@@ -806,6 +808,7 @@ def test_the_script_goes_on_where_it_was_interrupted(tmp_path, capsys):
   assert other["rows"] != whole["rows"]
 
 
+@pytest.mark.slow
 def test_the_script_takes_grids_from_a_cost_matrix(tmp_path):
   summary = experiment.run(small(tmp_path, method="gits"))
   assert "on gits(" in summary["rows"][0]["name"]
