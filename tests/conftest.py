@@ -19,7 +19,7 @@ def x64():
 
 @pytest.fixture(autouse=True)
 def precision():
-  """A script that runs in process may switch to float64; no test inherits it."""
+  """A script run in process may switch to float64; no test inherits it."""
   before = jax.config.jax_enable_x64
   yield
   jax.config.update("jax_enable_x64", before)
