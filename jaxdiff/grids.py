@@ -18,8 +18,8 @@ defined in it and hence the same for every process of one range.
 | `align_your_steps`  | a published table, interpolated                      |
 
 `uniform` and `quadratic` take the time of another process as `clock`.
-`angular` is the grid that few calls like best, with `angular_adams`;
-`vp_quadratic` is it for most other solvers.
+`angular` belongs to `angular_adams`; `vp_quadratic` is the grid that few calls
+of most other solvers like best.
 """
 
 from types import MappingProxyType
@@ -238,7 +238,7 @@ def angular(
         times = np.append(first, process.time_at(sweep))
     return times
 
-  return _grid(process, n, start, to_zero, places, keep_last=to_zero)
+  return _grid(process, n, start, to_zero, places, own_ends=True)
 
 
 def align_your_steps(
@@ -302,7 +302,7 @@ def from_noise_levels(process: GaussianProcess, levels: Any) -> np.ndarray:
   return from_times(process, times)
 
 
-def _grid(process, n, start, to_zero, places, own_ends=False, keep_last=False):
+def _grid(process, n, start, to_zero, places, own_ends=False):
   """Walks from start to t_min (and on to zero) in n steps through `places`."""
   checks.process(process, "grid(process, n)")
   if not (isinstance(n, (int, np.integer)) and n >= 1):
@@ -324,8 +324,7 @@ def _grid(process, n, start, to_zero, places, own_ends=False, keep_last=False):
   else:
     times = np.array(places(first, process.t_min, steps), np.float64)
     if not own_ends:  # exactly, not up to the rounding of a round trip
-      times[0] = first
-      times[-1] = times[-1] if keep_last else process.t_min
+      times[0], times[-1] = first, process.t_min
   if to_zero:
     times = np.append(times, _zero(process))
   return from_times(process, times)
