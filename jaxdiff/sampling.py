@@ -357,15 +357,7 @@ def sample(
           " - 1"
         )
     scale, noise = 1.0, None
-  size = tree.batch_size(x)
-  index = jnp.arange(size) if index is None else jnp.asarray(index)
-  if not jnp.issubdtype(index.dtype, jnp.integer):
-    raise TypeError(f"index numbers the samples, got dtype {index.dtype}")
-  if index.shape != (size,):
-    raise ValueError(
-      f"index must give every sample its number, shape ({size},), got"
-      f" {index.shape}"
-    )
+  index = checked_index(index, tree.batch_size(x))
   traced = not all(map(checks.concrete, jax.tree.leaves((key, x, tableau))))
   if (progress or check_finite) and (traced or not checks.concrete(length)):
     raise TypeError(
@@ -400,6 +392,24 @@ def sample(
   if check_finite:
     _raise_nonfinite(int(bad), tableau, length)
   return result if collect is None else (result, kept)
+
+
+def checked_index(index: Any, size: int) -> jax.Array:
+  """Returns the samples' indices i32[size]; 0, 1, ... for None.
+
+  Raises:
+    TypeError: for indices that are no integers.
+    ValueError: if there is not one for each sample.
+  """
+  index = jnp.arange(size) if index is None else jnp.asarray(index)
+  if not jnp.issubdtype(index.dtype, jnp.integer):
+    raise TypeError(f"index numbers the samples, got dtype {index.dtype}")
+  if index.shape != (size,):
+    raise ValueError(
+      f"index must give every sample its number, shape ({size},), got"
+      f" {index.shape}"
+    )
+  return index
 
 
 def stream(key: jax.Array) -> jax.Array:

@@ -56,15 +56,7 @@ def begin(
         " samples are floating point: convert integer pixels with"
         " likelihood.dequantize, or x / 127.5 - 1"
       )
-  size = tree.batch_size(like)
-  index = jnp.arange(size) if index is None else jnp.asarray(index)
-  if not jnp.issubdtype(index.dtype, jnp.integer):
-    raise TypeError(f"index numbers the samples, got dtype {index.dtype}")
-  if index.shape != (size,):
-    raise ValueError(
-      f"index must give every sample its number, shape ({size},), got"
-      f" {index.shape}"
-    )
+  index = sampling.checked_index(index, tree.batch_size(like))
   if like is not x:
     noise = sampling.initial_noise(key, process.noise, like, index)
     x = float(process.sigma(t)) * noise
