@@ -7,6 +7,7 @@ time broadcast.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from jaxdiff import tree
 from jaxdiff.processes import GaussianProcess
 
 PyTree = Any
+
+TIMES = ("log_snr", "log_half_sigma", "steps", "t")
 
 _CLIP = 20.0  # of the log-SNR that the network sees: sigma = 0 or alpha = 0
 
@@ -31,17 +34,25 @@ class Denoiser:
   x, c, label). For EDM networks x is first scaled to unit variance, as in
   Karras et al. (2022), table 1; others are given it as it is, unless
   `scale_input` says otherwise. c f32[batch] is what the network is told about
-  the time: -lambda / 4 = log(sigma / alpha) / 4 for "log_snr" (as in EDM), t
-  itself for "t", or any function of t, as in time=lambda t: 999.0 * t.
+  the time:
+
+  | time              | c                                                      |
+  |-------------------|--------------------------------------------------------|
+  | "log_snr"         | -lambda / 4 = log(sigma / alpha) / 4, as in EDM        |
+  | "log_half_sigma"  | log(sigma / (2 alpha)), as in EDM's VE networks        |
+  | "steps"           | N t - 1, the step 0..N-1 of `processes.vp_discrete`    |
+  | "t"               | t                                                      |
+  | a function        | of t, as in time=lambda t: 999.0 * t                   |
 
   Attributes:
     params: parameters, a tree of arrays.
-    label: i32[batch], a scalar for all, or None; the condition.
+    label: the condition, or None: a class i32[batch], or a vector for each
+      sample f[batch, d]; without the batch axis it holds for all.
     apply: the network as a function of (params, x, c[, label]).
     process: the forward process.
     prediction: what the network outputs, one of `predictions.KINDS`.
     sigma_data: standard deviation of the data, for "edm" and scaled inputs.
-    time: "log_snr", "t", or a function of t (keep one function object).
+    time: one of `TIMES`, or a function of t (keep one function object).
     scale_input: whether x is divided by sqrt(alpha^2 sigma_data^2 + sigma^2);
       None does so for the prediction "edm" alone.
     dtype: what the network's input is cast to; None keeps x's dtype.
@@ -62,9 +73,23 @@ class Denoiser:
   dtype: Any = dataclasses.field(default=None, metadata={"static": True})
 
   def __call__(
-    self, x: jax.Array, t: jax.Array, label: Any = None
+    self,
+    x: jax.Array,
+    t: jax.Array,
+    label: Any = None,
+    *,
+    augment: jax.Array | None = None,
+    key: jax.Array | None = None,
   ) -> predictions.Prediction:
     """Returns (x0, eps) for noisy x [batch, ...] at t, scalar or [batch].
+
+    Args:
+      x: noisy data.
+      t: scalar or f[batch].
+      label: takes the place of the label held.
+      augment: f[batch, d], how the data were augmented, for networks that are
+        told so; None says that they were not.
+      key: of the dropout, which there is in training alone.
 
     Raises:
       ValueError: if the network's output is not shaped like x.
@@ -81,10 +106,11 @@ class Denoiser:
       inputs = predictions.input_scale(alpha, sigma, self.sigma_data) * x
     inputs = inputs.astype(self.dtype or x.dtype)
     condition = jnp.broadcast_to(self._condition(t), x.shape[:1])
-    args = ()
-    if label is not None:
-      args = (jnp.broadcast_to(label, x.shape[:1]),)
-    output = self.apply(self.params, inputs, condition, *args)
+    args = () if label is None else (_for_all(label, x.shape[0]),)
+    # what is not given is not mentioned: most networks know nothing of it
+    given = dict(augment=augment, key=key)
+    given = {name: v for name, v in given.items() if v is not None}
+    output = self.apply(self.params, inputs, condition, *args, **given)
     if output.shape != x.shape:
       raise ValueError(
         f"the network returned shape {output.shape} for an input of shape"
@@ -104,7 +130,13 @@ class Denoiser:
     """Returns what the network is told about the time."""
     if callable(self.time):
       return self.time(t)
-    return t if self.time == "t" else -0.25 * self._clipped_log_snr(t)
+    if self.time == "t":
+      return t
+    if self.time == "steps":
+      return t / self.process.t_min - 1.0
+    log_noise = -self._clipped_log_snr(t)
+    half = self.time == "log_half_sigma"
+    return log_noise - math.log(2.0) if half else 0.25 * log_noise
 
   def _clipped_log_snr(self, t: jax.Array) -> jax.Array:
     """Returns lambda(t) within +-20, with finite gradients at the ends.
@@ -143,7 +175,13 @@ def from_function(
   denoiser = Denoiser(params, apply=apply, process=process, **options)
   checks.one_of(denoiser.prediction, predictions.KINDS, "prediction")
   if not callable(denoiser.time):
-    checks.one_of(denoiser.time, ("log_snr", "t"), "time")
+    checks.one_of(denoiser.time, TIMES, "time")
+  if denoiser.time == "steps" and process.t_max != 1.0:
+    raise ValueError(
+      'time="steps" counts the steps of a discrete process, which has t from'
+      f" 1/N to 1, but this process ends at t = {process.t_max}; make it with"
+      ' processes.vp_discrete(betas), or choose time="t"'
+    )
   return denoiser
 
 
@@ -210,8 +248,16 @@ class LinenApply:
 
   module: Any
 
-  def __call__(self, params: PyTree, *args: Any) -> jax.Array:
-    return self.module.apply({"params": params}, *args)
+  def __call__(
+    self,
+    params: PyTree,
+    *args: Any,
+    key: jax.Array | None = None,
+    **options: Any,
+  ) -> jax.Array:
+    if key is not None:
+      options |= dict(rngs=dict(dropout=key), deterministic=False)
+    return self.module.apply({"params": params}, *args, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,5 +273,12 @@ class NnxApply:
 
 
 def with_label(denoiser: Denoiser, label: Any) -> Denoiser:
-  """Returns the denoiser conditioned on label, i32[batch]."""
+  """Returns the denoiser conditioned on label, i32[batch] or f[batch, d]."""
   return dataclasses.replace(denoiser, label=jnp.asarray(label))
+
+
+def _for_all(label: Any, batch: int) -> jax.Array:
+  """Returns classes as i[batch], vectors as f[batch, d]."""
+  label = jnp.asarray(label)
+  vector = jnp.issubdtype(label.dtype, jnp.floating)
+  return jnp.broadcast_to(label, (batch, *label.shape[-1:] * vector))

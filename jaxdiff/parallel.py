@@ -1,4 +1,9 @@
-"""Devices: a mesh with a `data` axis, and batches laid out over it."""
+"""Devices: a mesh with a `data` axis, and what is laid out over it.
+
+Batches are split over the axis. Parameters are copied to every device, or, if
+they do not fit, split over the same axis and gathered where they are used
+(fully sharded, ZeRO-3: Rajbhandari et al. 2020): jit inserts the collectives.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -47,13 +52,40 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def fully_sharded(tree: PyTree, mesh: Mesh, smallest: int = 4096) -> PyTree:
+  """Returns shardings that leave each device its part of every large leaf.
+
+  A leaf is split along its longest axis that the devices can share equally;
+  one that has none, or is small, is copied to every device.
+
+  Args:
+    tree: of arrays or ShapeDtypeStructs: parameters, or a whole TrainState.
+    mesh: with an axis `data`.
+    smallest: numbers in the smallest leaf that is split.
+  """
+  n = mesh.shape["data"]
+
+  def sharding(leaf: Any) -> NamedSharding:
+    shape = leaf.shape
+    key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    axes = [] if key else [i for i, d in enumerate(shape) if d and not d % n]
+    if not axes or int(np.prod(shape)) < smallest:
+      return replicated(mesh)
+    axis = max(axes, key=lambda i: shape[i])
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+  return jax.tree.map(sharding, tree)
+
+
 def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
   """Returns the batch laid out over the mesh.
+
+  With several processes each gives its own rows of the global batch.
 
   Raises:
     ValueError: if a leaf's batch is not a multiple of the devices; it is named.
   """
-  n = mesh.shape["data"]
+  n = len(mesh.local_devices)
   for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
     if leaf.shape[0] % n:
       raise ValueError(
@@ -61,4 +93,9 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
         f" samples, which {n} devices cannot share equally; choose a batch"
         f" size that is a multiple of {n}"
       )
-  return jax.device_put(batch, batch_sharding(mesh))
+  sharding = batch_sharding(mesh)
+  if jax.process_count() == 1:
+    return jax.device_put(batch, sharding)
+  return jax.tree.map(
+    lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch
+  )

@@ -232,7 +232,7 @@ def test_refusals_name_what_arrived():
     jax.eval_shape(model, X, 0.5)
   with pytest.raises(ValueError, match="prediction must be one of 'x0'"):
     from_plain(prediction="noise")
-  with pytest.raises(ValueError, match="time must be one of 'log_snr', 't'"):
+  with pytest.raises(ValueError, match="time must be one of 'log_snr', .*'t'"):
     from_plain(time="sigma")
 
 
@@ -273,3 +273,66 @@ def test_a_network_trained_elsewhere_sees_its_own_input_and_time():
 def test_an_uncalled_process_is_named():
   with pytest.raises(TypeError, match=r"call it: edm\(\)"):
     denoisers.from_function(lambda p, x, c: x, {}, processes.edm)
+
+
+@pytest.mark.parametrize(
+  ("time", "told"),
+  [
+    ("log_snr", lambda t: np.log(t) / 4),
+    ("log_half_sigma", lambda t: np.log(t / 2)),
+    ("t", lambda t: t),
+  ],
+)
+def test_a_network_is_told_the_time_it_was_trained_with(time, told):
+  tell = lambda params, x, c: jnp.broadcast_to(c[:, None], x.shape)
+  model = denoisers.from_function(
+    tell, (), processes.edm(), prediction="x0", time=time
+  )
+  t = jnp.asarray([0.002, 1.0, 80.0])
+  x0 = model(jnp.zeros((3, 2)), t).x0
+  np.testing.assert_allclose(x0[:, 0], told(np.asarray(t)), rtol=1e-5)
+
+
+def test_steps_are_the_indices_of_a_discrete_process():
+  process = processes.vp_discrete(np.linspace(1e-4, 0.02, 1000))
+  tell = lambda params, x, c: jnp.broadcast_to(c[:, None], x.shape)
+  model = denoisers.from_function(
+    tell, (), process, prediction="x0", time="steps"
+  )
+  t = jnp.asarray([0.001, 0.5, 1.0])
+  x0 = model(jnp.zeros((3, 2)), t).x0
+  np.testing.assert_allclose(x0[:, 0], [0, 499, 999], atol=1e-3)
+  with pytest.raises(ValueError, match="vp_discrete"):
+    denoisers.from_function(tell, (), processes.edm(), time="steps")
+
+
+def test_labels_may_be_vectors_and_hold_for_all():
+  add = lambda params, x, c, label: x + label.sum(-1, keepdims=True)
+  model = denoisers.from_function(
+    add, (), processes.edm(), prediction="x0", scale_input=False
+  )
+  x = jnp.zeros((3, 2))
+  one = denoisers.with_label(model, jnp.asarray([1.0, 2.0, 3.0]))
+  each = denoisers.with_label(model, jnp.ones((3, 3)) * 2.0)
+  np.testing.assert_allclose(one(x, 1.0).x0, 6.0)
+  np.testing.assert_allclose(each(x, 1.0).x0, 6.0)
+
+
+def test_a_key_turns_dropout_on_and_augmentations_are_handed_on():
+  class Dropped(nn.Module):
+    @nn.compact
+    def __call__(self, x, c, label=None, *, augment=None, deterministic=True):
+      x = x + (0.0 if augment is None else augment.sum(-1, keepdims=True))
+      return nn.Dropout(0.5)(x, deterministic=deterministic)
+
+  model = denoisers.from_linen(
+    Dropped(), {}, processes.edm(), prediction="x0", scale_input=False
+  )
+  x = jnp.ones((4, 64))
+  draw = lambda seed: model(x, 1.0, key=jax.random.key(seed)).x0
+  np.testing.assert_array_equal(model(x, 1.0).x0, 1.0)
+  assert set(np.unique(draw(0))) == {0.0, 2.0}
+  np.testing.assert_array_equal(draw(0), draw(0))
+  assert (draw(0) != draw(1)).any()
+  told = model(x, 1.0, augment=jnp.ones((4, 3))).x0
+  np.testing.assert_array_equal(told, 4.0)

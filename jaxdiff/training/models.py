@@ -18,7 +18,7 @@ from jaxdiff import networks
 from jaxdiff import processes
 
 _FOLDER = "checkpoints"
-# Those whose arguments are plain numbers, which config.json can hold.
+# Those whose arguments are numbers or lists, which config.json can hold.
 _PROCESSES = (
   "edm",
   "pfgmpp",
@@ -26,6 +26,7 @@ _PROCESSES = (
   "sub_vp",
   "ve",
   "vp_cosine",
+  "vp_discrete",
   "vp_linear",
 )
 _DATA = ("dataset", "dataset_options")  # tell nothing of the network
@@ -44,7 +45,8 @@ class ModelConfig:
     process_options: its arguments.
     prediction: what the network outputs, one of `predictions.KINDS`.
     sigma_data: standard deviation of the data.
-    time: what the network is told about the time, "log_snr" or "t".
+    time: what the network is told about the time, one of `denoisers.TIMES`.
+    scale_input: whether its input is scaled, as in `denoisers.Denoiser`.
     dataset: name of the data it was trained on, as `data.load` takes it, or "".
     dataset_options: the options of `data.load`.
   """
@@ -58,6 +60,7 @@ class ModelConfig:
   prediction: str = "edm"
   sigma_data: float = 0.5
   time: str = "log_snr"
+  scale_input: bool | None = None
   dataset: str = ""
   dataset_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -107,6 +110,7 @@ def make_denoiser(
     prediction=config.prediction,
     sigma_data=config.sigma_data,
     time=config.time,
+    scale_input=config.scale_input,
   )
 
 
