@@ -14,7 +14,9 @@ WORKERS ?= 2
 # One thread for each worker of the test suite: two workers that each start a
 # thread for every core take two to four times as long. XLA reads NPROC.
 ONE_THREAD := NPROC=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
-TEST_ENV := JAX_PLATFORMS=cpu $(ONE_THREAD)
+# Most programs of the tests run for milliseconds and compile for seconds:
+# XLA's costliest passes are left out there, and nowhere else.
+TEST_ENV := JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(ONE_THREAD)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench evidence clean

@@ -14,6 +14,7 @@ killed at any moment leaves its last complete checkpoint behind. PRNG keys are
 stored as their raw data; everything is restored bit for bit.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -22,6 +23,7 @@ import pathlib
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -68,6 +70,8 @@ class Checkpoints:
       wait: returns only when the checkpoint is complete.
 
     Raises:
+      OSError: if this checkpoint, or the one before it, which was still being
+        written, cannot be written: the disk is full, for instance.
       ValueError: if metrics lack `best_metric`, or the directory was opened
         with create=False.
     """
@@ -90,15 +94,16 @@ class Checkpoints:
       arrays = {k: _snapshot(v) for k, v in _named(state).items()}
       leaves = {k: [list(v.shape), str(v.dtype)] for k, v in arrays.items()}
       position = {"step": int(step), "leaves": leaves, "data": data_state}
-      self.manager.save(
-        int(step),
-        args=ocp.args.Composite(
-          state=ocp.args.PyTreeSave(arrays),
-          position=ocp.args.JsonSave(position),
-        ),
-        metrics=metrics or None,
-        force=True,
-      )
+      with self._writing():
+        self.manager.save(
+          int(step),
+          args=ocp.args.Composite(
+            state=ocp.args.PyTreeSave(arrays),
+            position=ocp.args.JsonSave(position),
+          ),
+          metrics=metrics or None,
+          force=True,
+        )
     if wait:
       self.wait()
 
@@ -167,13 +172,37 @@ class Checkpoints:
     return self.manager.best_step() if self.best_metric else None
 
   def wait(self) -> None:
-    """Returns when everything that was saved is on disk."""
-    self.manager.wait_until_finished()
+    """Returns when everything that was saved is on disk.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    with self._writing():
+      self.manager.wait_until_finished()
 
   def close(self) -> None:
     """Finishes writing and releases the directory."""
-    self.wait()
-    self.manager.close()
+    try:
+      self.wait()
+    finally:
+      with contextlib.suppress(Exception):  # what wait has told already
+        self.manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Turns what Orbax and its storage raise into one kind of error."""
+    try:
+      yield
+    except Exception as e:
+      latest = self.latest()
+      reason = " ".join(str(e).split())[-160:]  # the cause comes last
+      kept = f"that of step {latest} is" if latest is not None else "none is"
+      raise OSError(
+        f"a checkpoint could not be written to {self.directory}"
+        f" (...{reason}). Of the complete ones {kept} the last. Make room"
+        " on the disk, or look at its permissions, and run the same command"
+        " again: it goes on from there"
+      ) from e
 
   def _position(self, step: int) -> dict:
     import orbax.checkpoint as ocp

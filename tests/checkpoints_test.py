@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 
@@ -252,3 +253,24 @@ def test_a_corrupt_configuration_names_its_path(tmp_path):
   (tmp_path / "config.json").write_text('{"model": ')
   with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
     checkpoints.read_config(tmp_path)
+
+
+def test_a_full_disk_loses_nothing_that_was_written(tmp_path):
+  """Files may not grow beyond 100 kB here, which a checkpoint does."""
+  state = dict(w=jax.random.normal(jax.random.key(0), (300, 300)))
+  opened = checkpoints.open(tmp_path)
+  opened.save(1, state, wait=True)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+  try:
+    with pytest.raises(OSError, match=r"File too large.*step 1 is the last.*room"):
+      opened.save(2, state, wait=True)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  opened.close()
+  again = checkpoints.open(tmp_path)
+  back, _ = again.restore(state)
+  np.testing.assert_array_equal(back["w"], state["w"])
+  again.save(2, state, wait=True)
+  assert again.steps() == [1, 2]
+  again.close()

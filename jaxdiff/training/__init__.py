@@ -1,9 +1,10 @@
 """Training: state, update, loop, and models read back from checkpoints."""
 
+from jaxdiff.training import ema
+from jaxdiff.training.averaging import average
 from jaxdiff.training.digits import digits_denoiser
 from jaxdiff.training.labels import check_labels
-from jaxdiff.training.loop import average
-from jaxdiff.training.loop import csv_writer
+from jaxdiff.training.loop import Trace
 from jaxdiff.training.loop import train
 from jaxdiff.training.models import check_config
 from jaxdiff.training.models import checkpoint_directory
@@ -16,9 +17,13 @@ from jaxdiff.training.models import save_config
 from jaxdiff.training.state import init_state
 from jaxdiff.training.state import TrainState
 from jaxdiff.training.update import make_update
+from jaxdiff.training.writers import csv_writer
+from jaxdiff.training.writers import tensorboard_writer
+from jaxdiff.training.writers import together
 
 __all__ = [
   "ModelConfig",
+  "Trace",
   "TrainState",
   "average",
   "check_config",
@@ -26,6 +31,7 @@ __all__ = [
   "checkpoint_directory",
   "csv_writer",
   "digits_denoiser",
+  "ema",
   "fingerprint",
   "init_state",
   "load_config",
@@ -33,5 +39,7 @@ __all__ = [
   "make_denoiser",
   "make_update",
   "save_config",
+  "tensorboard_writer",
+  "together",
   "train",
 ]

@@ -1,14 +1,13 @@
 """The training loop: update, report, save, resume, stop in good order."""
 
-import csv
 import dataclasses
-import io
 import os
-import pathlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,10 +15,23 @@ import numpy as np
 import tqdm
 
 from jaxdiff.checkpoints import Checkpoints
+from jaxdiff.training import state as states
+from jaxdiff.training.averaging import average
 from jaxdiff.training.state import TrainState
 from jaxdiff.training.update import Update
+from jaxdiff.training.writers import OnMetrics
 
-OnMetrics = Callable[[int, dict], None]
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+  """Which updates the profiler records: first to last, counted from 1.
+
+  `tensorboard --logdir=FOLDER` or https://ui.perfetto.dev show the trace.
+  """
+
+  folder: str | os.PathLike
+  first: int
+  last: int
 
 
 def train(
@@ -32,155 +44,168 @@ def train(
   every: int = 1000,
   log_every: int = 100,
   on_metrics: OnMetrics | None = None,
+  snapshots: Checkpoints | None = None,
+  snapshot_every: int = 1000,
+  trace: Trace | None = None,
   progress: bool = True,
 ) -> TrainState:
   """Returns the state after `steps` updates in all, resumed ones included.
 
   If `checkpoints` holds one, state and iterator go on from there, bit for bit
-  as if the run had never stopped. Ctrl-C and SIGTERM (what a cluster sends)
-  finish the update in progress, save, and then stop the program.
+  as if the run had never stopped. Ctrl-C and SIGTERM (what a cluster sends
+  before it takes a machine away) finish the update in progress, save, and then
+  stop the program; of several processes all stop, after the next report.
 
   Args:
     state: where a fresh run begins; donated.
     update: made by `make_update`.
-    iterator: next(iterator) is a batch of numpy arrays; get_state() and
+    iterator: next(iterator) is a batch of arrays; get_state() and
       set_state(state) tell and set its position, as JSON can store it.
     steps: number of updates when training ends.
     checkpoints: where to save, or None.
     every: updates between checkpoints; the last update is always saved.
     log_every: updates between reports.
     on_metrics: called with (step, metrics averaged over the updates since the
-      last report, as floats and lists of floats).
+      last report, as floats and lists of floats); beside those of the update
+      "updates_per_second" and "data_wait", the share of the time in which the
+      loop waited for data. Called in the first process alone.
+    snapshots: where `state.averages` are kept, all of them, for
+      `load_denoiser(sigma_rel=...)`; or None.
+    snapshot_every: updates between snapshots.
+    trace: what the profiler records, if anything.
     progress: show a progress bar.
 
   Raises:
     FloatingPointError: if every update since the last report was skipped for a
-      loss or gradient that was not finite.
+      loss or gradient that was not finite; the step and the leaf are named.
     KeyboardInterrupt: after saving, on Ctrl-C.
     SystemExit: after saving, on SIGTERM.
+    OSError: if a checkpoint cannot be written.
     ValueError: if the checkpoint is one of another model.
   """
   if checkpoints is not None and checkpoints.latest() is not None:
     state, position = checkpoints.restore(state)
     iterator.set_state(position)
   start = int(state.step)
+  leaves = _leaf_names(states.trained(state.params, state.loss_params))
   pending, latest = [], {}
+  clock, waited = time.monotonic(), 0.0
+  first_process = jax.process_index() == 0
 
   def report(step: int) -> None:
-    nonlocal latest
-    latest = average(jax.device_get(pending))
+    nonlocal latest, clock, waited
+    held = jax.device_get(pending)
     pending.clear()
+    fault = _first_fault(held, step - len(held) + 1, leaves)
+    latest = average(held)
+    seconds = time.monotonic() - clock
+    latest["updates_per_second"] = len(held) / seconds
+    latest["data_wait"] = waited / seconds
+    clock, waited = time.monotonic(), 0.0
     if latest.get("skipped") == 1.0:
       raise FloatingPointError(
-        f"loss or gradient was not finite in every update up to step {step}"
-        " since the last report: the parameters no longer change. Lower the"
-        " learning rate, clip the gradient (clip_norm), or look for NaN in"
-        " the data"
+        f"no update since the last report, up to step {step}, was finite;"
+        f" {fault}. The parameters no longer change: lower the learning rate,"
+        " clip the gradient (clip_norm), or look at the data"
         + (
           f"; {checkpoints.directory} holds the last good state"
           if checkpoints
           else ""
         )
       )
+    if fault:
+      warnings.warn(f"an update was skipped: {fault}", stacklevel=3)
     bar.set_postfix(loss=f"{latest.get('loss', np.nan):.4g}")
-    if on_metrics is not None:
+    if on_metrics is not None and first_process:
       on_metrics(step, latest)
 
   def save(step: int, wait: bool = False) -> None:
     if checkpoints is not None:
       scalars = {k: v for k, v in latest.items() if isinstance(v, float)}
       if not scalars and pending:  # before the first report
-        values = average(jax.device_get(pending))
+        values = average([_without_fault(m) for m in pending])
         scalars = {k: v for k, v in values.items() if isinstance(v, float)}
       checkpoints.save(step, state, iterator.get_state(), scalars, wait=wait)
 
   with (
     _Stop() as stop,
     tqdm.tqdm(
-      total=steps, initial=start, disable=not progress, unit="update"
+      total=steps,
+      initial=start,
+      disable=not (progress and first_process),
+      unit="update",
     ) as bar,
   ):
     for step in range(start + 1, steps + 1):
-      state, metrics = update(state, next(iterator))
+      if trace and step == max(trace.first, start + 1) <= trace.last:
+        jax.profiler.start_trace(trace.folder)
+      before = time.monotonic()
+      batch = next(iterator)
+      waited += time.monotonic() - before
+      state, metrics = update(state, batch)
       pending.append(metrics)
       bar.update()
-      if step % log_every == 0 or step == steps:
+      if trace and max(trace.first, start + 1) <= step == min(
+        trace.last, steps
+      ):
+        jax.block_until_ready(state)
+        jax.profiler.stop_trace()
+      at_report = step % log_every == 0 or step == steps
+      if at_report:
         report(step)
-      if stop.signal is not None:
+      if snapshots is not None and step % snapshot_every == 0:
+        snapshots.save(step, dict(averages=state.averages))
+      if stop.agreed(at_report):
         save(step, wait=True)
         stop.leave(step, checkpoints)
       if step % every == 0 or step == steps:
         save(step, wait=step == steps)
+  if snapshots is not None:
+    snapshots.wait()
   return state
 
 
-def average(metrics: list[dict]) -> dict[str, Any]:
-  """Returns the mean of every metric, as floats and lists of floats.
+def _leaf_names(tree: Any) -> list[str]:
+  paths = jax.tree_util.tree_leaves_with_path(tree)
+  return [
+    jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths
+  ]
 
-  An array "x_loss" beside "x_count" is averaged with the counts as weights;
-  entries without any count are NaN.
+
+def _without_fault(metrics: dict) -> dict:
+  return {name: v for name, v in metrics.items() if name != "fault"}
+
+
+def _first_fault(metrics: list[dict], step: int, leaves: list[str]) -> str:
+  """Returns what was not finite first, "" for nothing; drops "fault".
+
+  Args:
+    metrics: of updates `step`, `step` + 1, ...
+    step: number of the first.
+    leaves: names of the parameters.
   """
-  if not metrics:
-    return {}
-  stack = {
-    name: np.stack([np.asarray(m[name], np.float64) for m in metrics])
-    for name in metrics[0]
-  }
-  mean = {}
-  for name, values in stack.items():
-    count = stack.get(name.removesuffix("_loss") + "_count")
-    if name.endswith("_loss") and count is not None:
-      total = count.sum(0)
-      value = (values * count).sum(0) / np.where(total > 0, total, np.nan)
+  found = ""
+  for i, m in enumerate(metrics):
+    fault = m.pop("fault", None)
+    if found or not m.get("skipped", 0.0):
+      continue
+    found = f"the first was update {step + i}"
+    if fault is None:
+      continue
+    row, leaf, count = map(int, fault)
+    if row >= 0:
+      found += f", whose batch has NaN or infinity in sample {row}"
+    elif count == len(leaves):
+      found += ", where the loss and every gradient were not finite"
+    elif leaf >= 0:
+      found += (
+        f", where the gradient of {leaves[leaf]}"
+        + (f" and {count - 1} more leaves" if count > 1 else "")
+        + " was not finite"
+      )
     else:
-      value = values.mean(0)
-    mean[name] = value.tolist()
-  return mean
-
-
-def csv_writer(path: str | os.PathLike) -> OnMetrics:
-  """Returns an `on_metrics` that appends a row to a CSV file and flushes it.
-
-  Arrays become columns name_0, name_1, ... Rows that a resumed run repeats
-  replace the old ones, and a row cut short by a crash is dropped.
-  """
-  path = pathlib.Path(path).expanduser()
-  columns, last = [], None  # of the file, once this writer has looked at it
-
-  def on_metrics(step: int, metrics: dict) -> None:
-    nonlocal columns, last
-    row = {"step": step}
-    for name, value in metrics.items():
-      many = value if isinstance(value, list) else [value]
-      for i, v in enumerate(many):
-        row[f"{name}_{i}" if isinstance(value, list) else name] = f"{v:.7g}"
-    if last is None or step <= last or not set(row) <= set(columns):
-      path.parent.mkdir(parents=True, exist_ok=True)
-      old, rows = _read(path)
-      columns = old + [name for name in row if name not in old]
-      _rewrite(path, columns, [r for r in rows if int(r["step"]) < step])
-    with path.open("a", newline="") as f:
-      csv.DictWriter(f, columns).writerow(row)
-    last = step
-
-  return on_metrics
-
-
-def _read(path: pathlib.Path) -> tuple[list[str], list[dict]]:
-  """Returns the columns and the complete rows of a CSV file, if any."""
-  text = path.read_text() if path.is_file() else ""
-  complete = text[: text.rfind("\n") + 1]
-  reader = csv.DictReader(io.StringIO(complete))
-  return list(reader.fieldnames or []), list(reader)
-
-
-def _rewrite(path: pathlib.Path, columns: list[str], rows: list[dict]) -> None:
-  new = path.with_name(path.name + ".new")
-  with new.open("w", newline="") as f:
-    writer = csv.DictWriter(f, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-  os.replace(new, path)
+      found += f", where the loss was {m['loss']}"
+  return found
 
 
 @dataclasses.dataclass
@@ -206,6 +231,18 @@ class _Stop:
     del frame
     self.signal = number
     self.__exit__()
+
+  def agreed(self, at_report: bool) -> bool:
+    """Whether to stop now; several processes must do so at the same step."""
+    if jax.process_count() == 1:
+      return self.signal is not None
+    if not at_report:
+      return False
+    from jax.experimental import multihost_utils
+
+    asked = multihost_utils.process_allgather(np.int32(self.signal or 0))
+    self.signal = int(asked.max()) or None
+    return self.signal is not None
 
   def leave(self, step: int, checkpoints: Checkpoints | None) -> None:
     """Says how to go on, and raises what the signal asks for."""

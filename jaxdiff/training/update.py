@@ -1,15 +1,16 @@
 r"""One update of training as one jitted function with donated state.
 
   g = grad loss(fold_in(key, step), params, batch), clipped to a global norm
-  params <- params + optimizer(g)
-  ema    <- ema + (1 - d) (params - ema),   d = min(decay, (1 + k) / (10 + k))
+  params <- project(params + optimizer(g))
+  averages <- as `ema` has them
 
-with k the number of updates done before; the second entry of the minimum is
-the warm-up, which forgets the initial parameters. The key of an update depends
-on the run's key and the step alone, so that a resumed run repeats it exactly.
+The key of an update depends on the run's key and the step alone, so that a
+resumed run repeats it exactly. With `accumulate` = n the batch is cut into n
+parts, part i with fold_in(fold_in(key, step), i), whose gradients are averaged:
+a batch n times larger in the memory of one part.
 
 An update whose loss or gradient is not finite changes nothing but the step, and
-says so in the metric "skipped".
+says so in the metrics "skipped" and "fault".
 """
 
 from collections.abc import Callable
@@ -19,6 +20,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff.training import averaging
+from jaxdiff.training import ema as emas
+from jaxdiff.training import state as states
 from jaxdiff.training.state import TrainState
 
 PyTree = Any
@@ -30,77 +34,161 @@ def make_update(
   loss: Loss,
   optimizer: optax.GradientTransformation,
   *,
-  ema: float = 0.999,
+  ema: float | emas.Profile = 0.999,
   ema_warmup: bool = True,
+  averages: tuple[emas.Profile, ...] = (),
   clip_norm: float | None = 1.0,
+  accumulate: int = 1,
+  project: Callable[[PyTree], PyTree] | None = None,
+  shardings: tuple[PyTree, PyTree] | None = None,
 ) -> Update:
   """Returns update(state, batch) -> (state, metrics), jitted, state donated.
 
   The state that goes in cannot be used again. Metrics are those of the loss,
-  and "loss", "grad_norm" (before clipping), "param_norm" and "skipped" (1 where
-  the loss or a gradient was not finite).
+  and "loss", "grad_norm" (before clipping), "param_norm", "skipped" (1 where
+  the loss or a gradient was not finite) and "fault" i32[3]: the first sample of
+  the batch that is not finite, the first leaf whose gradient is not (-1 if
+  there is none), and the number of such leaves.
 
   Args:
-    loss: loss(key, params, batch) -> (scalar, metrics).
+    loss: loss(key, params, batch) -> (scalar, metrics); params is the pair
+      (params, loss_params) if the state has parameters of the loss.
     optimizer: any optax transformation.
-    ema: decay of the average per update, in [0, 1); 0 copies the parameters.
-    ema_warmup: let the decay grow to `ema` as in the module's docstring.
+    ema: decay of the average per update, in [0, 1), 0 copies the parameters;
+      or a profile of `ema`.
+    ema_warmup: let the decay grow to `ema`.
+    averages: profiles of `state.averages`, for averages chosen afterwards.
     clip_norm: largest global norm of the gradient; None does not clip.
+    accumulate: parts into which a batch is cut.
+    project: applied to the parameters after every update, as in
+      `networks.edm2.normalize`.
+    shardings: (of the state, of the batch) on a mesh; None leaves everything
+      where it is.
 
   Raises:
-    ValueError: if ema is outside [0, 1) or clip_norm is not positive.
+    ValueError: if ema is outside [0, 1), clip_norm is not positive, or
+      accumulate is below 1; in the update, if the batch does not fall into
+      equal parts, or the state does not have these averages.
   """
-  if not 0.0 <= ema < 1.0:
-    raise ValueError(
-      f"ema is a decay per update in [0, 1), got {ema}; 0.999 averages over"
-      " about 1000 updates"
-    )
+  profile = ema if callable(ema) else emas.exponential(ema, ema_warmup)
   if clip_norm is not None and not clip_norm > 0:
     raise ValueError(
       f"clip_norm must be positive, got {clip_norm}; None does not clip"
     )
+  if accumulate < 1:
+    raise ValueError(
+      f"accumulate is the number of parts of a batch, at least 1, got"
+      f" {accumulate}"
+    )
+  averages = tuple(averages)
 
   def update(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
+    if len(state.averages) != len(averages):
+      raise ValueError(
+        f"the state keeps {len(state.averages)} averages, but the update has"
+        f" {len(averages)} profiles; make it with"
+        f" init_state(..., averages={len(averages)})"
+      )
     key = jax.random.fold_in(state.key, state.step)
-    grad = jax.value_and_grad(
-      lambda params: loss(key, params, batch), has_aux=True
-    )
-    (value, metrics), grads = grad(state.params)
-    grad_norm = _norm(grads)
+    old = states.trained(state.params, state.loss_params)
+    value, metrics, grads = _gradient(loss, key, old, batch, accumulate)
+    squares = jnp.stack([_square(g) for g in jax.tree.leaves(grads)])
+    grad_norm = jnp.sqrt(jnp.sum(squares))
     if clip_norm is not None:
       clip = optax.clip_by_global_norm(clip_norm)
-      grads, _ = clip.update(grads, clip.init(state.params))
-    changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, changes)
-    step = state.step.astype(jnp.float32)
-    decay = (
-      jnp.minimum(ema, (1.0 + step) / (10.0 + step)) if ema_warmup else ema
-    )
-    ema_params = jax.tree.map(
-      lambda e, p: e + ((1.0 - decay) * (p - e)).astype(e.dtype),
-      state.ema_params,
-      params,
+      grads, _ = clip.update(grads, clip.init(old))
+    changes, opt_state = optimizer.update(grads, state.opt_state, old)
+    new = optax.apply_updates(old, changes)
+    params, loss_params = new if old is not state.params else (new, ())
+    if project is not None:
+      params = project(params)
+    k = state.step.astype(jnp.float32) + 1.0
+    after = state._replace(
+      params=params,
+      opt_state=opt_state,
+      ema_params=emas.average(profile, k, state.ema_params, params),
+      loss_params=loss_params,
+      averages=tuple(
+        emas.average(p, k, mean, params)
+        for p, mean in zip(averages, state.averages)
+      ),
     )
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
     keep = lambda new, old: jnp.where(finite, new, old)
-    new = TrainState(
-      step=state.step + 1,
-      params=jax.tree.map(keep, params, state.params),
-      opt_state=jax.tree.map(keep, opt_state, state.opt_state),
-      ema_params=jax.tree.map(keep, ema_params, state.ema_params),
-      key=state.key,
-    )
+    after = jax.tree.map(
+      keep, after._replace(key=()), state._replace(key=())
+    )._replace(step=state.step + 1, key=state.key)
     metrics = metrics | dict(
       loss=value,
       grad_norm=grad_norm,
-      param_norm=_norm(new.params),
+      param_norm=jnp.sqrt(sum(map(_square, jax.tree.leaves(after.params)))),
       skipped=1.0 - finite.astype(jnp.float32),
+      fault=_fault(batch, squares),
     )
-    return new, metrics
+    return after, metrics
 
-  return jax.jit(update, donate_argnums=0)
+  if shardings is None:
+    return jax.jit(update, donate_argnums=0)
+  state_sharding, batch_sharding = shardings
+  return jax.jit(
+    update,
+    donate_argnums=0,
+    in_shardings=(state_sharding, batch_sharding),
+    out_shardings=(state_sharding, None),
+  )
 
 
-def _norm(tree: PyTree) -> jax.Array:
-  """Returns the Euclidean norm of all numbers in a tree."""
-  return jnp.sqrt(sum(jnp.sum(jnp.square(v)) for v in jax.tree.leaves(tree)))
+def _gradient(
+  loss: Loss, key: jax.Array, params: PyTree, batch: Any, parts: int
+) -> tuple[jax.Array, dict, PyTree]:
+  """Returns (value, metrics, gradient), averaged over parts of the batch."""
+  grad = lambda key, part: jax.value_and_grad(
+    lambda p: loss(key, p, part), has_aux=True
+  )(params)
+  if parts == 1:
+    (value, metrics), grads = grad(key, batch)
+    return value, metrics, grads
+
+  def cut(leaf):
+    n = leaf.shape[0]
+    if n % parts:
+      raise ValueError(
+        f"a batch of {n} cannot be cut into accumulate={parts} equal parts;"
+        f" choose a batch size that is a multiple of {parts}"
+      )
+    # every n-th row, not runs of rows: each device keeps the rows it has
+    return leaf.reshape(n // parts, parts, *leaf.shape[1:]).swapaxes(0, 1)
+
+  def add(total, part):
+    i, rows = part
+    (value, metrics), grads = grad(jax.random.fold_in(key, i), rows)
+    wide = lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32))
+    return jax.tree.map(lambda t, g: t + wide(g) / parts, total, grads), (
+      value,
+      metrics,
+    )
+
+  zero = jax.tree.map(
+    lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)),
+    params,
+  )
+  cuts = jax.tree.map(cut, batch)
+  grads, (values, metrics) = jax.lax.scan(add, zero, (jnp.arange(parts), cuts))
+  return jnp.mean(values), averaging.merge(metrics, empty=0.0), grads
+
+
+def _fault(batch: Any, squares: jax.Array) -> jax.Array:
+  """Returns (first bad sample, first bad leaf, number of bad leaves)."""
+  rows = [
+    ~jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1)
+    for leaf in jax.tree.leaves(batch)
+    if jnp.ndim(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+  ]
+  first = lambda bad: jnp.where(bad.any(), jnp.argmax(bad), -1)
+  row = first(sum(rows) > 0) if rows else -1
+  bad = ~jnp.isfinite(squares)
+  return jnp.stack([row, first(bad), bad.sum()]).astype(jnp.int32)
+
+
+def _square(v: jax.Array) -> jax.Array:
+  return jnp.sum(jnp.square(v.astype(jnp.promote_types(v.dtype, jnp.float32))))

@@ -1,0 +1,108 @@
+"""Where reports go: CSV files, TensorBoard, several at once."""
+
+import csv
+import io
+import math
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+OnMetrics = Callable[[int, dict], None]
+
+
+def tensorboard_writer(folder: str | os.PathLike) -> OnMetrics:
+  """Returns an `on_metrics` that writes TensorBoard event files.
+
+  Arrays become scalars name/0, name/1, ...; what a resumed run repeats hides
+  the older points. `tensorboard --logdir=FOLDER` shows them.
+
+  Args:
+    folder: of the event files; made when the first report arrives.
+
+  Raises:
+    ImportError: if tensorboardX is not installed.
+  """
+  try:
+    import tensorboardX
+  except ImportError as e:
+    raise ImportError(
+      f"event files for TensorBoard need tensorboardX ({e}); install it with"
+      ' pip install "jaxdiff[train]", or write metrics.csv alone'
+      " (--config.tensorboard=False)"
+    ) from e
+  writer: Any = None
+
+  def on_metrics(step: int, metrics: dict) -> None:
+    nonlocal writer
+    if writer is None:
+      writer = tensorboardX.SummaryWriter(os.fspath(folder), purge_step=step)
+    for name, value in _scalars(metrics, "/").items():
+      if not math.isnan(value):
+        writer.add_scalar(name, value, step)
+    writer.flush()
+
+  return on_metrics
+
+
+def together(*writers: OnMetrics) -> OnMetrics:
+  """Returns an `on_metrics` that hands every report to all of them."""
+
+  def on_metrics(step: int, metrics: dict) -> None:
+    for write in writers:
+      write(step, metrics)
+
+  return on_metrics
+
+
+def _scalars(metrics: dict, join: str) -> dict[str, float]:
+  """Returns arrays as one entry for each number."""
+  found = {}
+  for name, value in metrics.items():
+    if isinstance(value, list):
+      found |= {f"{name}{join}{i}": v for i, v in enumerate(value)}
+    else:
+      found[name] = value
+  return found
+
+
+def csv_writer(path: str | os.PathLike) -> OnMetrics:
+  """Returns an `on_metrics` that appends a row to a CSV file and flushes it.
+
+  Arrays become columns name_0, name_1, ... Rows that a resumed run repeats
+  replace the old ones, and a row cut short by a crash is dropped.
+  """
+  path = pathlib.Path(path).expanduser()
+  columns, last = [], None  # of the file, once this writer has looked at it
+
+  def on_metrics(step: int, metrics: dict) -> None:
+    nonlocal columns, last
+    scalars = _scalars(metrics, "_").items()
+    row = {"step": step} | {name: f"{v:.7g}" for name, v in scalars}
+    if last is None or step <= last or not set(row) <= set(columns):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      old, rows = _read(path)
+      columns = old + [name for name in row if name not in old]
+      _rewrite(path, columns, [r for r in rows if int(r["step"]) < step])
+    with path.open("a", newline="") as f:
+      csv.DictWriter(f, columns).writerow(row)
+    last = step
+
+  return on_metrics
+
+
+def _read(path: pathlib.Path) -> tuple[list[str], list[dict]]:
+  """Returns the columns and the complete rows of a CSV file, if any."""
+  text = path.read_text() if path.is_file() else ""
+  complete = text[: text.rfind("\n") + 1]
+  reader = csv.DictReader(io.StringIO(complete))
+  return list(reader.fieldnames or []), list(reader)
+
+
+def _rewrite(path: pathlib.Path, columns: list[str], rows: list[dict]) -> None:
+  new = path.with_name(path.name + ".new")
+  with new.open("w", newline="") as f:
+    writer = csv.DictWriter(f, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+  os.replace(new, path)
