@@ -263,7 +263,9 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path):
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
   try:
-    with pytest.raises(OSError, match=r"File too large.*step 1 is the last.*room"):
+    with pytest.raises(
+      OSError, match=r"File too large.*step 1 is the last.*room"
+    ):
       opened.save(2, state, wait=True)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)

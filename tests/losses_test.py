@@ -419,3 +419,61 @@ def test_the_loss_has_as_many_classes_as_the_network():
   losses.denoising(model)  # ignores labels
   with pytest.raises(ValueError, match=r"num_classes=4, but .*num_classes=3"):
     losses.denoising(model, num_classes=4)
+
+
+def test_weights_of_samples_multiply_their_losses():
+  model = make_model("eps", PROCESSES["vp_cosine"])
+  loss = losses.denoising(model)
+  key, x0 = jax.random.key(0), jax.random.normal(jax.random.key(1), (4, 3))
+  each = [
+    float(loss(key, model.params, dict(image=x0, weight=w))[0])
+    for w in jnp.eye(4)
+  ]
+  weights = jnp.asarray([0.0, 2.0, 1.0, 0.5])
+  value, _ = loss(key, model.params, dict(image=x0, weight=weights))
+  np.testing.assert_allclose(value, np.dot(weights, each), rtol=1e-5)
+
+
+def test_learned_weighting_is_least_at_the_logarithm_of_the_loss():
+  """d/du (e^-u l + u) = 0 at u = log l, where its value is 1 + log l."""
+  model = make_model("eps", PROCESSES["vp_cosine"])
+  plain = losses.denoising(model, times=fixed(0.4))
+  learned = losses.denoising(model, times=fixed(0.4), learned_weighting=True)
+  key, batch = jax.random.key(0), dict(image=jnp.ones((64, 3)))
+  value, _ = plain(key, model.params, batch)
+  u = losses.uncertainty.init(8)
+  start, metrics = learned(key, (model.params, u), batch)
+  np.testing.assert_allclose([start, metrics["loss"]], value, rtol=1e-6)
+  best = u | dict(bias=jnp.log(value))
+  least, slope = jax.value_and_grad(
+    lambda u: learned(key, (model.params, u), batch)[0]
+  )(best)
+  np.testing.assert_allclose(least, 1.0 + np.log(value), rtol=1e-5)
+  np.testing.assert_allclose(slope["bias"], 0.0, atol=1e-6)
+
+
+def test_vector_labels_are_dropped_to_zeros():
+  seen = []
+
+  def spy(params, x, c, label):
+    seen.append(label)
+    return params["w"] * x
+
+  class Module:
+    label_dim = 2
+
+    def __call__(self, *args):
+      return spy(*args)
+
+  apply = Module()
+  apply.module = apply
+  model = denoisers.from_function(apply, dict(w=1.0), PROCESSES["edm"])
+  loss = losses.denoising(model, label_dropout=0.5)
+  label = jnp.arange(1.0, 129.0).reshape(64, 2)
+  loss(
+    jax.random.key(0), model.params, dict(image=jnp.ones((64, 3)), label=label)
+  )
+  kept = (seen[0] == label).all(1)
+  dropped = (seen[0] == 0).all(1)
+  assert (kept ^ dropped).all()
+  assert 16 < dropped.sum() < 48

@@ -1,6 +1,8 @@
 """Losses: loss(key, params, batch) -> (scalar, metrics)."""
 
+from jaxdiff.losses import augment
 from jaxdiff.losses import times
+from jaxdiff.losses import uncertainty
 from jaxdiff.losses.denoising import denoising
 from jaxdiff.losses.denoising import error
 from jaxdiff.losses.denoising import WEIGHTINGS
@@ -18,6 +20,7 @@ from jaxdiff.losses.noise_classifier import noise_classifier
 __all__ = [
   "Errors",
   "WEIGHTINGS",
+  "augment",
   "best_diffusion",
   "denoising",
   "error",
@@ -30,4 +33,5 @@ __all__ = [
   "noise_classifier",
   "schroedinger",
   "times",
+  "uncertainty",
 ]

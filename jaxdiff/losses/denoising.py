@@ -32,8 +32,12 @@ from jaxdiff import checks
 from jaxdiff import predictions
 from jaxdiff import tree
 from jaxdiff.losses import times as times_lib
+from jaxdiff.losses import uncertainty
 
 PyTree = Any
+Augmentation = Callable[
+  [jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]
+]
 Loss = Callable[[jax.Array, PyTree, dict], tuple[jax.Array, dict]]
 Weighting = str | Callable[[jax.Array], jax.Array]
 
@@ -49,14 +53,19 @@ def denoising(
   weighting: Weighting = "edm",
   num_classes: int = 0,
   label_dropout: float = 0.1,
+  augment: Augmentation | None = None,
+  augment_noisy: bool = False,
+  learned_weighting: bool = False,
   buckets: int = 8,
 ) -> Loss:
   """Returns loss(key, params, batch) -> (scalar, metrics).
 
-  The batch is a dict with "image" f[batch, ...] and, for class-conditional
-  networks, "label" i32[batch]. Metrics are "loss" and, over equal buckets of
-  the log-SNR from the noisy end to the clean one, "bucket_loss" f32[buckets]
-  (weighted loss, 0 where no sample fell) and "bucket_count" f32[buckets].
+  The batch is a dict with "image" f[batch, ...] and, for conditional networks,
+  "label" i32[batch] (classes) or f[batch, d] (vectors); a "weight" f[batch]
+  multiplies the loss of each sample (importance weights). Metrics are "loss"
+  and, over equal buckets of the log-SNR from the noisy end to the clean one,
+  "bucket_loss" f32[buckets] (weighted loss, 0 where no sample fell) and
+  "bucket_count" f32[buckets]. A network with dropout trains with it.
 
   Args:
     denoiser: a `denoisers.Denoiser`; its parameters are replaced by the ones
@@ -67,12 +76,20 @@ def denoising(
       the squared error in x0.
     num_classes: number of classes of the network; 0 ignores labels.
     label_dropout: probability of replacing a label by the null label
-      `num_classes`, for classifier-free guidance (Ho and Salimans 2022).
+      `num_classes` (a vector by zeros), for classifier-free guidance (Ho and
+      Salimans 2022).
+    augment: augment(key, images) -> (images, told), as in `losses.augment`.
+    augment_noisy: augments x, x0 and eps alike instead of x0 alone, which needs
+      a linear augmentation (the noisy images of ScoreAug, Hou et al. 2025).
+    learned_weighting: the loss is called with (params, loss_params), the latter
+      begun by `losses.uncertainty.init`, and divided by a learned function of
+      the noise level; see `losses.uncertainty`.
     buckets: number of buckets of the metrics.
 
   Raises:
-    ValueError: for an unknown weighting, a label_dropout outside [0, 1], or
-      another number of classes than the network's.
+    ValueError: for an unknown weighting, a label_dropout outside [0, 1],
+      another number of classes than the network's, or an augmentation that the
+      network cannot be told of.
   """
   if not callable(weighting):
     checks.one_of(weighting, WEIGHTINGS, "weighting")
@@ -90,6 +107,17 @@ def denoising(
       f" num_classes={known}; give both the same number, so that the null"
       " label is the same for both"
     )
+  told = getattr(augment, "width", 0)
+  takes = getattr(module, "augment_dim", told if module is None else 0)
+  if told != takes and told:
+    raise ValueError(
+      f"the augmentation tells the network {told} numbers, but the network"
+      f" takes {takes}: without them it would draw augmented images. Make it"
+      f" with augment_dim={told}, if it has such an option, or take an"
+      " augmentation that leaves the law of the data as it is, Mirror()"
+    )
+  dropout = getattr(module, "dropout", 0.0) > 0.0
+  conditional = num_classes or getattr(module, "label_dim", 0)
   model = dataclasses.replace(denoiser, params=None, label=None)
   process = model.process
   times = times or times_lib.log_normal(process)
@@ -97,14 +125,35 @@ def denoising(
   def loss(key: jax.Array, params: PyTree, batch: dict):
     x0 = images(batch)
     time_key, noise_key, label_key = jax.random.split(key, 3)
+    augment_key, dropout_key = (jax.random.fold_in(key, i) for i in (3, 4))
+    options = dict(key=dropout_key) if dropout else {}
+    if augment is not None and not augment_noisy:
+      x0, options["augment"] = augment(augment_key, x0)
     t = times(time_key, x0.shape[0])
     x, eps = process.perturb(noise_key, x0, t)
-    label = _labels(label_key, batch, num_classes, label_dropout)
-    predicted = dataclasses.replace(model, params=params)(x, t, label)
+    if augment is not None and augment_noisy:
+      # one key for all three: each is changed in the same way
+      x, x0, eps = (augment(augment_key, v)[0] for v in (x, x0, eps))
+      options["augment"] = augment(augment_key, x0)[1]
+    label = None
+    if conditional:
+      label = _labels(label_key, batch, num_classes, label_dropout)
+    if learned_weighting:
+      params, loss_params = params
+    predicted = dataclasses.replace(model, params=params)(
+      x, t, label, **options
+    )
     per_sample = error(model, predicted, x0, eps, t, weighting)
-    value = jnp.mean(per_sample)
     by_bucket, count = _bucket_means(process, t, per_sample, buckets)
-    metrics = dict(loss=value, bucket_loss=by_bucket, bucket_count=count)
+    metrics = dict(bucket_loss=by_bucket, bucket_count=count)
+    if "weight" in batch:
+      per_sample = per_sample * batch["weight"]
+    metrics["loss"] = value = jnp.mean(per_sample)
+    if learned_weighting:
+      lam = jnp.clip(process.log_snr(t), -_CLIP, _CLIP)
+      u = uncertainty.log_loss(loss_params, -0.25 * lam)
+      value = jnp.mean(per_sample * jnp.exp(-u) + u)
+      metrics["weighted_loss"] = value
     return value, metrics
 
   return loss
@@ -186,17 +235,17 @@ def _describe(batch: Any) -> str:
 
 def _labels(
   key: jax.Array, batch: dict, num_classes: int, dropout: float
-) -> jax.Array | None:
+) -> jax.Array:
   """Returns the labels, each replaced by the null label at rate `dropout`."""
-  if not num_classes:
-    return None
   if "label" not in batch:
     raise ValueError(
       f'a network of {num_classes} classes needs batch["label"]'
       " i32[batch]; pass num_classes=0 to train without labels"
     )
   label = jnp.asarray(batch["label"])
-  drop = jax.random.uniform(key, label.shape) < dropout
+  drop = jax.random.uniform(key, label.shape[:1]) < dropout
+  if jnp.issubdtype(label.dtype, jnp.floating):
+    return jnp.where(drop[:, None], 0.0, label)
   return jnp.where(drop, num_classes, label)
 
 

@@ -14,6 +14,8 @@ from jaxdiff.training.models import load_denoiser
 from jaxdiff.training.models import make_denoiser
 from jaxdiff.training.models import ModelConfig
 from jaxdiff.training.models import save_config
+from jaxdiff.training.snapshots import open_snapshots
+from jaxdiff.training.snapshots import reconstruct
 from jaxdiff.training.state import init_state
 from jaxdiff.training.state import TrainState
 from jaxdiff.training.update import make_update
@@ -38,6 +40,8 @@ __all__ = [
   "load_denoiser",
   "make_denoiser",
   "make_update",
+  "open_snapshots",
+  "reconstruct",
   "save_config",
   "tensorboard_writer",
   "together",

@@ -16,6 +16,7 @@ from jaxdiff import checkpoints
 from jaxdiff import denoisers
 from jaxdiff import networks
 from jaxdiff import processes
+from jaxdiff.training import snapshots
 
 _FOLDER = "checkpoints"
 # Those whose arguments are numbers or lists, which config.json can hold.
@@ -225,7 +226,11 @@ def fingerprint(workdir: str | os.PathLike) -> str:
 
 
 def load_denoiser(
-  workdir: str | os.PathLike, *, step: int | None = None, ema: bool = True
+  workdir: str | os.PathLike,
+  *,
+  step: int | None = None,
+  ema: bool = True,
+  sigma_rel: float | None = None,
 ) -> denoisers.Denoiser:
   """Returns the denoiser of a finished or running training.
 
@@ -233,6 +238,8 @@ def load_denoiser(
     workdir: the run's working directory, or its folder of checkpoints.
     step: which checkpoint; the latest by default.
     ema: the averaged parameters rather than the last ones.
+    sigma_rel: width of an average that is put together now, from the snapshots
+      of a run that kept them (see `ema`); `step` is then one of theirs.
 
   Raises:
     FileNotFoundError: if there is no such run, or no checkpoint in it yet.
@@ -240,6 +247,9 @@ def load_denoiser(
   """
   directory = _existing(workdir)
   denoiser = make_denoiser(load_config(directory))
+  if sigma_rel is not None:
+    params = snapshots.reconstruct(workdir, denoiser.params, sigma_rel, step)
+    return dataclasses.replace(denoiser, params=params)
   opened = checkpoints.open(directory, create=False)
   name = "ema_params" if ema else "params"
   try:
