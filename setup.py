@@ -21,6 +21,7 @@ REQUIRES = [
 
 DATA = [
   "array_record>=0.8.6",
+  "grain>=0.2.18",
   # tensorflow-datasets imports it and does not declare it.
   "importlib_resources>=6.4",
   "pillow>=11.0",

@@ -1,17 +1,25 @@
-"""Data: small sets that need no download, readers, and the batch iterator.
+"""Data: sets by name, readers, the batch iterator, and batches on devices.
 
-`load(name)` opens a source by name, `batches(source, ...)` iterates over it.
-Optional packages are imported by the reader that needs them, when called.
+`load(name)` opens a source by name, `batches(source, ...)` iterates over it,
+and `to_device(iterator, sharding)` copies ahead of use. Optional packages are
+imported by the reader that needs them, when called.
 """
 
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxdiff.data import named
 from jaxdiff.data.arrays import from_npz
+from jaxdiff.data.arrays import scaled
+from jaxdiff.data.device import OnDevice
+from jaxdiff.data.device import to_device
 from jaxdiff.data.digits import digits
+from jaxdiff.data.folder import Folder
+from jaxdiff.data.folder import from_folder
 from jaxdiff.data.loader import Batches
 from jaxdiff.data.loader import batches
+from jaxdiff.data.memory import in_memory
 from jaxdiff.data.patches import patches
 from jaxdiff.data.tfds import from_tfds
 
@@ -20,19 +28,27 @@ __all__ = [
   "digits",
   "patches",
   "from_npz",
+  "from_folder",
   "from_tfds",
+  "in_memory",
+  "scaled",
   "batches",
+  "to_device",
   "Batches",
+  "Folder",
+  "OnDevice",
 ]
 
 _NAMES: Mapping[str, Callable[..., Any]] = {
   "digits": digits,
   "patches16": functools.partial(patches, 16),
   "patches32": functools.partial(patches, 32),
+  **{name: functools.partial(named.load, name) for name in named.SETS},
 }
 # Names of the form prefix:rest, where the reader is given the rest.
 _PREFIXES: Mapping[str, Callable[..., Any]] = {
   "npz": from_npz,
+  "folder": from_folder,
   "tfds": from_tfds,
 }
 
@@ -41,13 +57,17 @@ def load(name: str, **options: Any) -> Any:
   """Opens the data set `name`.
 
   Args:
-    name: `"digits"`, `"patches16"`, `"patches32"`, `"npz:/path/to/file.npz"`
-      or `"tfds:mnist"` (with a config and a version where wanted).
-    **options: handed on to `digits`, `patches`, `from_npz` or `from_tfds`.
+    name: `"digits"`, `"patches16"`, `"patches32"`; `"cifar10"`, `"mnist"`,
+      `"celeba"`, `"imagenet32"`, `"imagenet64"`, where they are prepared;
+      `"npz:/path/to/file.npz"`, `"folder:/path/to/pictures"`, or
+      `"tfds:mnist"` (with a config and a version where wanted).
+    **options: handed on to `digits`, `patches`, `named.load`, `from_npz`,
+      `from_folder` or `from_tfds`. All but the digits, which are no bytes,
+      take `scale=False`, which leaves pixels u8 for `scaled`.
 
   Returns:
-    A source for `batches`: a dict of arrays, or for `tfds:` a sequence of
-    examples read on demand.
+    A source for `batches`: a dict of arrays, or a sequence of examples read on
+    demand.
 
   Raises:
     ValueError: the name is not known.
@@ -57,5 +77,10 @@ def load(name: str, **options: Any) -> Any:
     return _NAMES[name](**options)
   if colon and rest and prefix in _PREFIXES:
     return _PREFIXES[prefix](rest, **options)
-  known = [*map(repr, _NAMES), "'npz:/path/to/file.npz'", "'tfds:<name>'"]
+  known = [
+    *map(repr, _NAMES),
+    "'npz:/path/to/file.npz'",
+    "'folder:/path/to/pictures'",
+    "'tfds:<name>'",
+  ]
   raise ValueError(f"name: got {name!r}, expected one of {', '.join(known)}.")

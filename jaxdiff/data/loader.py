@@ -1,25 +1,20 @@
 r"""Batches of examples: shuffled from a seed, cut by host, exactly resumable.
 
-Batch number `step`, counted from 0 over all epochs, is a pure function of the
-arguments: with b batches in an epoch, it holds the examples
+A batch is a pure function of the arguments and of its number: see order.py.
+Hence the whole state is `step`, any step is reached at once, and it does not
+matter which thread, process or host reads it.
 
-  order(epoch)[i batch_size : (i + 1) batch_size],   epoch, i = divmod(step, b),
-
-where order(epoch) is a permutation that depends on (seed, epoch) only. Hence
-the whole state is `step`; any step is reached at once; and a host's share,
-rows [h n / H, (h + 1) n / H) of the n rows of a global batch, joins in host
-order to the same global batch for every number of hosts H.
-
-Why this is not built on Grain, whose samplers do most of it: its shuffle seeds
-epoch e with seed + e, so that epoch 1 of seed 0 is epoch 0 of seed 1 and
-repetitions over seeds are not independent; it cuts hosts before it forms
-batches; and it handles one example at a time where arrays in memory can be
-indexed at once.
+Why the order is not Grain's, which would do most of it: its shuffle seeds epoch
+e with seed + e, so that epoch 1 of seed 0 is epoch 0 of seed 1 and repetitions
+over seeds are not independent; it cuts hosts before it forms batches; and it
+handles one example at a time where arrays in memory can be indexed at once.
+What it does well, decoding in several processes, is used: see workers.py.
 """
 
 import collections
+import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from typing import Any
 
@@ -27,53 +22,68 @@ import jax
 import numpy as np
 
 from jaxdiff.data import arrays
+from jaxdiff.data import order as orders
+from jaxdiff.data import workers as processes
+
+
+class Numbered:
+  """A source's batches as a sequence: `numbered[step]` is this host's share."""
+
+  def __init__(
+    self,
+    source: Any,
+    order: orders.Order,
+    host: tuple[int, int],
+    transform: Callable[[Any], Any] | None,
+  ):
+    self._arguments = (source, order, host, transform)
+    # Two epochs are in use at once while batches of the next are read ahead.
+    self._permutation = functools.lru_cache(maxsize=2)(order.permutation)
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return Numbered, self._arguments  # to another process, without the cache
+
+  def __getitem__(self, step: int) -> Any:
+    source, order, host, transform = self._arguments
+    epoch, part = order.place(step)
+    rows = orders.share(self._permutation(epoch)[part], *host)
+    batch = take(source, rows)
+    return batch if transform is None else transform(batch)
 
 
 class Batches:
   """An iterator over batches; made by `batches`, which documents it.
 
   Attributes:
+    order: all that the order of examples depends on: a state of another order
+      is refused. The number of hosts is not among it, on purpose.
     batches_per_epoch: global batches in one pass over the source.
     step: number of the next batch, counted over all epochs.
   """
 
   def __init__(
     self,
-    source: Any,
-    batch_size: int,
+    numbered: Numbered,
+    order: orders.Order,
     *,
-    seed: int,
-    shuffle: bool,
     num_epochs: int | None,
-    host_index: int,
-    host_count: int,
-    drop_remainder: bool,
     prefetch: int,
+    workers: int,
   ):
-    self._source = source
-    # Everything the order of examples depends on: a state of another order is
-    # refused. The number of hosts is not among it, on purpose.
-    self._identity = {
-      "seed": int(seed),
-      "size": _size(source),
-      "batch_size": int(batch_size),
-      "shuffle": int(shuffle),
-      "drop_remainder": int(drop_remainder),
-    }
-    self._host = (host_index, host_count)
-    whole, rest = divmod(self._identity["size"], batch_size)
-    self.batches_per_epoch = whole + (rest > 0 and not drop_remainder)
+    self._numbered = numbered
+    self.order = order
+    self.batches_per_epoch = order.batches_per_epoch
     self._end = (
       None if num_epochs is None else num_epochs * self.batches_per_epoch
     )
     self.step = 0
-    # Two epochs are in use at once while batches of the next are read ahead.
-    self._order = functools.lru_cache(maxsize=2)(self._permutation)
     self._prefetch = prefetch
+    self._workers = workers
+    self._from_workers: Any = None
     self._ahead: collections.deque[futures.Future] = collections.deque()
     self._threads = (
       futures.ThreadPoolExecutor(prefetch, thread_name_prefix="batches")
-      if prefetch
+      if prefetch and not workers
       else None
     )
 
@@ -83,29 +93,29 @@ class Batches:
   def __next__(self) -> Any:
     if self._over(self.step):
       raise StopIteration
-    if self._threads is None:
-      batch = self._read(self.step)
+    if self._workers:
+      batch = self._next_of_workers()
+    elif self._threads is not None:
+      batch = self._next_of_threads()
     else:
-      while len(self._ahead) < self._prefetch:
-        step = self.step + len(self._ahead)
-        if self._over(step):
-          break
-        self._ahead.append(self._threads.submit(self._read, step))
-      batch = self._ahead.popleft().result()
+      batch = self._numbered[self.step]
     self.step += 1
     return batch
 
   def get_state(self) -> dict[str, int]:
     """Returns what `set_state` needs to go on from here: plain ints."""
-    return {"step": self.step, **self._identity}
+    return {"step": self.step, **dataclasses.asdict(self.order)}
 
   def set_state(self, state: Mapping[str, int]) -> None:
-    """Goes on where `state` was taken; the number of hosts may differ.
+    """Goes on where `state` was taken.
+
+    The numbers of hosts, threads and workers may differ.
 
     Raises:
       ValueError: `state` belongs to another order of examples.
     """
-    expected = {"step", *self._identity}
+    identity = dataclasses.asdict(self.order)
+    expected = {"step", *identity}
     if set(state) != expected:
       raise ValueError(
         f"state: got the entries {sorted(state)}, expected {sorted(expected)}, "
@@ -113,7 +123,7 @@ class Batches:
       )
     differing = [
       f"{name} {int(state[name])} (here {value})"
-      for name, value in self._identity.items()
+      for name, value in identity.items()
       if int(state[name]) != value
     ]
     if differing:
@@ -122,36 +132,44 @@ class Batches:
         "repeat some examples and skip others. Make the iterator with the "
         "arguments and the data that it was made with."
       )
+    self.close()
+    self.step = int(state["step"])
+
+  def close(self) -> None:
+    """Ends what reads ahead; the next batch asked for starts it again."""
     for future in self._ahead:
       future.cancel()
     self._ahead.clear()
-    self.step = int(state["step"])
+    if self._from_workers is not None:
+      self._from_workers.close()
+      self._from_workers = None
 
   def _over(self, step: int) -> bool:
     return self._end is not None and step >= self._end
 
-  def _permutation(self, epoch: int) -> np.ndarray:
-    """Returns the order of all examples in `epoch`, i64[size]."""
-    size = self._identity["size"]
-    if not self._identity["shuffle"]:
-      return np.arange(size)
-    # A spawn key, unlike a list [seed, epoch], never meets another seed's.
-    bits = np.random.Philox(
-      np.random.SeedSequence(self._identity["seed"], spawn_key=(epoch,))
-    )
-    # The order of raw bits, not Generator.permutation: NumPy keeps the former
-    # the same in every version, and a run may be resumed under a later one.
-    return np.argsort(bits.random_raw(size), kind="stable")
+  def _next_of_threads(self) -> Any:
+    while len(self._ahead) < self._prefetch:
+      step = self.step + len(self._ahead)
+      if self._over(step):
+        break
+      self._ahead.append(self._threads.submit(self._numbered.__getitem__, step))
+    return self._ahead.popleft().result()
 
-  def _read(self, step: int) -> Any:
-    epoch, batch = divmod(step, self.batches_per_epoch)
-    size = self._identity["batch_size"]
-    rows = self._order(epoch)[batch * size : (batch + 1) * size]
-    index, count = self._host
-    n = len(rows)
-    return _take(
-      self._source, rows[n * index // count : n * (index + 1) // count]
-    )
+  def _next_of_workers(self) -> Any:
+    if self._from_workers is None:
+      self._from_workers = processes.read(
+        self._numbered,
+        self.step,
+        self._end,
+        workers=self._workers,
+        ahead=max(1, self._prefetch),
+      )
+    try:
+      return next(self._from_workers)
+    except BaseException:
+      # Whoever asks again gets the batch that failed, not the one after it.
+      self.close()
+      raise
 
 
 def batches(
@@ -165,6 +183,8 @@ def batches(
   host_count: int = 1,
   drop_remainder: bool = True,
   prefetch: int = 0,
+  workers: int = 0,
+  transform: Callable[[Any], Any] | None = None,
 ) -> Batches:
   """Iterates over batches of `source`.
 
@@ -185,15 +205,24 @@ def batches(
       last batch is short, and hosts' shares of it may differ by one row.
     prefetch: batches read ahead, each by its own thread; 0 reads when asked,
       right for arrays in memory. The batches are the same either way.
+    workers: processes that read batches ahead (`prefetch` each, or one), by
+      Grain: for pictures whose decoding one process cannot keep up with. They
+      start anew, so a script needs its `if __name__ == "__main__":`. Arrays in
+      memory are read by this process in any case. The batches are the same.
+    transform: applied to every batch of this host, where it is read; for
+      instance `scaled`. A pure function.
 
   Returns:
     An iterator over trees of arrays, [batch_size / host_count, ...] each, with
     `get_state() -> dict[str, int]` and `set_state(state)`, which continues bit
-    for bit, also in the middle of an epoch and with another number of hosts.
+    for bit, also in the middle of an epoch and with another number of hosts;
+    and `close()`, which ends threads and processes.
 
   Raises:
+    ImportError: Grain is not installed, which `workers` needs.
     ValueError: an argument is out of range, the batch does not split evenly
-      over hosts, or arrays of the source differ in length.
+      over hosts, or arrays of the source differ in length; from the iterator:
+      an image that was read holds NaN or infinity.
   """
   if host_count < 1 or not 0 <= host_index < host_count:
     raise ValueError(
@@ -215,32 +244,39 @@ def batches(
     )
   if prefetch < 0:
     raise ValueError(f"prefetch: got {prefetch}, expected 0 or more batches.")
+  if workers < 0:
+    raise ValueError(f"workers: got {workers}, expected 0 or more processes.")
+  if workers:
+    processes.check()
   size = _size(source)
   if size < (batch_size if drop_remainder else 1):
     raise ValueError(
       f"source: it has {size} examples, too few for one batch of {batch_size}. "
       "Lower batch_size, or pass drop_remainder=False."
     )
+  order = orders.Order(
+    seed=int(seed),
+    size=size,
+    batch_size=int(batch_size),
+    shuffle=int(shuffle),
+    drop_remainder=int(drop_remainder),
+  )
   return Batches(
-    source,
-    batch_size,
-    seed=seed,
-    shuffle=shuffle,
+    Numbered(source, order, (host_index, host_count), transform),
+    order,
     num_epochs=num_epochs,
-    host_index=host_index,
-    host_count=host_count,
-    drop_remainder=drop_remainder,
     prefetch=prefetch,
+    workers=0 if is_in_memory(source) else workers,
   )
 
 
-def _in_memory(source: Any) -> bool:
+def is_in_memory(source: Any) -> bool:
   """Whether `source` is a tree of arrays rather than a sequence of examples."""
   return isinstance(source, Mapping) or hasattr(source, "shape")
 
 
 def _size(source: Any) -> int:
-  if not _in_memory(source):
+  if not is_in_memory(source):
     return len(source)
   leaves = jax.tree_util.tree_flatten_with_path(source)[0]
   return arrays.check_lengths(
@@ -248,16 +284,34 @@ def _size(source: Any) -> int:
   )
 
 
-def _take(source: Any, rows: np.ndarray) -> Any:
+def take(source: Any, rows: np.ndarray) -> Any:
   """Reads examples `rows`, i64[k], stacked along a new first axis.
 
   The result is always a copy, so that its buffers may be donated.
   """
-  if _in_memory(source):
+  if is_in_memory(source):
     return jax.tree.map(lambda leaf: np.asarray(leaf[rows]), source)
   indices = rows.tolist()
   if hasattr(source, "__getitems__"):
     examples = source.__getitems__(indices)
   else:
     examples = [source[i] for i in indices]
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+  for i, example in zip(indices, examples):
+    if isinstance(example, Mapping) and "image" in example:
+      arrays.check_finite(np.asarray(example["image"])[None], f"source[{i}]")
+  return jax.tree_util.tree_map_with_path(
+    functools.partial(_stack, indices), *examples
+  )
+
+
+def _stack(indices: list[int], path: Any, *leaves: Any) -> np.ndarray:
+  shapes = [np.shape(leaf) for leaf in leaves]
+  for index, shape in zip(indices, shapes):
+    if shape != shapes[0]:
+      raise ValueError(
+        f"source: examples {indices[0]} and {index} have shapes {shapes[0]} and"
+        f" {shape} under {jax.tree_util.keystr(path) or 'source'}; a batch"
+        " needs one shape. Cut them to it; pictures of a folder are resized by"
+        " size=..., for instance load('folder:/path', size=64)."
+      )
+  return np.stack(leaves)

@@ -17,7 +17,12 @@ COLUMNS = {"train": (0, 480), "test": (480, 640)}
 
 
 def patches(
-  size: int, *, split: str = "train", count: int = 4096, seed: int = 0
+  size: int,
+  *,
+  split: str = "train",
+  count: int = 4096,
+  seed: int = 0,
+  scale: bool = True,
 ) -> dict[str, np.ndarray]:
   """Cuts `count` patches at positions drawn without replacement.
 
@@ -29,6 +34,7 @@ def patches(
     split: `"train"` or `"test"`.
     count: how many patches.
     seed: of the choice of positions; the same set on every machine.
+    scale: False leaves the pixels u8, for `scaled`.
 
   Returns:
     `image` f32[count, size, size, 3] in [-1, 1] and `label` i32[count], the
@@ -70,4 +76,4 @@ def patches(
     cut = windows[chosen // columns, chosen % columns]
     image[label :: len(photographs)] = np.moveaxis(cut, 1, -1)
   label = np.arange(count, dtype=np.int32) % len(photographs)
-  return {"image": arrays.scale(image), "label": label}
+  return {"image": arrays.scale(image) if scale else image, "label": label}

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,14 @@ class Examples:
   Attributes:
     records: the random-access source of TensorFlow Datasets.
     keys: names in the result to names of features.
+    pixels: whether u8 images stay what they are.
+    resize: applied to stored images, u8[h, w, c] -> u8[h', w', c], or None.
   """
 
   records: Any
   keys: Mapping[str, str]
+  pixels: bool = False
+  resize: Callable[[np.ndarray], np.ndarray] | None = None
 
   def __len__(self) -> int:
     return len(self.records)
@@ -43,9 +47,12 @@ class Examples:
     return [self._fields(r) for r in self.records.__getitems__(list(indices))]
 
   def _fields(self, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    fields = {name: record[feature] for name, feature in self.keys.items()}
+    if self.resize is not None:
+      fields["image"] = self.resize(fields["image"])
     return {
-      name: arrays.standard(name, record[feature], rank=3)
-      for name, feature in self.keys.items()
+      name: arrays.standard(name, value, rank=3, pixels=self.pixels)
+      for name, value in fields.items()
     }
 
 
@@ -55,6 +62,8 @@ def from_tfds(
   split: str = "train",
   data_dir: str | os.PathLike[str] | None = None,
   keys: Mapping[str, str] | None = None,
+  scale: bool = True,
+  resize: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Examples:
   """Opens a prepared data set of TensorFlow Datasets; downloads nothing.
 
@@ -66,7 +75,10 @@ def from_tfds(
     data_dir: where data sets lie; by default the environment variable
       TFDS_DATA_DIR, else ~/tensorflow_datasets.
     keys: names in the result to names of features; by default `image` and
-      `label` under their own names.
+      `label` under their own names, where a set without labels is taken as it
+      is.
+    scale: False leaves u8 images as they are, for `scaled`.
+    resize: applied to every stored image, u8[h, w, c] -> u8[h', w', c].
 
   Returns:
     A source for `batches`: examples with u8 images as f32[h, w, c] in
@@ -98,8 +110,11 @@ def from_tfds(
       f"split: got {split!r}, but {name!r} has "
       f"{', '.join(map(repr, builder.info.splits))}."
     )
-  keys = dict(arrays.IMAGE_AND_LABEL if keys is None else keys)
   features = sorted(builder.info.features)
+  if keys is None:
+    keys = dict(arrays.IMAGE_AND_LABEL)
+    if "label" not in features:
+      del keys["label"]
   missing = sorted(set(keys.values()) - set(features))
   if missing:
     raise ValueError(
@@ -107,7 +122,8 @@ def from_tfds(
       f"{', '.join(map(repr, features))}. Name what to read, for instance "
       f"keys={{'image': '<feature>'}}."
     )
-  return Examples(builder.as_data_source(split=split), keys)
+  records = builder.as_data_source(split=split)
+  return Examples(records, dict(keys), pixels=not scale, resize=resize)
 
 
 def prepare_command(name: str, data_dir: str | os.PathLike[str]) -> str:

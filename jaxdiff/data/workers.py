@@ -1,0 +1,72 @@
+"""Batches read by other processes, through Grain, in our order.
+
+Batch number `step` is a pure function of `step`. So Grain is given the sequence
+of batches rather than of examples, and nothing to shuffle, cut or remember: its
+worker w of W reads the batches w, w + W, ... and hands them over in shared
+memory, in order.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from jaxdiff.data import optional
+
+
+class _From:
+  """The batches first, first + 1, ... of a sequence without an end."""
+
+  def __init__(self, numbered: Any, first: int, end: int | None):
+    self._numbered = numbered
+    self._first = first
+    self._end = end
+
+  def __len__(self) -> int:
+    end = sys.maxsize // 2 if self._end is None else self._end
+    return end - self._first
+
+  def __getitem__(self, i: int) -> Any:
+    return self._numbered[self._first + i]
+
+
+def check() -> None:
+  """Raises ImportError, with the command that installs it, without Grain."""
+  optional.require("grain", "Reading by several processes (workers)")
+
+
+def read(
+  numbered: Any, first: int, end: int | None, *, workers: int, ahead: int
+) -> Iterator[Any]:
+  """Yields numbered[first], numbered[first + 1], ...
+
+  Args:
+    numbered: the batches by number; it is pickled for every worker.
+    first: number of the first batch.
+    end: number of the last batch + 1; None goes on for ever.
+    workers: processes.
+    ahead: batches that each of them reads ahead.
+  """
+  grain = optional.require("grain", "Reading by several processes (workers)")
+  if not flags.FLAGS.is_parsed():
+    # Grain looks up flags of its own, which in a notebook nobody has parsed.
+    flags.FLAGS.mark_as_parsed()
+  one_by_one = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+  options = grain.MultiprocessingOptions(
+    num_workers=workers, per_worker_buffer_size=ahead
+  )
+  iterator = iter(
+    grain.MapDataset.source(_From(numbered, first, end))
+    .to_iter_dataset(one_by_one)
+    .mp_prefetch(options)
+  )
+  try:
+    for batch in iterator:
+      # A copy: shared memory goes back when Grain's own array is collected,
+      # and a device may still be reading from it.
+      yield jax.tree.map(np.array, batch)
+  finally:
+    iterator.close()
