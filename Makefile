@@ -57,5 +57,5 @@ $(STAMP): setup.py
 	  echo "Name one that is new enough: make PYTHON=/path/to/python3.11 ..."; \
 	  exit 1; } >&2
 	"$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install -q -e ".[test,plots,data]"
+	$(BIN)/python -m pip install -q -e ".[test,plots,data,train]"
 	@touch $@

@@ -31,9 +31,12 @@ DATA = [
 
 PLOTS = ["matplotlib>=3.9"]
 
+TRAIN = ["tensorboardX>=2.6"]
+
 EXTRAS = {
   "data": DATA,
   "plots": PLOTS,
+  "train": TRAIN,
   "notebooks": ["ipykernel>=6.29", "jupyterlab", *PLOTS],
   "peers": ["diffusers", "torch"],
   "test": [
@@ -46,6 +49,7 @@ EXTRAS = {
     "ruff>=0.17.5",
     *DATA,
     *PLOTS,
+    *TRAIN,
   ],
 }
 

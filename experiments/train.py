@@ -11,37 +11,41 @@ working directory receives
 
   checkpoints/<step>/         parameters, their average, optimizer, position
   checkpoints/config.json     the model, from which it is rebuilt
-  metrics.csv                 one row per report
+  averages/<step>/            with --config.averages="(0.05, 0.1)": snapshots
+  metrics.csv, tensorboard/   one row per report
+  trace/                      with --config.trace="(100, 110)": the profiler's
 
 If it holds a checkpoint already, training goes on from there, bit for bit.
-Ctrl-C saves first. Read the result back with
+Ctrl-C and SIGTERM save first. Read the result back with
 
   jaxdiff.training.load_denoiser("/tmp/digits")
+
+It runs on all devices, the batch split over them; --config.params=sharded
+splits parameters and optimizer too. On several hosts start the same command in
+each, with --coordinator=auto where the cluster tells who they are, or with
+
+  --coordinator=HOST:PORT --process_count=2 --process_index=0    (and 1)
 """
 
 import dataclasses
-import inspect
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
-import optax
 from absl import flags
 from ml_collections import config_dict
 from ml_collections import config_flags
 
 from experiments import console
+from experiments import recipe
 from experiments import sources
 from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import losses
+from jaxdiff import parallel
 from jaxdiff import training
-
-TIMES = ("uniform", "log_normal", "logit_normal", "uniform_log_snr")
 
 
 def train(
@@ -61,123 +65,116 @@ def train(
     ValueError: if the working directory holds a checkpoint of another model,
       or the data do not fit the configuration.
   """
-  source = data.load(config.dataset, **_plain(config, "dataset_options"))
-  sample = sources.subset(source)
+  source = data.load(config.dataset, **recipe.plain(config, "dataset_options"))
+  sample = data.scaled(sources.subset(source))
   _check_labels(config, sources.labels(source, sample))
-  model = model_config(config, sample)
+  model = recipe.model(config, sample)
+  denoiser = training.make_denoiser(model)
+  optimizer = recipe.optimizer(config)
   init_key, run_key = jax.random.split(jax.random.key(config.seed))
-  denoiser = training.make_denoiser(model, init_key)
-  loss = losses.denoising(
-    denoiser,
-    times=time_sampler(config, denoiser.process),
-    weighting=config.weighting,
-    num_classes=config.num_classes,
-    label_dropout=config.label_dropout,
-  )
-  optimizer = optax.adam(
-    optax.warmup_cosine_decay_schedule(
-      0.0,
-      config.learning_rate,
-      min(config.warmup_steps, config.steps // 2),
-      config.steps,
+
+  def begin() -> training.TrainState:
+    return training.init_state(
+      run_key,
+      training.make_denoiser(model, init_key).params,
+      optimizer,
+      loss_params=losses.uncertainty.init() if config.learned_weighting else (),
+      averages=len(config.averages),
     )
+
+  mesh = parallel.data_mesh(config.devices or None)
+  shardings = _shardings(config, mesh, begin)
+  update = training.make_update(
+    recipe.loss(config, denoiser),
+    optimizer,
+    ema=config.ema,
+    averages=tuple(map(training.ema.power, config.averages)),
+    clip_norm=config.clip_norm,
+    accumulate=config.accumulate,
+    project=training.projection(denoiser),
+    shardings=shardings,
   )
+  # Made where it will be: a state that needs all devices never is on one.
+  state = jax.jit(begin, out_shardings=shardings and shardings[0])()
   workdir = pathlib.Path(workdir).expanduser().absolute()
+  writers = [training.csv_writer(workdir / "metrics.csv")]
+  if config.tensorboard:
+    writers.append(training.tensorboard_writer(workdir / "tensorboard"))
   directory = training.checkpoint_directory(workdir)
+  snapshots = None
   with_checkpoints = checkpoints.open(directory, keep=config.keep)
   try:
     if with_checkpoints.latest() is not None:
       training.check_config(directory, model)
     training.save_config(directory, model)
-    state = training.train(
-      training.init_state(run_key, denoiser.params, optimizer),
-      training.make_update(
-        loss, optimizer, ema=config.ema, clip_norm=config.clip_norm
+    if config.averages:
+      snapshots = training.open_snapshots(workdir, config.averages)
+    with data.to_device(
+      data.batches(
+        source,
+        config.batch_size,
+        seed=config.seed,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+        workers=config.workers,
+        transform=data.scaled,
       ),
-      data.batches(source, config.batch_size, seed=config.seed),
-      steps=config.steps,
-      checkpoints=with_checkpoints,
-      every=config.checkpoint_every,
-      log_every=config.log_every,
-      on_metrics=training.csv_writer(workdir / "metrics.csv"),
-      progress=progress,
-    )
+      shardings and shardings[1],
+      size=config.prefetch,
+    ) as iterator:
+      state = training.train(
+        state,
+        update,
+        iterator,
+        steps=config.steps,
+        checkpoints=with_checkpoints,
+        every=config.checkpoint_every,
+        log_every=config.log_every,
+        on_metrics=training.together(*writers),
+        snapshots=snapshots,
+        snapshot_every=config.snapshot_every,
+        trace=_trace(config, workdir),
+        progress=progress,
+      )
   finally:
     with_checkpoints.close()
+    if snapshots is not None:
+      snapshots.close()
   return dataclasses.replace(denoiser, params=state.ema_params)
 
 
-def model_config(
-  config: config_dict.ConfigDict, sample: Mapping[str, np.ndarray]
-) -> training.ModelConfig:
-  """Returns the model that a configuration asks for, to fit the data.
+def _shardings(
+  config: config_dict.ConfigDict, mesh: Any, begin: Any
+) -> tuple[Any, Any] | None:
+  """Returns where the state and a batch live; None on a single device."""
+  if config.params not in ("replicated", "sharded"):
+    raise ValueError(
+      f"config.params={config.params!r}, but must be replicated (a copy on"
+      " every device) or sharded (split over them)"
+    )
+  devices = mesh.devices.size
+  if config.batch_size % (devices * config.accumulate):
+    raise ValueError(
+      f"config.batch_size={config.batch_size} cannot be shared by {devices}"
+      f" devices in {config.accumulate} part(s); choose a multiple of"
+      f" {devices * config.accumulate}, or set --config.devices"
+    )
+  if devices == 1:
+    return None
+  state = jax.eval_shape(begin)
+  if config.params == "sharded":
+    layout = parallel.fully_sharded(state, mesh)
+  else:
+    layout = jax.tree.map(lambda _: parallel.replicated(mesh), state)
+  return layout, parallel.batch_sharding(mesh)
 
-  Args:
-    config: the configuration.
-    sample: of the data, "image" f[n, ...].
-  """
-  return training.ModelConfig(
-    shape=tuple(sample["image"].shape[1:]),
-    network=config.network,
-    network_options=_plain(config, "network_options"),
-    num_classes=config.num_classes,
-    process=config.process,
-    process_options=_plain(config, "process_options"),
-    prediction=config.prediction,
-    sigma_data=sigma_data(config, sample["image"]),
-    dataset=config.dataset,
-    dataset_options=_plain(config, "dataset_options"),
+
+def _trace(
+  config: config_dict.ConfigDict, workdir: pathlib.Path
+) -> training.Trace | None:
+  return (
+    training.Trace(workdir / "trace", *config.trace) if (config.trace) else None
   )
-
-
-def sigma_data(config: config_dict.ConfigDict, images: np.ndarray) -> float:
-  """Returns config.sigma_data or, if it is None or 0, the measured one."""
-  measured = float(f"{np.std(images, dtype=np.float64):.4g}")
-  if measured > 5.0:
-    print(
-      f"Warning: the standard deviation of the data is {measured}; networks"
-      " and noise levels are made for data in [-1, 1]. Scale the data, pixels"
-      " for instance by x / 127.5 - 1."
-    )
-  if config.sigma_data:
-    return config.sigma_data
-  if not 0.0 < measured < float("inf"):
-    raise ValueError(
-      f"the standard deviation of the data is {measured}, which cannot be"
-      " sigma_data; look for NaN or constant images in the data, or set"
-      " --config.sigma_data=0.5"
-    )
-  print(f"sigma_data = {measured}, measured on {len(images)} samples.")
-  return measured
-
-
-def time_sampler(config: config_dict.ConfigDict, process) -> losses.times.Times:
-  """Returns the sampler of times that a configuration names.
-
-  Raises:
-    ValueError: for an unknown name, or arguments that it does not take.
-  """
-  name, *options = config.times
-  if name not in TIMES:
-    raise ValueError(
-      f"config.times begins with {name!r}, but must begin with a sampler of"
-      f" jaxdiff.losses.times: {', '.join(TIMES)}; for instance"
-      " --config.times=\"('log_normal', -1.2, 1.2)\""
-    )
-  sampler = getattr(losses.times, name)
-  arguments = list(inspect.signature(sampler).parameters)[1:]
-  if len(options) > len(arguments):
-    raise ValueError(
-      f"config.times={tuple(config.times)}, but {name} takes at most"
-      f" {len(arguments)} arguments: {', '.join(arguments)}"
-    )
-  return sampler(process, *options)
-
-
-def _plain(config: config_dict.ConfigDict, name: str) -> dict[str, Any]:
-  """Returns an entry of options as a dict, empty if it is not there."""
-  options = config.get(name) or {}
-  return options.to_dict() if hasattr(options, "to_dict") else dict(options)
 
 
 def _check_labels(config: config_dict.ConfigDict, labels: Any) -> None:
@@ -197,9 +194,16 @@ def _check_labels(config: config_dict.ConfigDict, labels: Any) -> None:
 
 def main() -> None:
   """Trains what the flags ask for."""
+  if flags.FLAGS.coordinator:
+    parallel.initialize(
+      flags.FLAGS.coordinator,
+      flags.FLAGS.process_count,
+      flags.FLAGS.process_index,
+    )
   workdir = flags.FLAGS.workdir
   train(flags.FLAGS.config, workdir)
-  print(f"Trained: {workdir}")
+  if jax.process_index() == 0:
+    print(f"Trained: {workdir}")
 
 
 if __name__ == "__main__":
@@ -216,5 +220,13 @@ if __name__ == "__main__":
     "Directory for checkpoints and metrics. Made if it does not exist; if it"
     " holds a checkpoint, training goes on from there.",
   )
+  flags.DEFINE_string(
+    "coordinator",
+    None,
+    "Of several processes: HOST:PORT of the first, or auto where the cluster"
+    " tells.",
+  )
+  flags.DEFINE_integer("process_count", None, "How many processes there are.")
+  flags.DEFINE_integer("process_index", None, "Which one this is, from 0 on.")
   flags.mark_flags_as_required(["config", "workdir"])
   console.run(main)

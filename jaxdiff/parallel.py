@@ -17,6 +17,34 @@ from jax.sharding import PartitionSpec
 PyTree = Any
 
 
+def initialize(
+  coordinator: str,
+  process_count: int | None = None,
+  process_index: int | None = None,
+) -> None:
+  """Joins this process to the others of a job, before anything uses a device.
+
+  Args:
+    coordinator: "host:port" of process 0; "auto" asks the cluster (Slurm, GKE,
+      Cloud TPU) for this and the rest.
+    process_count: how many processes there are.
+    process_index: which one this is, 0 <= process_index < process_count.
+
+  Raises:
+    ValueError: if a coordinator is named, but not who is asking.
+  """
+  if coordinator == "auto":
+    jax.distributed.initialize()
+    return
+  if process_count is None or process_index is None:
+    raise ValueError(
+      f"the coordinator {coordinator!r} needs process_count and process_index,"
+      f" got {process_count} and {process_index}; give both, the index another"
+      ' one in each process, or coordinator="auto" where the cluster tells'
+    )
+  jax.distributed.initialize(coordinator, process_count, process_index)
+
+
 def data_mesh(
   devices: int | Sequence[jax.Device] | None = None,
 ) -> Mesh:

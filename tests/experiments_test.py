@@ -15,6 +15,7 @@ import pytest
 from experiments import console
 from experiments import frontier
 from experiments import plots
+from experiments import recipe
 from experiments import sample
 from experiments import sources
 from experiments import train
@@ -428,17 +429,17 @@ def test_examples_read_on_demand_are_trained_on(tmp_path, monkeypatch):
 def test_data_of_a_large_scale_are_warned_of(capsys):
   config = points_config("")
   images = np.full((4, 2), 200.0) * [[1], [-1], [1], [-1]]
-  assert train.sigma_data(config, images) == 200.0
+  assert recipe.sigma_data(config, images) == 200.0
   assert "x / 127.5 - 1" in capsys.readouterr().out
 
 
 def test_an_unknown_sampler_of_times_lists_the_samplers():
   config = points_config("", times=("lognormal",))
   with pytest.raises(ValueError, match="uniform, log_normal, logit_normal"):
-    train.time_sampler(config, processes.edm())
+    recipe.time_sampler(config, processes.edm())
   config.times = ("uniform", True, 3, 4)
   with pytest.raises(ValueError, match="at most 1 arguments: stratified"):
-    train.time_sampler(config, processes.edm())
+    recipe.time_sampler(config, processes.edm())
 
 
 def test_another_network_and_process_are_chosen_on_the_command_line(tmp_path):

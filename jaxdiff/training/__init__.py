@@ -18,12 +18,15 @@ from jaxdiff.training.snapshots import open_snapshots
 from jaxdiff.training.snapshots import reconstruct
 from jaxdiff.training.state import init_state
 from jaxdiff.training.state import TrainState
+from jaxdiff.training.update import Loss
 from jaxdiff.training.update import make_update
+from jaxdiff.training.update import projection
 from jaxdiff.training.writers import csv_writer
 from jaxdiff.training.writers import tensorboard_writer
 from jaxdiff.training.writers import together
 
 __all__ = [
+  "Loss",
   "ModelConfig",
   "Trace",
   "TrainState",
@@ -41,6 +44,7 @@ __all__ = [
   "make_denoiser",
   "make_update",
   "open_snapshots",
+  "projection",
   "reconstruct",
   "save_config",
   "tensorboard_writer",

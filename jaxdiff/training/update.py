@@ -138,6 +138,15 @@ def make_update(
   )
 
 
+def projection(denoiser: Any) -> Callable[[PyTree], PyTree] | None:
+  """Returns how a network's parameters are brought back after an update.
+
+  A Linen module may have a static method `project(params) -> params`, as the
+  magnitude-preserving `networks.edm2.EDM2UNet` has; others need none.
+  """
+  return getattr(getattr(denoiser.apply, "module", None), "project", None)
+
+
 def _gradient(
   loss: Loss, key: jax.Array, params: PyTree, batch: Any, parts: int
 ) -> tuple[jax.Array, dict, PyTree]:

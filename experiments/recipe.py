@@ -1,0 +1,182 @@
+"""From a configuration of experiments/train.py to the parts of a training."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optax
+from ml_collections import config_dict
+
+from jaxdiff import losses
+from jaxdiff import training
+
+TIMES = ("uniform", "log_normal", "logit_normal", "uniform_log_snr")
+SCHEDULES = ("cosine", "constant", "inverse_sqrt")
+
+
+def model(
+  config: config_dict.ConfigDict, sample: Mapping[str, np.ndarray]
+) -> training.ModelConfig:
+  """Returns the model that a configuration asks for, to fit the data.
+
+  Args:
+    config: the configuration.
+    sample: of the data, "image" f[n, ...].
+  """
+  return training.ModelConfig(
+    shape=tuple(sample["image"].shape[1:]),
+    network=config.network,
+    network_options=plain(config, "network_options"),
+    num_classes=config.num_classes,
+    process=config.process,
+    process_options=plain(config, "process_options"),
+    prediction=config.prediction,
+    sigma_data=sigma_data(config, sample["image"]),
+    dataset=config.dataset,
+    dataset_options=plain(config, "dataset_options"),
+  )
+
+
+def sigma_data(config: config_dict.ConfigDict, images: np.ndarray) -> float:
+  """Returns config.sigma_data or, if it is None or 0, the measured one."""
+  measured = float(f"{np.std(images, dtype=np.float64):.4g}")
+  if measured > 5.0:
+    print(
+      f"Warning: the standard deviation of the data is {measured}; networks"
+      " and noise levels are made for data in [-1, 1]. Scale the data, pixels"
+      " for instance by x / 127.5 - 1."
+    )
+  if config.sigma_data:
+    return config.sigma_data
+  if not 0.0 < measured < float("inf"):
+    raise ValueError(
+      f"the standard deviation of the data is {measured}, which cannot be"
+      " sigma_data; look for NaN or constant images in the data, or set"
+      " --config.sigma_data=0.5"
+    )
+  print(f"sigma_data = {measured}, measured on {len(images)} samples.")
+  return measured
+
+
+def loss(config: config_dict.ConfigDict, denoiser: Any) -> training.Loss:
+  """Returns the denoising loss that a configuration asks for.
+
+  Raises:
+    ValueError: for unknown names of times or augmentations, or arguments that
+      they do not take.
+  """
+  return losses.denoising(
+    denoiser,
+    times=time_sampler(config, denoiser.process),
+    weighting=config.weighting,
+    num_classes=config.num_classes,
+    label_dropout=config.label_dropout,
+    augment=_augmentation(config),
+    learned_weighting=config.learned_weighting,
+  )
+
+
+def time_sampler(config: config_dict.ConfigDict, process) -> losses.times.Times:
+  """Returns the sampler of times that a configuration names.
+
+  Raises:
+    ValueError: for an unknown name, or arguments that it does not take.
+  """
+  name, *options = config.times
+  if name not in TIMES:
+    raise ValueError(
+      f"config.times begins with {name!r}, but must begin with a sampler of"
+      f" jaxdiff.losses.times: {', '.join(TIMES)}; for instance"
+      " --config.times=\"('log_normal', -1.2, 1.2)\""
+    )
+  sampler = getattr(losses.times, name)
+  arguments = list(inspect.signature(sampler).parameters)[1:]
+  if len(options) > len(arguments):
+    raise ValueError(
+      f"config.times={tuple(config.times)}, but {name} takes at most"
+      f" {len(arguments)} arguments: {', '.join(arguments)}"
+    )
+  return sampler(process, *options)
+
+
+def _augmentation(config: config_dict.ConfigDict) -> Any:
+  if not config.augment:
+    return None
+  known = {
+    name: value
+    for name, value in vars(losses.augment).items()
+    if inspect.isclass(value) and value.__module__ == losses.augment.__name__
+  }
+  if config.augment not in known:
+    raise ValueError(
+      f"config.augment={config.augment!r}, but must be one of"
+      f" {', '.join(known)} of jaxdiff.losses.augment, or empty"
+    )
+  options = plain(config, "augment_options")
+  _known_options(known[config.augment], options, "augment_options")
+  return known[config.augment](**options)
+
+
+def optimizer(config: config_dict.ConfigDict) -> optax.GradientTransformation:
+  """Returns optax's optimizer with the schedule of the learning rate.
+
+  Raises:
+    ValueError: for an unknown optimizer or schedule, or options that the
+      optimizer does not take.
+  """
+  make = getattr(optax, config.optimizer, None)
+  if not callable(make) or config.optimizer.startswith("_"):
+    raise ValueError(
+      f"config.optimizer={config.optimizer!r} is no function of optax; adam,"
+      " adamw, lion or muon are"
+    )
+  options = plain(config, "optimizer_options")
+  _known_options(make, options, "optimizer_options")
+  return make(_schedule(config), **options)
+
+
+def _schedule(config: config_dict.ConfigDict) -> optax.Schedule:
+  """Returns the learning rate as a function of the update.
+
+  Raises:
+    ValueError: for an unknown schedule.
+  """
+  peak, warmup = (
+    config.learning_rate,
+    min(config.warmup_steps, config.steps // 2),
+  )
+  if config.schedule == "cosine":
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.steps)
+  if config.schedule == "constant":
+    after = optax.constant_schedule(peak)
+  elif config.schedule == "inverse_sqrt":
+    # EDM2: constant, then as 1 / sqrt(update)
+    flat = max(config.constant_steps, 1)
+    after = lambda k: peak * (flat / (flat + k)) ** 0.5
+    after = optax.join_schedules([optax.constant_schedule(peak), after], [flat])
+  else:
+    raise ValueError(
+      f"config.schedule={config.schedule!r}, but must be one of"
+      f" {', '.join(SCHEDULES)}"
+    )
+  if not warmup:
+    return after
+  rise = optax.linear_schedule(0.0, peak, warmup)
+  return optax.join_schedules([rise, after], [warmup])
+
+
+def plain(config: config_dict.ConfigDict, name: str) -> dict[str, Any]:
+  """Returns an entry of options as a dict, empty if it is not there."""
+  options = config.get(name) or {}
+  return options.to_dict() if hasattr(options, "to_dict") else dict(options)
+
+
+def _known_options(make: Any, options: Mapping[str, Any], field: str) -> None:
+  known = list(inspect.signature(make).parameters)
+  wrong = sorted(set(options) - set(known))
+  if wrong:
+    raise ValueError(
+      f"config.{field} has {', '.join(wrong)}, which {make.__name__} does not"
+      f" take; it takes {', '.join(known)}"
+    )
