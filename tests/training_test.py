@@ -322,17 +322,145 @@ def test_a_killed_run_ends_bit_identical(tmp_path, uninterrupted, kills):
   assert steps[-1] == 40
 
 
-def test_a_run_of_nothing_but_nan_stops_and_names_the_step():
-  state, update = start()
+class Repeated:
+  """The same batch for ever."""
 
-  class Broken:
-    def __next__(self):
-      return dict(image=np.full(3, np.nan, np.float32))
+  def __init__(self, batch):
+    self.batch = batch
 
-  with pytest.raises(FloatingPointError, match="up to step 5"):
+  def __next__(self):
+    return self.batch
+
+
+@pytest.mark.parametrize(
+  ("sample", "message"),
+  [
+    ([[0.0], [np.nan]], "the first was update 1, whose batch has NaN .* 1"),
+    ([[0.0], [-1.0]], "update 1, where the gradient of b was not finite"),
+  ],
+)
+def test_a_run_of_nothing_but_nan_names_the_step_and_the_place(sample, message):
+  def loss(key, params, batch):
+    # the root has an infinite slope at 0, and no value below
+    root = jnp.sqrt(params["b"] + jnp.minimum(batch["image"], 0.0).sum() + 1.0)
+    return jnp.sum(params["a"] ** 2) + root, {}
+
+  optimizer = optax.sgd(0.1)
+  params = dict(a=jnp.ones(2), b=jnp.zeros(()))
+  state = training.init_state(jax.random.key(0), params, optimizer)
+  update = training.make_update(loss, optimizer, clip_norm=None)
+  batch = dict(image=np.asarray(sample, np.float32))
+  with pytest.raises(FloatingPointError, match=f"up to step 5.*{message}"):
     training.train(
-      state, update, Broken(), steps=20, log_every=5, progress=False
+      state, update, Repeated(batch), steps=20, log_every=5, progress=False
     )
+
+
+def test_a_single_skipped_update_is_told_with_its_step():
+  state, update = start()
+  images = [jnp.zeros(3)] * 7
+  images[3] = jnp.asarray([0.0, jnp.inf, 0.0])
+  with pytest.warns(UserWarning, match="first was update 4, whose batch"):
+    training.train(
+      state,
+      update,
+      iter([dict(image=v) for v in images]),
+      steps=7,
+      log_every=7,
+      progress=False,
+    )
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole():
+  loss = lambda key, params, batch: (
+    jnp.mean((batch["image"] @ params["w"]) ** 2),
+    dict(a_loss=batch["image"].mean(0), a_count=jnp.ones(3)),
+  )
+  optimizer = optax.sgd(0.1)
+  batch = dict(image=jax.random.normal(jax.random.key(0), (12, 3)))
+  found = []
+  for parts in (1, 3):
+    state = training.init_state(
+      jax.random.key(1), dict(w=jnp.arange(3.0)), optimizer
+    )
+    update = training.make_update(loss, optimizer, accumulate=parts)
+    found.append(update(state, batch))
+  (one, metrics), (parted, others) = found
+  np.testing.assert_allclose(one.params["w"], parted.params["w"], rtol=1e-6)
+  for name in ("loss", "grad_norm", "a_loss"):
+    np.testing.assert_allclose(metrics[name], others[name], rtol=1e-5)
+  update = training.make_update(loss, optimizer, accumulate=5)
+  with pytest.raises(ValueError, match=r"batch of 12 .* accumulate=5"):
+    update(parted, batch)
+
+
+def test_a_projection_follows_every_update():
+  state, _ = start()
+  unit = lambda params: jax.tree.map(lambda v: v / jnp.linalg.norm(v), params)
+  update = training.make_update(quadratic, optax.sgd(0.1), project=unit)
+  state, _ = update(state, dict(image=jnp.asarray([1.0, 2.0, 3.0])))
+  np.testing.assert_allclose(jnp.linalg.norm(state.params["w"]), 1.0, rtol=1e-6)
+
+
+def test_parameters_of_the_loss_are_trained_along():
+  """u goes to log E l, here of the images' mean square."""
+
+  def loss(key, params, batch):
+    params, u = params
+    square = jnp.mean((params["w"] - batch["image"]) ** 2)
+    return square * jnp.exp(-u) + u, {}
+
+  optimizer = optax.sgd(0.2)
+  params, u = dict(w=jnp.zeros(2)), jnp.zeros(())
+  state = training.init_state(
+    jax.random.key(0), params, optimizer, loss_params=u
+  )
+  update = training.make_update(loss, optimizer)
+  batch = dict(image=jnp.asarray([[1.0, 2.0], [3.0, 4.0]]))
+  for _ in range(200):
+    state, _ = update(state, batch)
+  np.testing.assert_allclose(state.params["w"], [2.0, 3.0], rtol=1e-4)
+  np.testing.assert_allclose(state.loss_params, 0.0, atol=1e-4)  # log 1
+  assert jax.tree.structure(state.ema_params) == jax.tree.structure(params)
+
+
+def test_event_files_hold_what_was_reported(tmp_path):
+  from tensorboardX.proto import event_pb2
+
+  write = training.together(
+    training.csv_writer(tmp_path / "metrics.csv"),
+    training.tensorboard_writer(tmp_path / "events"),
+  )
+  write(3, dict(loss=0.5, b=[1.0, float("nan")]))
+  write(6, dict(loss=0.25, b=[1.0, 2.0]))
+  (file,) = (tmp_path / "events").iterdir()
+  data, found = file.read_bytes(), []
+  while data:
+    size = int.from_bytes(data[:8], "little")
+    event = event_pb2.Event.FromString(data[12 : 12 + size])
+    found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+    data = data[16 + size :]
+  assert found == [
+    (3, "loss", 0.5),
+    (3, "b/0", 1.0),
+    (6, "loss", 0.25),
+    (6, "b/0", 1.0),
+    (6, "b/1", 2.0),
+  ]
+  assert (tmp_path / "metrics.csv").is_file()
+
+
+def test_the_profiler_records_the_updates_asked_for(tmp_path):
+  state, update = start()
+  training.train(
+    state,
+    update,
+    Repeated(dict(image=jnp.zeros(3))),
+    steps=4,
+    trace=training.Trace(tmp_path, 2, 3),
+    progress=False,
+  )
+  assert list(tmp_path.rglob("*.xplane.pb"))
 
 
 def test_bucket_losses_are_averaged_by_their_counts():

@@ -5,6 +5,7 @@ import io
 import math
 import os
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,22 +25,37 @@ def tensorboard_writer(folder: str | os.PathLike) -> OnMetrics:
     ImportError: if tensorboardX is not installed.
   """
   try:
-    import tensorboardX
+    from tensorboardX import event_file_writer
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.proto import summary_pb2
   except ImportError as e:
     raise ImportError(
       f"event files for TensorBoard need tensorboardX ({e}); install it with"
       ' pip install "jaxdiff[train]", or write metrics.csv alone'
       " (--config.tensorboard=False)"
     ) from e
+  # Not its SummaryWriter, whose thread holds reports back: a killed run would
+  # lose them.
   writer: Any = None
 
   def on_metrics(step: int, metrics: dict) -> None:
     nonlocal writer
+    event = event_pb2.Event(wall_time=time.time(), step=step)
     if writer is None:
-      writer = tensorboardX.SummaryWriter(os.fspath(folder), purge_step=step)
-    for name, value in _scalars(metrics, "/").items():
-      if not math.isnan(value):
-        writer.add_scalar(name, value, step)
+      pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+      writer = event_file_writer.EventsWriter(
+        os.path.join(folder, "events"), f".{time.time_ns()}"
+      )
+      # hides what an earlier run wrote from this step on
+      event.session_log.status = event_pb2.SessionLog.START
+      writer.write_event(event)
+    event = event_pb2.Event(wall_time=time.time(), step=step)
+    event.summary.value.extend(
+      summary_pb2.Summary.Value(tag=name, simple_value=value)
+      for name, value in _scalars(metrics, "/").items()
+      if not math.isnan(value)
+    )
+    writer.write_event(event)
     writer.flush()
 
   return on_metrics
