@@ -16,6 +16,7 @@ stored as their raw data; everything is restored bit for bit.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -292,6 +293,13 @@ def open(  # noqa: A001  (as checkpoints.open)
     best_fn=best if best_metric else None,
     best_mode="min",
     preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+    # Several processes wait for one another by names: those of two directories
+    # that are written at once must differ.
+    multiprocessing_options=ocp.options.MultiprocessingOptions(
+      barrier_sync_key_prefix=hashlib.sha256(
+        str(directory).encode()
+      ).hexdigest()[:12]
+    ),
   )
   manager = ocp.CheckpointManager(directory, options=options)
   return Checkpoints(directory, manager, best_metric, not create)
