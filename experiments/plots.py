@@ -1,5 +1,6 @@
-"""Pictures: the frontier, grids of images, and points of the plane."""
+"""Pictures: the frontier, trainings, grids of images, points of the plane."""
 
+import csv
 import math
 import pathlib
 from typing import Any
@@ -209,3 +210,39 @@ def search(
   figure.tight_layout()
   figure.savefig(path, dpi=130)
   plt.close(figure)
+
+
+def training(table: pathlib.Path, path: pathlib.Path, title: str) -> str:
+  """Draws the losses of a run against updates; returns a line about it.
+
+  Left the loss and, where it was learned, its weighted form; right the loss of
+  every bucket of the noise, which tells where the network still improves.
+
+  Args:
+    table: metrics.csv of the run.
+    path: of the PNG file.
+    title: of the figure.
+  """
+  with table.open(newline="") as f:
+    rows = list(csv.DictReader(f))
+  column = lambda name: np.array([float(r.get(name) or "nan") for r in rows])
+  figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharex=True)
+  step = column("step")
+  axes[0].plot(step, column("loss"), color="tab:blue")
+  axes[0].set(title="loss", xlabel="updates", yscale="log")
+  names = [name for name in rows[0] if name.startswith("bucket_loss_")]
+  for i, name in enumerate(names):
+    colour = plt.get_cmap("viridis")(i / max(len(names) - 1, 1))
+    label = {0: "most noise", len(names) - 1: "least"}.get(i)
+    values = column(name)
+    seen = ~np.isnan(values)
+    axes[1].plot(step[seen], values[seen], color=colour, label=label, lw=1)
+  axes[1].set(title="loss by noise level", xlabel="updates", yscale="log")
+  axes[1].legend()
+  for axis in axes:
+    axis.grid(alpha=0.25)
+  figure.suptitle(title)
+  figure.tight_layout()
+  figure.savefig(path, dpi=110)
+  plt.close(figure)
+  return f"Wrote {path}."

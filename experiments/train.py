@@ -12,7 +12,7 @@ working directory receives
   checkpoints/<step>/         parameters, their average, optimizer, position
   checkpoints/config.json     the model, from which it is rebuilt
   averages/<step>/            with --config.averages="(0.05, 0.1)": snapshots
-  metrics.csv, tensorboard/   one row per report
+  metrics.csv, tensorboard/   one row per report; loss.png at the end
   trace/                      with --config.trace="(100, 110)": the profiler's
 
 If it holds a checkpoint already, training goes on from there, bit for bit.
@@ -38,6 +38,7 @@ from ml_collections import config_dict
 from ml_collections import config_flags
 
 from experiments import console
+from experiments import plots
 from experiments import recipe
 from experiments import sources
 from jaxdiff import checkpoints
@@ -46,6 +47,8 @@ from jaxdiff import denoisers
 from jaxdiff import losses
 from jaxdiff import parallel
 from jaxdiff import training
+
+_CURVE = ("metrics.csv", "loss.png")
 
 
 def train(
@@ -204,6 +207,8 @@ def main() -> None:
   train(flags.FLAGS.config, workdir)
   if jax.process_index() == 0:
     print(f"Trained: {workdir}")
+    table, picture = (pathlib.Path(workdir) / n for n in _CURVE)
+    print(plots.training(table, picture, f"{workdir}"))
 
 
 if __name__ == "__main__":
