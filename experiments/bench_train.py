@@ -108,6 +108,9 @@ def main() -> None:
     example,
     jax.random.key(0),
   ).compile()
+  peak = flops.peak(denoiser.apply.module.dtype or jnp.float32)
+  work = flops.count(update, state, example)
+  used = flops.utilisation(work * rate / config.batch_size, peak)
   results = dict(
     device=jax.devices()[0].device_kind,
     devices=jax.device_count(),
@@ -121,12 +124,19 @@ def main() -> None:
     state_mb=_mb(sum(_bytes(v) for v in jax.tree.leaves(state))),
     ours=memory(compiled),
     bare=memory(other),
-    **flops.utilisation(compiled, rate / config.batch_size),
+    gflops_per_image=round(work / config.batch_size / 1e9, 4),
+    utilisation=round(used, 4),
+    peak=peak.flops,
+    peak_source=peak.source,
   )
   print(
     f"throughput: {ratio:.3f} of the bare loop (median of {len(pairs)} pairs"
     f" of {n} updates; {min(b / a for a, b in pairs):.3f} to"
     f" {max(b / a for a, b in pairs):.3f}), {rate:.0f} images/s"
+  )
+  print(
+    f"model FLOPs: {results['gflops_per_image']} G for an image of an update,"
+    f" {100 * used:.1f} % of the peak ({peak.source})"
   )
   print(f"waiting for data: {100 * wait:.2f} % of the time")
   for name in ("ours", "bare"):
