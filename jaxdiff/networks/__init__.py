@@ -6,6 +6,9 @@ makes a model of it. (`NoiseClassifier` is no denoiser: logits of x alone.)
 """
 
 from jaxdiff.networks import ddpm_mnist
+from jaxdiff.networks import edm2
+from jaxdiff.networks.adm import ADM
+from jaxdiff.networks.edm2 import EDM2
 from jaxdiff.networks.embeddings import Condition
 from jaxdiff.networks.embeddings import fourier
 from jaxdiff.networks.mlp import MLP
@@ -16,19 +19,24 @@ from jaxdiff.networks.presets import digits_mlp
 from jaxdiff.networks.presets import digits_unet
 from jaxdiff.networks.presets import make
 from jaxdiff.networks.presets import NETWORKS
+from jaxdiff.networks.song_unet import SongUNet
 from jaxdiff.networks.unet import UNet
 
 __all__ = [
+  "ADM",
   "Condition",
+  "EDM2",
   "MLP",
   "NETWORKS",
   "NoiseClassifier",
   "Potential",
   "ResidualMLP",
+  "SongUNet",
   "UNet",
   "ddpm_mnist",
   "digits_mlp",
   "digits_unet",
+  "edm2",
   "fourier",
   "make",
 ]

@@ -5,7 +5,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff.networks import adm
+from jaxdiff.networks import edm2
 from jaxdiff.networks import mlp
+from jaxdiff.networks import song_unet
 from jaxdiff.networks import unet
 
 
@@ -32,6 +35,11 @@ NETWORKS = {
   "unet": unet.UNet,
   "digits_mlp": digits_mlp,
   "digits_unet": digits_unet,
+  "ddpm": song_unet.ddpm,
+  "ddpmpp": song_unet.ddpmpp,
+  "ncsnpp": song_unet.ncsnpp,
+  "adm": adm.ADM,
+  "edm2": edm2.EDM2,
 }
 
 
