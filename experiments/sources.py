@@ -1,15 +1,15 @@
 """What the scripts ask of data and weights that somebody else made."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdiff import denoisers
-from jaxdiff import networks
-from jaxdiff import processes
+from jaxdiff import training
+from jaxdiff import weights
 
 _VALUES = 32_000_000  # numbers held at once, at most
 
@@ -64,17 +64,5 @@ def pretrained(path: str | os.PathLike) -> denoisers.Denoiser:
   Raises:
     ValueError: if the file holds the weights of another network.
   """
-  with np.load(path) as arrays:
-    params = networks.ddpm_mnist.from_torch(arrays)
-  process = processes.vp_discrete(np.linspace(1e-4, 0.02, 1000))
-  return denoisers.from_linen(
-    networks.ddpm_mnist.DDPMMnist(),
-    params,
-    process,
-    prediction="eps",
-    time=_step_of_1000,
-  )
-
-
-def _step_of_1000(t: jax.Array) -> jax.Array:
-  return 1000.0 * t - 1.0
+  config, params = weights.ddpm_mnist.load(path)
+  return dataclasses.replace(training.make_denoiser(config), params=params)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from experiments import sources
+from jaxdiff import weights
 from jaxdiff.networks import ddpm_mnist
+from jaxdiff.weights import ddpm_mnist as converter
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 WEIGHTS = SHARED / "weights" / "ddpm_mnist.npz"
@@ -33,7 +35,7 @@ def torch_arrays(seed=0):
         size, size, fan_in, out = shape
         order = (fan_in, out) if layer.startswith("up") else (out, fan_in)
         shape = (*order, size, size)
-      name = ddpm_mnist._torch_name(layer, kind)
+      name, _ = converter._source((layer, kind))
       arrays[name] = (0.2 * rng.standard_normal(shape)).astype(np.float32)
   return arrays
 
@@ -58,7 +60,7 @@ def test_a_transposed_convolution_scatters_its_kernel():
   # torch: out[s i - p + k] += x[i] w[k], for stride s and padding p
   arrays = torch_arrays()
   weight = arrays["network.up2.weight"]  # 20, 20, 4, 4; stride 2, padding 1
-  kernel = ddpm_mnist._layout(weight, "up2", "kernel")
+  kernel = converter._layout(weight, "up2", "kernel")
   x = np.random.default_rng(1).standard_normal((1, 3, 3, 20))
   full = np.zeros((8, 8, 20))
   for i in range(3):
@@ -72,16 +74,16 @@ def test_a_transposed_convolution_scatters_its_kernel():
 
 def test_weights_that_do_not_fit_are_named():
   arrays = torch_arrays()
-  params = ddpm_mnist.from_torch(arrays)
+  params = weights.ddpm_mnist.convert(arrays)
   assert set(params) >= {"b1_0_ln", "te_out_2", "conv_out"}
   lacking = {k: v for k, v in arrays.items() if k != "network.down2.bias"}
   with pytest.raises(ValueError, match=r"lack 'network\.down2\.bias'"):
-    ddpm_mnist.from_torch(lacking)
+    weights.ddpm_mnist.convert(lacking)
   wrong = arrays | {"network.down2.bias": np.zeros(21, np.float32)}
-  with pytest.raises(ValueError, match=r"down2\.bias' becomes \(21,\)"):
-    ddpm_mnist.from_torch(wrong)
-  with pytest.raises(ValueError, match=r"too many: \['other'\]"):
-    ddpm_mnist.from_torch(arrays | {"other": np.zeros(1)})
+  with pytest.raises(ValueError, match=r"down2\.bias' has shape \(21,\)"):
+    weights.ddpm_mnist.convert(wrong)
+  with pytest.raises(ValueError, match=r"1 arrays .* use: \['other'\]"):
+    weights.ddpm_mnist.convert(arrays | {"other": np.zeros(1)})
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason=f"{WEIGHTS} is not there")

@@ -23,7 +23,7 @@ LAYERS = [
   ("1b", {"grids"}),
   ("2a", {"denoisers", "fields", "guidance", "losses", "solvers", "oracles"}),
   ("3", {"sampling", "training", "discrete"}),
-  ("3b", {"samplers"}),
+  ("3b", {"samplers", "weights"}),
   ("3c", {"likelihood", "diagnostics"}),
   (
     "4",

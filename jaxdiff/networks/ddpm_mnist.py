@@ -1,4 +1,4 @@
-r"""The small U-Net of a public DDPM on MNIST, and its weights from torch.
+r"""The small U-Net of a public DDPM on MNIST.
 
 Its time embedding is a table of 1,000 rows, of which the even ones are sin(w_j
 t) and the odd ones are no neighbours of them (a slip in the public code). The
@@ -17,7 +17,6 @@ al. (2020), https://arxiv.org/abs/2006.11239, 1,000 steps, beta 1e-4 to 0.02,
 predicting eps.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -28,12 +27,7 @@ import numpy as np
 SHAPE = (28, 28, 1)
 _EMBEDDING = 100
 _PLAIN = "b_out_2"  # the only block without its layer norm
-_UNUSED = (
-  "network.time_embed.weight",
-  "network.b_out.2.ln.weight",
-  "network.b_out.2.ln.bias",
-)
-_STAGES = {  # channels that enter, and those of the three blocks
+STAGES = {  # channels that enter, and those of the three blocks
   "b1": (1, (10, 10, 10)),
   "b2": (10, (20, 20, 20)),
   "b3": (20, (40, 40, 40)),
@@ -96,7 +90,7 @@ def _steps(c: jax.Array) -> jax.Array:
 
 
 def _stage(name, h, emb):
-  channels, widths = _STAGES[name]
+  channels, widths = STAGES[name]
   te = "te" + name[1:]
   shift = nn.Dense(channels, name=f"{te}_0")(emb)
   shift = nn.Dense(channels, name=f"{te}_2")(nn.silu(shift))
@@ -115,62 +109,15 @@ def _stage(name, h, emb):
   return h
 
 
-def from_torch(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Returns the Flax parameters of a torch state dict.
-
-  Args:
-    arrays: name -> array in torch's layouts, as in an npz of the state dict:
-      convolutions OIHW, transposed ones IOHW, layer norms CHW.
+def mnist_unet(num_classes: int = 0) -> DDPMMnist:
+  """Returns the network by the call that all of `NETWORKS` have in common.
 
   Raises:
-    ValueError: if a parameter is missing, left over, or of another shape; it
-      is named.
+    ValueError: if it is to have classes.
   """
-  module = DDPMMnist()
-  example = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
-  step = jax.ShapeDtypeStruct((1,), jnp.float32)
-  expected = jax.eval_shape(module.init, jax.random.key(0), example, step)
-  left = dict(arrays)
-  for name in _UNUSED:
-    left.pop(name, None)
-  params = {}
-  for layer, leaves in expected["params"].items():
-    params[layer] = {}
-    for kind, leaf in leaves.items():
-      name = _torch_name(layer, kind)
-      if name not in left:
-        raise ValueError(
-          f"the weights lack {name!r}; a state dict of this U-Net has 173"
-          f" arrays named like 'network.b1.0.conv1.weight', this one has"
-          f" {len(arrays)}"
-        )
-      value = _layout(np.asarray(left.pop(name)), layer, kind)
-      if value.shape != leaf.shape:
-        raise ValueError(
-          f"{name!r} becomes {value.shape} in Flax, but the network has"
-          f" {leaf.shape} there; these are the weights of another network"
-        )
-      params[layer][kind] = jnp.asarray(value, jnp.float32)
-  if left:
-    raise ValueError(f"the weights have arrays too many: {sorted(left)[:5]}")
-  return params
-
-
-def _torch_name(layer: str, kind: str) -> str:
-  """Returns "network.b_mid.0.ln.weight" for ("b_mid_0_ln", "scale")."""
-  roots = [*_STAGES, *("te" + stage[1:] for stage in _STAGES), "down3", "up1"]
-  root = next((r for r in roots if layer.startswith(r + "_")), layer)
-  path = root + layer[len(root) :].replace("_", ".")
-  return f"network.{path}.{'bias' if kind == 'bias' else 'weight'}"
-
-
-def _layout(value: np.ndarray, layer: str, kind: str) -> np.ndarray:
-  if layer.endswith("_ln"):
-    return value.transpose(1, 2, 0)  # CHW
-  if kind == "bias":
-    return value
-  if value.ndim == 2:
-    return value.T
-  if layer.startswith("up"):  # a transposed convolution turns its kernel round
-    return value[:, :, ::-1, ::-1].transpose(2, 3, 0, 1)
-  return value.transpose(2, 3, 1, 0)
+  if num_classes:
+    raise ValueError(
+      f"this network has no classes, but num_classes = {num_classes} was asked"
+      " for; use another network, such as 'unet'"
+    )
+  return DDPMMnist()

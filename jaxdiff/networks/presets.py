@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.networks import adm
+from jaxdiff.networks import ddpm_mnist
 from jaxdiff.networks import edm2
 from jaxdiff.networks import mlp
 from jaxdiff.networks import song_unet
@@ -40,6 +41,7 @@ NETWORKS = {
   "ncsnpp": song_unet.ncsnpp,
   "adm": adm.ADM,
   "edm2": edm2.EDM2,
+  "ddpm_mnist": ddpm_mnist.mnist_unet,
 }
 
 

@@ -1,0 +1,19 @@
+"""Weights that somebody else trained: from their files to (config, params).
+
+Every converter is load(path) -> (training.ModelConfig, params), and nothing in
+a file is ever run; `experiments/convert.py` writes the result as a run folder.
+"""
+
+from jaxdiff.weights import ddpm_mnist
+from jaxdiff.weights import edm
+from jaxdiff.weights import edm2
+from jaxdiff.weights import pickles
+from jaxdiff.weights import score_sde
+
+__all__ = [
+  "ddpm_mnist",
+  "edm",
+  "edm2",
+  "pickles",
+  "score_sde",
+]
