@@ -66,7 +66,7 @@ def convert(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _source(path: tuple[str, ...]) -> tuple[str, Callable]:
-  """Returns ("network.b_mid.0.ln.weight", layout) of ("b_mid_0_ln", "scale")."""
+  """Returns ("network.b1.0.ln.weight", layout) of ("b1_0_ln", "scale")."""
   layer, kind = path
   stages = ddpm_mnist.STAGES
   roots = [*stages, *("te" + stage[1:] for stage in stages), "down3", "up1"]

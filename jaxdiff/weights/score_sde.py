@@ -119,7 +119,7 @@ def _configs() -> dict[str, training.ModelConfig]:
   )
   for data, sigma in highest.items():
     found[f"ve/{data}_ncsnpp_continuous"] = _config(
-      256, "ncsnpp", "ve", sigma_max=sigma, **large
+      256, "ncsnpp", "ve", sigma_max=float(sigma), **large
     )
   widths = (1, 2, 4, 8, 16, 32, 32, 32)
   huge = dict(large, channels=16, multipliers=widths, blocks=1)
