@@ -154,6 +154,11 @@ class EDM2(nn.Module):
     gain = self.param("out_gain", nn.initializers.zeros, ())
     return MPDense(x.shape[-1], 3, name="out_conv")(h, gain)
 
+  @staticmethod
+  def project(params: Any) -> Any:
+    """Returns what training keeps of the parameters: see `normalize`."""
+    return normalize(params)
+
   def _embedding(self, c, label, dtype):
     """Returns the embedding of time and label, [batch, e]."""
     first, largest = self.multipliers[0], max(self.multipliers)

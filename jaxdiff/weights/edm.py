@@ -62,6 +62,7 @@ _DEFAULT_NETWORK = {
   "iDDPMPrecond": "DhariwalUNet",
 }
 _HEAD = 64  # channels of an attention head of DhariwalUNet
+CLASSES = tuple(_DEFAULT_NETWORK)
 _IGNORED = ("use_fp16", "label_dropout", "sigma_min", "sigma_max", "epsilon_t")
 
 
@@ -79,7 +80,7 @@ def load(
     ValueError: if it is no such pickle, is damaged, asks to run code, or holds
       another network.
   """
-  module = network(pickles.load(path), tuple(_DEFAULT_NETWORK), path)
+  module = network(pickles.load(path), CLASSES, path)
   arrays = torch_modules.state_dict(module)
   return convert(module.name, torch_modules.arguments(module), arrays)
 

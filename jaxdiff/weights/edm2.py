@@ -40,6 +40,7 @@ _OPTIONS = {
   "clip": ("clip_act", 256),
   "dropout": ("dropout", 0),
 }
+CLASSES = ("Precond",)
 _IGNORED = ("use_fp16", "logvar_channels")
 _TURN = 2 * math.pi
 
@@ -57,7 +58,7 @@ def load(
     ValueError: if it is no such pickle, is damaged, asks to run code, or holds
       another network.
   """
-  module = edm.network(pickles.load(path), ("Precond",), path)
+  module = edm.network(pickles.load(path), CLASSES, path)
   arrays = torch_modules.state_dict(module)
   return convert(torch_modules.arguments(module), arrays)
 
@@ -68,7 +69,7 @@ def load_log_variance(path: str | os.PathLike) -> dict[str, np.ndarray]:
   It is u = sqrt(2) cos(2 pi (c freqs + phases)) . unit(weight) / sqrt(m) with c
   = log(sigma) / 4: `networks.edm2.fourier`, then an `MPDense` of one feature.
   """
-  module = edm.network(pickles.load(path), ("Precond",), path)
+  module = edm.network(pickles.load(path), CLASSES, path)
   arrays = torch_modules.state_dict(module)
   return {
     "freqs": _turns(arrays["logvar_fourier.freqs"]),

@@ -140,7 +140,9 @@ def run(
         stack.append(persistent(arg if name == "PERSID" else stack.pop()))
       elif name == "STOP":
         return stack.pop()
-      else:  # INST, OBJ, extension registries, buffers out of band
+      elif name in ("PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"):
+        raise ValueError("it refers to something outside of the file")
+      else:  # INST and OBJ, which call by name; registries of extensions
         what = f"{name} {arg}" if arg is not None else name
         raise Forbidden(
           f"the pickle uses the operation {what} at byte {position}, which no"

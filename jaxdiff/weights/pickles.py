@@ -255,6 +255,7 @@ _CALLS = {
   "builtins.set": _set,
   "__builtin__.set": _set,
   "collections.OrderedDict": _dict,
+  "copy_reg._reconstructor": lambda cls, *_: machine.new(cls, ()),
   "copyreg._reconstructor": lambda cls, *_: machine.new(cls, ()),
   "dnnlib.util.EasyDict": _dict,
   machine.EMPTY_ARRAY: _numpy_array,

@@ -1,0 +1,221 @@
+r"""Makes a run folder of weights that somebody else trained.
+
+  python -m experiments.convert --source=edm-cifar10-32x32-cond-vp.pkl \
+      --out=runs/edm_cifar10
+  python -m experiments.convert --format=score_sde --out=runs/song \
+      --config=vp/cifar10_ddpmpp_continuous --source=checkpoint_8 \
+      --data=cifar10
+  python -m experiments.sample --workdir=runs/edm_cifar10
+
+Files are read as data: nothing in them is run, and none of the packages that
+wrote them is needed. Each network is asked once at several noise levels; with
+--data the errors of its predictions are shown too: that of eps should fall
+towards 0 as noise grows, that of x0 as noise falls.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import console
+from experiments import sources
+from jaxdiff import checkpoints
+from jaxdiff import data
+from jaxdiff import denoisers
+from jaxdiff import training
+from jaxdiff import weights
+
+FLAGS = flags.FLAGS
+
+# Name of the format: (module of jaxdiff.weights, its function).
+FORMATS = {
+  "ddpm_mnist": ("ddpm_mnist", "load"),
+  "diffusers_unet": ("diffusers", "load_unet"),
+  "dit": ("diffusers", "load_dit"),
+  "edm": ("edm", "load"),
+  "edm2": ("edm2", "load"),
+  "score_sde": ("score_sde", "load"),
+}
+_DIFFUSERS = {"UNet2DModel": "diffusers_unet", "DiTTransformer2DModel": "dit"}
+_SAMPLES = 8
+
+
+def guess(source: pathlib.Path) -> str:
+  """Returns the name of a file's format.
+
+  Raises:
+    FileNotFoundError: if there is no such file or folder.
+    ValueError: if it is of no known format.
+  """
+  if not source.exists():
+    raise FileNotFoundError(f"there is no {source}; check --source")
+  if source.is_dir():
+    path = source / "config.json"
+    name = None
+    if path.is_file():
+      name = json.loads(path.read_text()).get("_class_name")
+    if name in _DIFFUSERS:
+      return _DIFFUSERS[name]
+    raise ValueError(
+      f"{source} is a folder, but its config.json names {name!r} as its class,"
+      f" not one of {', '.join(_DIFFUSERS)}; give the folder of the network"
+      " itself (.../unet, .../transformer), or --format"
+    )
+  if source.suffix == ".npz":
+    return "ddpm_mnist"
+  if source.suffix in (".pkl", ".pickle"):
+    classes = (*weights.edm.CLASSES, *weights.edm2.CLASSES)
+    network = weights.edm.network(weights.pickles.load(source), classes, source)
+    return "edm2" if network.name in weights.edm2.CLASSES else "edm"
+  return "score_sde"  # its files have no suffix
+
+
+def load(
+  form: str, source: pathlib.Path, config: str | None = None
+) -> tuple[training.ModelConfig, Any]:
+  """Returns (config, params) of a file in one of `FORMATS`, or "auto".
+
+  Raises:
+    ValueError: for a format that has no `config`, and what its converter
+      raises.
+  """
+  form = guess(source) if form == "auto" else form
+  module, function = FORMATS[form]
+  function = getattr(
+    importlib.import_module(f"jaxdiff.weights.{module}"), function
+  )
+  if config is None:
+    return function(source)
+  if "config" not in inspect.signature(function).parameters:
+    raise ValueError(
+      f"--config={config} names a configuration of score_sde, but the format is"
+      f" {form}, whose files say how they were made; leave it out"
+    )
+  return function(source, config=config)
+
+
+def write(
+  out: pathlib.Path, config: training.ModelConfig, params: Any
+) -> pathlib.Path:
+  """Writes a model as the run folder that `training.load_denoiser` reads.
+
+  Raises:
+    ValueError: if the folder holds a model already.
+  """
+  folder = training.checkpoint_directory(out)
+  if folder.is_dir() and any(folder.iterdir()):
+    raise ValueError(
+      f"{out} holds a model already; give another --out, or delete it"
+    )
+  opened = checkpoints.open(folder)
+  try:
+    opened.save(0, {"ema_params": params}, wait=True)
+  finally:
+    opened.close()
+  training.save_config(folder, config)  # last: a folder without is no model
+  return folder
+
+
+def check(
+  model: denoisers.Denoiser, shape: tuple[int, ...], images: Any = None
+) -> str:
+  """Returns a table of the model's outputs at five noise levels.
+
+  Args:
+    model: the denoiser.
+    shape: of one sample.
+    images: f[n, *shape] to be noised; None takes Gaussian noise of the data's
+      size, on which errors mean nothing and are left out.
+
+  Raises:
+    ValueError: if an output is not finite, or the images have another shape.
+  """
+  if images is not None and images.shape[1:] != shape:
+    raise ValueError(
+      f"--data holds images of shape {images.shape[1:]}, but the network makes"
+      f" {shape}; name the data that it was trained on"
+    )
+  key, process = jax.random.key(0), model.process
+  x0 = images
+  if x0 is None:
+    size = model.sigma_data
+    x0 = size * jax.random.normal(key, (_SAMPLES, *shape))
+  x0 = jnp.asarray(x0)
+  low, high = process.log_snr(np.asarray([process.t_max, process.t_min]))
+  times = process.log_snr_inverse(np.linspace(high, low, 7)[1:-1])
+  predict = jax.jit(lambda model, x, t: model(x, t))
+  names = ["rms x0", "rms eps", "error x0", "error eps"]
+  shown = names[: 2 if images is None else 4]
+  lines = ["sigma/alpha" + "".join(f"{name:>10}" for name in shown)]
+  for t in times:
+    x, eps = process.perturb(jax.random.fold_in(key, 1), x0, jnp.float32(t))
+    out = predict(model, x, jnp.float32(t))
+    if not all(np.isfinite(v).all() for v in out):
+      raise ValueError(
+        f"the network returns values that are not finite at t = {t:.4g}; the"
+        " weights are damaged, or of another configuration"
+      )
+    noise = float(np.exp(-process.log_snr(np.asarray(t))))
+    values = [*out, out.x0 - x0, out.eps - eps][: len(shown)]
+    rms = [float(jnp.sqrt(jnp.mean(v**2))) for v in values]
+    lines.append(f"{noise:11.4g}" + "".join(f"{v:10.4f}" for v in rms))
+  return "\n".join(lines)
+
+
+def define_flags() -> None:
+  """Defines the command line; not at import, for others import this file."""
+  flags.DEFINE_enum(
+    "format", "auto", ["auto", *FORMATS], "Who wrote the weights."
+  )
+  flags.DEFINE_string(
+    "source", None, "File or folder of the weights.", required=True
+  )
+  flags.DEFINE_string("out", None, "Run folder to make.", required=True)
+  flags.DEFINE_string(
+    "config", None, "Configuration of score_sde, vp/cifar10_ddpmpp_continuous."
+  )
+  flags.DEFINE_string(
+    "data", None, "Data set, as data.load takes it, to measure errors on."
+  )
+  flags.DEFINE_string(
+    "data_options",
+    "{}",
+    'Options of data.load as JSON: {"keys": {"image": "x_train"}}.',
+  )
+
+
+def main() -> None:
+  source = pathlib.Path(FLAGS.source).expanduser()
+  out = pathlib.Path(FLAGS.out).expanduser()
+  config, params = load(FLAGS.format, source, FLAGS.config)
+  model = dataclasses.replace(training.make_denoiser(config), params=params)
+  images = None
+  if FLAGS.data:
+    source = data.load(FLAGS.data, **json.loads(FLAGS.data_options))
+    images = sources.subset(source, _SAMPLES)["image"]
+  table = check(model, config.shape, images)
+  write(out, config, params)
+  size = sum(v.size for v in jax.tree.leaves(params))
+  classes = f", {config.num_classes} classes" if config.num_classes else ""
+  noise = {
+    k: v for k, v in config.process_options.items() if np.ndim(v) == 0
+  }  # a thousand betas say nothing
+  print(f"network     {config.network}, {size:,} parameters{classes}")
+  print(f"image       {'x'.join(map(str, config.shape))}")
+  print(f"process     {config.process} {noise or ''}".rstrip())
+  print(f"prediction  {config.prediction}, told {config.time}")
+  print(table)
+  print(f"Wrote {out}; python -m experiments.sample --workdir={out}")
+
+
+if __name__ == "__main__":
+  define_flags()
+  console.run(main)
