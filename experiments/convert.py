@@ -58,16 +58,21 @@ def guess(source: pathlib.Path) -> str:
   if not source.exists():
     raise FileNotFoundError(f"there is no {source}; check --source")
   if source.is_dir():
-    path = source / "config.json"
-    name = None
-    if path.is_file():
-      name = json.loads(path.read_text()).get("_class_name")
+    # a pipeline of diffusers holds its network in a folder of this name
+    folders = (source, source / "unet", source / "transformer")
+    found = [
+      f / "config.json" for f in folders if (f / "config.json").is_file()
+    ]
+    name = (
+      json.loads(found[0].read_text()).get("_class_name") if found else None
+    )
     if name in _DIFFUSERS:
       return _DIFFUSERS[name]
     raise ValueError(
-      f"{source} is a folder, but its config.json names {name!r} as its class,"
-      f" not one of {', '.join(_DIFFUSERS)}; give the folder of the network"
-      " itself (.../unet, .../transformer), or --format"
+      f"{source} is a folder, but no config.json in it names one of"
+      f" {', '.join(_DIFFUSERS)} as its class"
+      + (f": it is {name!r}" if found else "")
+      + "; name the folder of such a network or pipeline, or a file"
     )
   if source.suffix == ".npz":
     return "ddpm_mnist"
@@ -170,6 +175,34 @@ def check(
   return "\n".join(lines)
 
 
+def describe(config: training.ModelConfig, params: Any) -> str:
+  """Returns what a converted model is, in lines."""
+  size = sum(v.size for v in jax.tree.leaves(params))
+  classes = f", {config.num_classes} classes" if config.num_classes else ""
+  # a thousand betas say nothing
+  noise = {k: v for k, v in config.process_options.items() if np.ndim(v) == 0}
+  noise = ", ".join(f"{k}={v:g}" for k, v in noise.items())
+  return "\n".join(
+    [
+      f"network     {config.network}, {size:,} parameters{classes}",
+      f"image       {'x'.join(map(str, config.shape))}",
+      f"process     {config.process}({noise})",
+      f"prediction  {config.prediction}, told {config.time}",
+    ]
+  )
+
+
+def _options(text: str) -> dict[str, Any]:
+  try:
+    options = json.loads(text)
+  except ValueError as e:
+    raise ValueError(
+      f"--data_options={text} is no JSON ({e}); write it as"
+      ' {"keys": {"image": "x_train"}}'
+    ) from e
+  return options
+
+
 def define_flags() -> None:
   """Defines the command line; not at import, for others import this file."""
   flags.DEFINE_enum(
@@ -196,22 +229,15 @@ def main() -> None:
   source = pathlib.Path(FLAGS.source).expanduser()
   out = pathlib.Path(FLAGS.out).expanduser()
   config, params = load(FLAGS.format, source, FLAGS.config)
+  params = jax.tree.map(jnp.asarray, params)
   model = dataclasses.replace(training.make_denoiser(config), params=params)
   images = None
   if FLAGS.data:
-    source = data.load(FLAGS.data, **json.loads(FLAGS.data_options))
-    images = sources.subset(source, _SAMPLES)["image"]
+    held = data.load(FLAGS.data, **_options(FLAGS.data_options))
+    images = sources.subset(held, _SAMPLES)["image"]
   table = check(model, config.shape, images)
   write(out, config, params)
-  size = sum(v.size for v in jax.tree.leaves(params))
-  classes = f", {config.num_classes} classes" if config.num_classes else ""
-  noise = {
-    k: v for k, v in config.process_options.items() if np.ndim(v) == 0
-  }  # a thousand betas say nothing
-  print(f"network     {config.network}, {size:,} parameters{classes}")
-  print(f"image       {'x'.join(map(str, config.shape))}")
-  print(f"process     {config.process} {noise or ''}".rstrip())
-  print(f"prediction  {config.prediction}, told {config.time}")
+  print(describe(config, params))
   print(table)
   print(f"Wrote {out}; python -m experiments.sample --workdir={out}")
 
