@@ -74,6 +74,7 @@ _ON_DEMAND = (
   "samplers",
   "search",
   "training",
+  "weights",
 )
 
 

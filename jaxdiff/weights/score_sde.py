@@ -162,8 +162,8 @@ def load(
   if isinstance(config, str):
     if config not in CONFIGS:
       raise ValueError(
-        f"{config!r} is no configuration of score_sde; name the one that"
-        f" trained {path.name}: {', '.join(sorted(CONFIGS))}"
+        f"{config!r} is no configuration of score_sde; give as config the one"
+        f" that trained {path.name}: {', '.join(sorted(CONFIGS))}"
       )
     config = CONFIGS[config]
   try:
