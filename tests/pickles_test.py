@@ -255,6 +255,7 @@ def test_truncated_files_are_refused_at_every_length(dump):
       pickles.loads(data[:length])
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 def test_damaged_files_are_read_or_refused_and_nothing_else(dump):
   data = bytearray(dump(dict(ema=tensor(dump, np.zeros(3, np.float32)))))
   draw = np.random.default_rng(0)

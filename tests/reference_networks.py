@@ -56,7 +56,7 @@ EDM = {  # class and arguments
   "ve": ("VEPrecond", _SONG | _NCSNPP),
   "edm": ("EDMPrecond", _SONG | dict(label_dim=4, augment_dim=9)),
   "skip": (
-    "EDMPrecond",
+    "VEPrecond",
     _SONG
     | dict(
       channel_mult=[1, 2, 2],

@@ -132,6 +132,12 @@ def test_weights_that_do_not_fit_are_named():
     weights.edm.convert(cls, kwargs, spoilt)
   with pytest.raises(ValueError, match="made with novelty"):
     weights.edm.convert(cls, kwargs | dict(novelty=1), arrays)
+  with pytest.raises(ValueError, match="are None and 3"):
+    weights.edm.convert(cls, kwargs | dict(img_resolution=None), arrays)
+  with pytest.raises(ValueError, match="made with dropout = {}"):
+    weights.edm.convert(cls, kwargs | dict(dropout={}), arrays)
+  with pytest.raises(ValueError, match="is a GAN; only SongUNet"):
+    weights.edm.convert(cls, kwargs | dict(model_type="GAN"), arrays)
 
 
 def test_the_improved_cosine_schedule_is_capped_and_ends_in_noise():

@@ -61,6 +61,7 @@ _DEFAULT_NETWORK = {
   "VEPrecond": "SongUNet",
   "iDDPMPrecond": "DhariwalUNet",
 }
+_LAST = re.compile(r"model\.(out_conv|dec\.\w+_aux_conv)\.")
 _HEAD = 64  # channels of an attention head of DhariwalUNet
 CLASSES = tuple(_DEFAULT_NETWORK)
 _IGNORED = ("use_fp16", "label_dropout", "sigma_min", "sigma_max", "epsilon_t")
@@ -123,7 +124,7 @@ def convert(
       fit.
   """
   given = dict(kwargs)
-  size, image = given.pop("img_resolution"), given.pop("img_channels")
+  size, _, image = shape = torch_modules.image_shape(given)
   classes = given.pop("label_dim", 0)
   kind = given.pop("model_type", _DEFAULT_NETWORK[precond])
   if kind not in _NETWORKS:
@@ -131,20 +132,12 @@ def convert(
       f"the network is a {kind}; only {', '.join(_NETWORKS)} are known here"
     )
   meaning, ours = _preconditioning(precond, given)
-  options = {}
-  for option, (argument, default) in _NETWORKS[kind].items():
-    value = given.pop(argument, default)
-    options[option] = tuple(value) if isinstance(value, list) else value
-  unknown = sorted(set(given) - set(_IGNORED))
-  if unknown:
-    raise ValueError(
-      f"{precond} was made with {', '.join(unknown)}, which is unknown here"
-    )
+  options = torch_modules.options(given, _NETWORKS[kind], _IGNORED)
   name = "adm"
   if kind == "SongUNet":
     name = "ncsnpp" if options["encoder"] == "residual" else "ddpmpp"
   config = training.ModelConfig(
-    shape=(size, size, image),
+    shape=shape,
     network=name,
     network_options=options | ours,
     num_classes=classes,
@@ -152,9 +145,9 @@ def convert(
   )
   held = {k: v for k, v in arrays.items() if _is_weight(k)}
   if precond == "VEPrecond":
-    held = {k: -v if _is_last(k, size) else v for k, v in held.items()}
+    held = {k: -v if _LAST.match(k) else v for k, v in held.items()}
   elif precond == "iDDPMPrecond":
-    held = {k: v[:image] if _is_last(k, size) else v for k, v in held.items()}
+    held = {k: v[:image] if _LAST.match(k) else v for k, v in held.items()}
   source = lambda path: _source(path, kind, size, held)
   return config, fitting.fill(config, held, source)
 
@@ -203,11 +196,6 @@ def cosine_betas(
 
 def _is_weight(name: str) -> bool:
   return name.startswith("model.") and not name.endswith("resample_filter")
-
-
-def _is_last(name: str, size: int) -> bool:
-  last = ("model.out_conv.", f"model.dec.{size}x{size}_aux_conv.")
-  return name.startswith(last)
 
 
 def _source(

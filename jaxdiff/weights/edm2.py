@@ -92,21 +92,12 @@ def convert(
       fit.
   """
   given = dict(kwargs)
-  size, image = given.pop("img_resolution"), given.pop("img_channels")
+  size, *_ = shape = torch_modules.image_shape(given)
   classes = given.pop("label_dim", 0)
   data = given.pop("sigma_data", 0.5)
-  options = {}
-  for option, (argument, default) in _OPTIONS.items():
-    value = given.pop(argument, default)
-    value = 0 if value is None else value  # chosen by other arguments, or none
-    options[option] = tuple(value) if isinstance(value, list) else value
-  unknown = sorted(set(given) - set(_IGNORED))
-  if unknown:
-    raise ValueError(
-      f"Precond was made with {', '.join(unknown)}, which is unknown here"
-    )
+  options = torch_modules.options(given, _OPTIONS, _IGNORED)
   config = training.ModelConfig(
-    shape=(size, size, image),
+    shape=shape,
     network="edm2",
     network_options=options,
     num_classes=classes,

@@ -51,3 +51,53 @@ def arguments(module: pickles.Record) -> dict[str, Any]:
       " was made with; write it anew with NVIDIA's torch_utils.persistence"
     )
   return dict(kwargs)
+
+
+def image_shape(given: dict[str, Any]) -> tuple[int, int, int]:
+  """Takes resolution and channels out of a network's arguments.
+
+  Raises:
+    ValueError: if they are not there, or are no whole numbers above 0.
+  """
+  values = [given.pop(k, None) for k in ("img_resolution", "img_channels")]
+  if not all(isinstance(v, int) and v > 0 for v in values):
+    raise ValueError(
+      "the network should have been made with whole numbers img_resolution and"
+      f" img_channels, but they are {values[0]!r} and {values[1]!r}"
+    )
+  size, channels = values
+  return size, size, channels
+
+
+def options(
+  given: dict[str, Any],
+  table: Mapping[str, tuple[str, Any]],
+  ignored: tuple[str, ...],
+) -> dict[str, Any]:
+  """Takes what remains of a network's arguments as options of ours.
+
+  Args:
+    given: the arguments; emptied but for the ignored ones.
+    table: option to (argument, its default).
+    ignored: arguments that mean nothing here.
+
+  Raises:
+    ValueError: for arguments that the table lacks, or whose values are neither
+      numbers, text nor lists of numbers.
+  """
+  found = {}
+  for option, (argument, default) in table.items():
+    value = given.pop(argument, default)
+    if value is None:  # chosen by other arguments, or switched off
+      value = 0
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    if not all(isinstance(part, (int, float, str)) for part in parts):
+      raise ValueError(f"the network was made with {argument} = {value!r}")
+    found[option] = tuple(value) if isinstance(value, list) else value
+  unknown = sorted(set(given) - set(ignored))
+  if unknown:
+    raise ValueError(
+      f"the network was made with {', '.join(unknown)}, which is unknown here;"
+      f" known are {', '.join(argument for argument, _ in table.values())}"
+    )
+  return found
