@@ -179,9 +179,10 @@ def describe(config: training.ModelConfig, params: Any) -> str:
   """Returns what a converted model is, in lines."""
   size = sum(v.size for v in jax.tree.leaves(params))
   classes = f", {config.num_classes} classes" if config.num_classes else ""
-  # a thousand betas say nothing
-  noise = {k: v for k, v in config.process_options.items() if np.ndim(v) == 0}
-  noise = ", ".join(f"{k}={v:g}" for k, v in noise.items())
+  noise = ", ".join(
+    f"{len(v)} {k}" if np.ndim(v) else f"{k}={v:g}"
+    for k, v in config.process_options.items()
+  )
   return "\n".join(
     [
       f"network     {config.network}, {size:,} parameters{classes}",

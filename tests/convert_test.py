@@ -89,8 +89,8 @@ def _touch(path):
 
 def test_a_model_is_described_in_lines():
   config = dataclasses.replace(
-    CONFIG, num_classes=3, process_options=dict(sigma_min=0.01)
+    CONFIG, num_classes=3, process_options=dict(sigma_min=0.01, betas=[0.1] * 5)
   )
   text = convert.describe(config, dict(a=np.zeros(1234)))
   assert "mlp, 1,234 parameters, 3 classes" in text
-  assert "edm(sigma_min=0.01)" in text
+  assert "edm(sigma_min=0.01, 5 betas)" in text
