@@ -37,6 +37,7 @@ _DTYPES = {
   "Float": np.float32,
   "Double": np.float64,
 }
+_ZIP = b"PK\x03\x04"
 _MAGIC = 0x1950A86A20F9469CFC6C  # opens torch's older format
 
 
@@ -72,12 +73,15 @@ def loads(data: bytes) -> Any:
   Raises:
     ValueError: as in `load`.
   """
-  if data[:4] == b"PK\x03\x04":
-    return _archive(data, _CALLS)
-  stream = io.BytesIO(data)
-  value = machine.run(stream, _CALLS)
-  magic = isinstance(value, int) and value == _MAGIC
-  return _legacy(stream, _CALLS) if magic else value
+  try:
+    if data[:4] == _ZIP:
+      return _archive(data, _CALLS)
+    stream = io.BytesIO(data)
+    value = machine.run(stream, _CALLS)
+    magic = isinstance(value, int) and value == _MAGIC
+    return _legacy(stream, _CALLS) if magic else value
+  except (TypeError, OverflowError, RuntimeError) as e:  # around the pickles
+    raise ValueError(f"it makes no sense ({type(e).__name__}: {e})") from e
 
 
 # Arrays of numpy: first an empty one, then its state.
@@ -149,7 +153,7 @@ def _parameter(tensor: Any, *_: Any) -> np.ndarray:
 def _storage_bytes(data: bytes) -> np.ndarray:
   """Returns the storage that bytes of torch.save hold, and nothing else."""
   like(data, bytes)
-  if data[:4] == b"PK\x03\x04":
+  if data[:4] == _ZIP:
     return like(_archive(data, {}), np.ndarray)
   stream = io.BytesIO(data)
   magic = machine.run(stream, {})
