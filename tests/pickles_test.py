@@ -243,6 +243,12 @@ def test_files_that_attack_do_nothing(dump, tmp_path):
       assert "pickle asks to call" in message or "INST os system" in message
 
 
+def test_arrays_of_objects_are_refused():
+  for value in (np.array([{}, None]), np.zeros(2, "i4,f4")):
+    with pytest.raises(ValueError, match="values of dtype"):
+      pickles.loads(pickle.dumps(value))
+
+
 def test_nothing_that_a_pickle_names_is_imported(dump):
   name = "wave"  # of the standard library, and loaded by nobody here
   sys.modules.pop(name, None)
