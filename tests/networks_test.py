@@ -118,13 +118,13 @@ def test_every_parameter_of_the_unet_has_a_finite_gradient():
 
 
 def test_patches_are_put_back_where_they_were():
-  from jaxdiff.networks import unet
+  from jaxdiff.networks import patches
 
   x = jnp.arange(2 * 8 * 12 * 3.0).reshape(2, 8, 12, 3)
-  patches = unet._to_patches(x, 4)
-  assert patches.shape == (2, 2, 3, 48)
-  np.testing.assert_array_equal(patches[1, 1, 2], x[1, 4:8, 8:12].reshape(-1))
-  np.testing.assert_array_equal(unet._from_patches(patches, 4), x)
+  cut = patches.split(x, 4)
+  assert cut.shape == (2, 2, 3, 48)
+  np.testing.assert_array_equal(cut[1, 1, 2], x[1, 4:8, 8:12].reshape(-1))
+  np.testing.assert_array_equal(patches.join(cut, 4), x)
 
 
 def test_equal_networks_share_one_program():

@@ -9,6 +9,8 @@ from jaxdiff.networks import ddpm_mnist
 from jaxdiff.networks import edm2
 from jaxdiff.networks.adm import ADM
 from jaxdiff.networks.edm2 import EDM2
+from jaxdiff.networks.dit import DiT
+from jaxdiff.networks.dit import SIZES as DIT_SIZES
 from jaxdiff.networks.embeddings import Condition
 from jaxdiff.networks.embeddings import fourier
 from jaxdiff.networks.mlp import MLP
@@ -20,23 +22,39 @@ from jaxdiff.networks.presets import digits_unet
 from jaxdiff.networks.presets import make
 from jaxdiff.networks.presets import NETWORKS
 from jaxdiff.networks.song_unet import SongUNet
+from jaxdiff.networks.stacking import stack_blocks
+from jaxdiff.networks.stacking import unstack_blocks
+from jaxdiff.networks.time_and_label import STEPS
+from jaxdiff.networks.tokens import TokenMLP
+from jaxdiff.networks.tokens import TokenTransformer
 from jaxdiff.networks.unet import UNet
+from jaxdiff.networks.unet2d import UNet2D
+from jaxdiff.networks.uvit import UViT
 
 __all__ = [
   "ADM",
   "Condition",
   "EDM2",
+  "DIT_SIZES",
+  "DiT",
   "MLP",
   "NETWORKS",
   "NoiseClassifier",
   "Potential",
   "ResidualMLP",
   "SongUNet",
+  "STEPS",
+  "TokenMLP",
+  "TokenTransformer",
   "UNet",
+  "UNet2D",
+  "UViT",
   "ddpm_mnist",
   "digits_mlp",
   "digits_unet",
   "edm2",
   "fourier",
   "make",
+  "stack_blocks",
+  "unstack_blocks",
 ]

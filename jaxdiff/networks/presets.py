@@ -10,7 +10,12 @@ from jaxdiff.networks import ddpm_mnist
 from jaxdiff.networks import edm2
 from jaxdiff.networks import mlp
 from jaxdiff.networks import song_unet
+from jaxdiff.networks import dit
+from jaxdiff.networks import mlp
+from jaxdiff.networks import tokens
 from jaxdiff.networks import unet
+from jaxdiff.networks import unet2d
+from jaxdiff.networks import uvit
 
 
 def digits_unet(num_classes: int = 10, **options: Any) -> unet.UNet:
@@ -34,6 +39,11 @@ NETWORKS = {
   "mlp": mlp.MLP,
   "residual_mlp": mlp.ResidualMLP,
   "unet": unet.UNet,
+  "unet2d": unet2d.UNet2D,
+  "dit": dit.DiT,
+  "uvit": uvit.UViT,
+  "token_mlp": tokens.TokenMLP,
+  "token_transformer": tokens.TokenTransformer,
   "digits_mlp": digits_mlp,
   "digits_unet": digits_unet,
   "ddpm": song_unet.ddpm,

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.networks import embeddings
+from jaxdiff.networks import patches
 
 _HALF = math.sqrt(0.5)
 
@@ -85,7 +86,7 @@ class UNet(nn.Module):
       return h
 
     levels = range(len(self.multipliers))
-    h = _conv(self.channels, dtype, name="in")(_to_patches(x, self.patch))
+    h = _conv(self.channels, dtype, name="in")(patches.split(x, self.patch))
     skips = []
     for level in levels:
       h = _down(h) if level else h
@@ -101,7 +102,7 @@ class UNet(nn.Module):
     h = nn.silu(_norm(h.shape[-1], dtype, name="out_norm")(h))
     out = x.shape[-1] * self.patch**2
     h = _conv(out, dtype, zero=True, name="out")(h)
-    return _from_patches(h, self.patch)
+    return patches.join(h, self.patch)
 
   def _check(self, x: jax.Array) -> None:
     if x.ndim != 4:
@@ -192,15 +193,3 @@ def _up(x: jax.Array) -> jax.Array:
   b, h, w, c = x.shape
   x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
   return x.reshape(b, 2 * h, 2 * w, c)
-
-
-def _to_patches(x: jax.Array, side: int) -> jax.Array:
-  b, h, w, c = x.shape
-  x = x.reshape(b, h // side, side, w // side, side, c)
-  return x.swapaxes(2, 3).reshape(b, h // side, w // side, side * side * c)
-
-
-def _from_patches(x: jax.Array, side: int) -> jax.Array:
-  b, h, w, c = x.shape
-  x = x.reshape(b, h, w, side, side, c // side**2).swapaxes(2, 3)
-  return x.reshape(b, h * side, w * side, c // side**2)
