@@ -26,7 +26,7 @@ def rotate(x: jax.Array) -> jax.Array:
 
 
 def waves(height: int, width: int, features: int) -> np.ndarray:
-  """Returns sines and cosines of column, then row: f32[height, width, features].
+  """Returns f32[height, width, features]: waves of column, then row.
 
   Each takes half of the features, with angular frequencies 1e-4^(4 j /
   features) in radians per place (the fixed embedding of MAE and DiT).

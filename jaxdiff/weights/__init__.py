@@ -16,4 +16,20 @@ __all__ = [
   "edm2",
   "pickles",
   "score_sde",
+"""Weights that others trained, as (ModelConfig, params).
+
+`experiments.convert` writes the pair as a run, which `training.load_denoiser`
+reads and every script takes.
+"""
+
+from jaxdiff.weights.diffusers import load_dit
+from jaxdiff.weights.diffusers import load_unet
+from jaxdiff.weights.vits import from_dit
+from jaxdiff.weights.vits import from_uvit
+
+__all__ = [
+  "from_dit",
+  "from_uvit",
+  "load_dit",
+  "load_unet",
 ]
