@@ -1,0 +1,140 @@
+"""Converters against torch: real directories, random weights, whole pipelines.
+
+Needs torch, diffusers and safetensors: `make parity`. The authors' own code of
+DiT and U-ViT runs too if JAXDIFF_REFERENCES names a folder with their checkouts
+as DiT/ and U-ViT/ (they need timm and einops); it is also in the golden arrays.
+"""
+
+import dataclasses
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import vits_reference as reference
+
+from jaxdiff import sampling
+from jaxdiff import solvers
+from jaxdiff import training
+from jaxdiff import weights
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+REFERENCES = os.environ.get("JAXDIFF_REFERENCES")
+
+
+def denoiser(model, params):
+  made = training.make_denoiser(model)
+  return dataclasses.replace(made, params=jax.tree.map(jnp.asarray, params))
+
+
+def to_jax(x):
+  return jnp.asarray(np.asarray(x).transpose(0, 2, 3, 1))
+
+
+def to_torch(x):
+  return np.asarray(x).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("case", reference.DIFFUSERS)
+def test_saved_directories_give_the_outputs_of_torch(case, tmp_path):
+  module = reference.diffusers_model(case)
+  module.save_pretrained(tmp_path)
+  loader = weights.load_dit if case == "dit" else weights.load_unet
+  model, params = loader(tmp_path)
+  given = reference.inputs(case, 8, 3, 4 * bool(model.num_classes))
+  # at 999 the rounding of torch's frequencies shows: 2e-5, see vits_test
+  given["step"] = np.array([0, 3, 37, 250])
+  expected = reference.evaluate(module, given)
+  bare = denoiser(model, params)
+  got = bare.apply(
+    bare.params,
+    to_jax(given["x"]),
+    given["step"].astype(np.float32),
+    given["label"],
+  )
+  np.testing.assert_allclose(to_torch(got), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_directories_keep_their_values(dtype, tmp_path):
+  module = reference.diffusers_model("dit").to(getattr(torch, dtype))
+  module.save_pretrained(tmp_path)
+  _, params = weights.load_dit(tmp_path)
+  kernel = module.state_dict()["proj_out_1.weight"].float().numpy().T
+  np.testing.assert_array_equal(params["out"]["modulate"]["kernel"], kernel)
+
+
+def test_a_directory_in_parts_is_read_whole(tmp_path):
+  module = reference.diffusers_model("unet")
+  module.save_pretrained(tmp_path / "one")
+  module.save_pretrained(tmp_path / "many", max_shard_size="20KB")
+  assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
+  _, one = weights.load_unet(tmp_path / "one")
+  _, many = weights.load_unet(tmp_path / "many")
+  jax.tree.map(np.testing.assert_array_equal, one, many)
+
+
+def test_blocks_with_embeddings_of_their_own_are_refused(tmp_path):
+  _, config = reference.DIFFUSERS["dit"]
+  module = diffusers.DiTTransformer2DModel(**config)
+  module.save_pretrained(tmp_path)
+  with pytest.raises(ValueError, match="embeddings of their own"):
+    weights.load_dit(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    dict(beta_schedule="linear"),
+    dict(beta_schedule="scaled_linear", prediction_type="v_prediction"),
+    dict(beta_schedule="squaredcos_cap_v2", prediction_type="sample"),
+  ],
+  ids=lambda options: options["beta_schedule"],
+)
+def test_ddim_draws_the_images_of_the_pipeline(options, tmp_path):
+  steps = 8
+  scheduler = diffusers.DDIMScheduler(
+    clip_sample=False, timestep_spacing="trailing", **options
+  )
+  pipeline = diffusers.DDIMPipeline(
+    reference.diffusers_model("unet"), scheduler
+  )
+  pipeline.save_pretrained(tmp_path)
+  model, params = weights.load_unet(tmp_path)
+  made = denoiser(model, params)
+  noise = reference.values("noise", (3, 3, 8, 8))
+  scheduler.set_timesteps(steps)
+  x = torch.from_numpy(noise)
+  with torch.no_grad():
+    for step in scheduler.timesteps:
+      x = scheduler.step(pipeline.unet(x, step).sample, step, x).prev_sample
+  # step i is at t = (i + 1) / N; the last step of diffusers ends at index 0's
+  # alpha unless set_alpha_to_one, which is its default: no noise, t = 0
+  grid = np.append((scheduler.timesteps.numpy() + 1.0) / 1000.0, 0.0)
+  table = solvers.ddim(made.process, grid)
+  got = sampling.sample(jax.random.key(0), made, table, to_jax(noise))
+  size = np.abs(x.numpy()).max()
+  error = np.abs(to_torch(got) - x.numpy()).max()
+  assert error <= 2e-5 * max(size, 1.0), (error, size)
+
+
+@pytest.mark.skipif(not REFERENCES, reason="JAXDIFF_REFERENCES is not set")
+def test_golden_arrays_are_what_the_authors_code_returns():
+  made = reference.originals(pathlib.Path(REFERENCES))
+  with np.load(reference.GOLDEN) as golden:
+    for case, (module, _, given) in made.items():
+      out = reference.evaluate(module, given, positional=True)
+      np.testing.assert_allclose(out, golden[f"{case}/out"], atol=1e-6)
+
+
+def test_golden_arrays_are_what_diffusers_returns():
+  with np.load(reference.GOLDEN) as golden:
+    for case in reference.DIFFUSERS:
+      module = reference.diffusers_model(case)
+      given = reference.inputs(case, 8, 3, 0 if case == "unet" else 4)
+      out = reference.evaluate(module, given)
+      np.testing.assert_allclose(out, golden[f"{case}/out"], atol=1e-6)
