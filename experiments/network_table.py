@@ -33,9 +33,17 @@ multiplication and an addition being two. Papers on networks call the pair one
 count what a convolution multiplies with its padding; others do, so that ours
 are some percent lower at small images. "Published" is what the source says.
 
-| network | settings | input | parameters, M | published | Gflop | Gmac | published |
-|---|---|---|--:|--:|--:|--:|--:|
 """
+_HEAD = (
+  "network",
+  "settings",
+  "input",
+  "parameters, M",
+  "published",
+  "Gflop",
+  "Gmac",
+  "published",
+)
 
 
 class Setting(NamedTuple):
@@ -99,6 +107,7 @@ SETTINGS = {
     Setting("DDPM, LSUN and CelebA-HQ", (256, 256, 3), _DDPM_256, 0, 114),
   ],
   # Karras et al. (2022), appendix F; Karras et al. (2024), table 6
+  "ddpm": [Setting("score_sde, CIFAR-10", (32, 32, 3))],
   "ddpmpp": [Setting("EDM, CIFAR-10", (32, 32, 3), {}, 0, 55.7)],
   "ncsnpp": [Setting("EDM, CIFAR-10", (32, 32, 3))],
   "adm": [Setting("EDM, ImageNet-64", (64, 64, 3), {}, 1000, 295.9)],
@@ -109,7 +118,7 @@ SETTINGS = {
   "token_mlp": [Setting("32 characters of text8", (32,), _TEXT8)],
   "token_transformer": [
     Setting(
-      "SEDD small, text8",
+      "768 wide, 12 deep, text8",
       (256,),
       dict(width=768, depth=12, heads=12, **_TEXT8),
     )
@@ -147,6 +156,10 @@ def row(name: str, setting: Setting) -> str:
     _digits(flops / 2e9),
     says(setting.gmacs),
   )
+  return _line(cells)
+
+
+def _line(cells: tuple[str, ...]) -> str:
   return f"| {' | '.join(cells)} |"
 
 
@@ -156,7 +169,7 @@ def _digits(value: float) -> str:
 
 def main(argv):
   del argv
-  lines = []
+  lines = [_line(_HEAD), _line(("---",) * 3 + ("--:",) * 5)]
   for name in _ONLY.value or networks.NETWORKS:
     for setting in SETTINGS.get(name, _DEFAULT):
       lines.append(row(name, setting))

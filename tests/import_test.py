@@ -19,6 +19,7 @@ FORBIDDEN = [
   "tensorflow_datasets",
   "grain",
   "orbax",
+  "safetensors",
   "tqdm",
 ]
 

@@ -57,7 +57,9 @@ def drawn(network, x, seed=0, scale=0.3):
   return jax.tree.map(off_zero, shapes(network, x))
 
 
-@pytest.fixture(params=SMALL, scope="module")
+@pytest.fixture(
+  params=names("dit", "uvit", "token_mlp", "token_transformer"), scope="module"
+)
 def case(request):
   """Returns (name, apply, params, x, c); the program is compiled once."""
   network = make(request.param)
@@ -83,7 +85,7 @@ def test_every_input_is_heard_by_its_own_sample_alone(case):
     assert (np.abs(other[2:] - whole[2:]).reshape(2, -1).max(1) > 1e-3).all()
 
 
-@pytest.mark.parametrize("name", names("uvit", "token_mlp"))
+@pytest.mark.parametrize("name", names("token_mlp"))
 def test_no_label_is_the_null_label(name):
   network = make(name)
   x, c = inputs(name)
@@ -279,6 +281,7 @@ T, _ = inputs("token_mlp")
     ("dit", {}, (X, C, C), "labels must be integers"),
     ("dit", dict(num_classes=0), (X, C, [1] * 4), "without classes"),
     ("uvit", dict(num_classes=0), (X, C, [1] * 4), "without classes"),
+    ("dit", dict(label_dim=2), (X, C), "set one to 0"),
     ("dit", dict(heads=3), (X, C), "width=8, heads=3"),
     ("uvit", dict(depth=3), (X, C), "depth must be even"),
     ("unet2d", dict(groups=3), (X, C), "multiple of groups=3"),

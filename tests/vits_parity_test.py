@@ -43,7 +43,9 @@ def to_torch(x):
 def test_saved_directories_give_the_outputs_of_torch(case, tmp_path):
   module = reference.diffusers_model(case)
   module.save_pretrained(tmp_path)
-  loader = weights.load_dit if case == "dit" else weights.load_unet
+  loader = (
+    weights.diffusers.load_dit if case == "dit" else weights.diffusers.load_unet
+  )
   model, params = loader(tmp_path)
   given = reference.inputs(case, 8, 3, 4 * bool(model.num_classes))
   # at 999 the rounding of torch's frequencies shows: 2e-5, see vits_test
@@ -63,7 +65,7 @@ def test_saved_directories_give_the_outputs_of_torch(case, tmp_path):
 def test_half_precision_directories_keep_their_values(dtype, tmp_path):
   module = reference.diffusers_model("dit").to(getattr(torch, dtype))
   module.save_pretrained(tmp_path)
-  _, params = weights.load_dit(tmp_path)
+  _, params = weights.diffusers.load_dit(tmp_path)
   kernel = module.state_dict()["proj_out_1.weight"].float().numpy().T
   np.testing.assert_array_equal(params["out"]["modulate"]["kernel"], kernel)
 
@@ -73,8 +75,8 @@ def test_a_directory_in_parts_is_read_whole(tmp_path):
   module.save_pretrained(tmp_path / "one")
   module.save_pretrained(tmp_path / "many", max_shard_size="20KB")
   assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
-  _, one = weights.load_unet(tmp_path / "one")
-  _, many = weights.load_unet(tmp_path / "many")
+  _, one = weights.diffusers.load_unet(tmp_path / "one")
+  _, many = weights.diffusers.load_unet(tmp_path / "many")
   jax.tree.map(np.testing.assert_array_equal, one, many)
 
 
@@ -83,7 +85,7 @@ def test_blocks_with_embeddings_of_their_own_are_refused(tmp_path):
   module = diffusers.DiTTransformer2DModel(**config)
   module.save_pretrained(tmp_path)
   with pytest.raises(ValueError, match="embeddings of their own"):
-    weights.load_dit(tmp_path)
+    weights.diffusers.load_dit(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_ddim_draws_the_images_of_the_pipeline(options, tmp_path):
     reference.diffusers_model("unet"), scheduler
   )
   pipeline.save_pretrained(tmp_path)
-  model, params = weights.load_unet(tmp_path)
+  model, params = weights.diffusers.load_unet(tmp_path)
   made = denoiser(model, params)
   noise = reference.values("noise", (3, 3, 8, 8))
   scheduler.set_timesteps(steps)

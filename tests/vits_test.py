@@ -13,10 +13,11 @@ import vits_reference as reference
 from jaxdiff import networks
 from jaxdiff import predictions
 from jaxdiff import training
-from jaxdiff import weights
 from jaxdiff.networks import embeddings
 from jaxdiff.networks import positions
+from jaxdiff.weights import diffusers
 from jaxdiff.weights import safetensors
+from jaxdiff.weights import vits
 
 LINEAR = dict(
   _class_name="DDPMScheduler",
@@ -73,12 +74,12 @@ def output(model, params, given):
 def load(case, arrays, folder, monkeypatch):
   if case in reference.DIFFUSERS:
     directory(folder, case, monkeypatch, arrays)
-    loader = weights.load_dit if case == "dit" else weights.load_unet
+    loader = diffusers.load_dit if case == "dit" else diffusers.load_unet
     return loader(folder)
   if case == "original_dit":
     table = positions.waves(4, 4, 16).reshape(1, 16, 16)
-    return weights.from_dit(arrays | {"pos_embed": table}, heads=2)
-  return weights.from_uvit(arrays, heads=2, null_label=False)
+    return vits.from_dit(arrays | {"pos_embed": table}, heads=2)
+  return vits.from_uvit(arrays, heads=2, null_label=False)
 
 
 CASES = ["unet", "unet_adm", "dit", "original_dit", "uvit", "uvit_plain"]
@@ -113,7 +114,7 @@ def test_frequencies_are_those_of_torch_but_for_rounding():
 def test_a_directory_tells_the_process(golden, tmp_path, monkeypatch):
   arrays = reference.weights(shapes(golden, "unet"))
   folder = directory(tmp_path / "unet", "unet", monkeypatch, arrays)
-  model, params = weights.load_unet(folder)
+  model, params = diffusers.load_unet(folder)
   denoiser = training.make_denoiser(model)
   assert jax.tree.structure(denoiser.params) == jax.tree.structure(params)
   assert model.prediction == "eps"
@@ -137,14 +138,14 @@ def test_a_directory_tells_the_process(golden, tmp_path, monkeypatch):
   ):
     file.write_text(json.dumps(LINEAR | given))
     for path in (tmp_path, folder):
-      model, _ = weights.load_unet(path)
+      model, _ = diffusers.load_unet(path)
       betas = model.process_options["betas"]
       np.testing.assert_allclose(
         [betas[0], betas[-1]], [first, last], rtol=1e-3
       )
       assert model.prediction == prediction
-  assert weights.load_unet(tmp_path, prediction="v")[0].prediction == "v"
-  short, _ = weights.load_unet(tmp_path, betas=[0.1, 0.2])
+  assert diffusers.load_unet(tmp_path, prediction="v")[0].prediction == "v"
+  short, _ = diffusers.load_unet(tmp_path, betas=[0.1, 0.2])
   assert short.process_options == {"betas": [0.1, 0.2]}
   denoiser = training.make_denoiser(short)
   x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
@@ -155,7 +156,7 @@ def test_a_directory_tells_the_process(golden, tmp_path, monkeypatch):
 def test_old_names_of_attention_are_known(golden, tmp_path, monkeypatch):
   arrays = reference.weights(shapes(golden, "unet"))
   folder = directory(tmp_path, "unet", monkeypatch, arrays)
-  _, params = weights.load_unet(folder)
+  _, params = diffusers.load_unet(folder)
   old = {"to_q": "query", "to_k": "key", "to_v": "value"}
   old["to_out.0"] = "proj_attn"
   renamed = {}
@@ -165,7 +166,7 @@ def test_old_names_of_attention_are_known(golden, tmp_path, monkeypatch):
     renamed[name] = value
   assert set(renamed) != set(arrays)
   directory(tmp_path, "unet", monkeypatch, renamed)
-  again = weights.load_unet(folder)[1]
+  again = diffusers.load_unet(folder)[1]
   jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
@@ -190,6 +191,7 @@ def changed(name, value):
       changed("conv_in.bias", np.zeros(7)),
       r"becomes in/bias of shape \(7,\)",
     ),
+    ("unet", changed("conv_in.bias", np.full(8, np.nan)), "are not finite"),
     ("unet", changed("add_embedding.bias", np.zeros(7)), "has no place for"),
     ("unet_adm", without("class_embedding.weight"), "lacks 'class_embedding"),
     (
@@ -237,7 +239,7 @@ def test_variants_that_are_not_supported_are_named(
   case, changes, message, tmp_path, monkeypatch
 ):
   folder = directory(tmp_path, case, monkeypatch, {}, **changes)
-  loader = weights.load_dit if case == "dit" else weights.load_unet
+  loader = diffusers.load_dit if case == "dit" else diffusers.load_unet
   with pytest.raises(ValueError, match=message):
     loader(folder)
 
@@ -261,41 +263,41 @@ def test_schedulers_that_are_not_supported_are_named(
   text = json.dumps(LINEAR | scheduler)
   (folder / "scheduler_config.json").write_text(text)
   with pytest.raises(ValueError, match=message):
-    weights.load_unet(folder, **options)
+    diffusers.load_unet(folder, **options)
 
 
 def test_directories_that_are_incomplete_say_what_is_missing(tmp_path):
   with pytest.raises(FileNotFoundError, match="there is no config.json"):
-    weights.load_unet(tmp_path)
+    diffusers.load_unet(tmp_path)
   (tmp_path / "config.json").write_text('{"_class_name": "UNet2DMo')
   with pytest.raises(ValueError, match="is not JSON"):
-    weights.load_unet(tmp_path)
+    diffusers.load_unet(tmp_path)
   _, config = reference.DIFFUSERS["unet"]
   (tmp_path / "config.json").write_text(json.dumps(config))
   (tmp_path / "diffusion_pytorch_model.bin").touch()
   with pytest.raises(FileNotFoundError, match="which holds config.json, diff"):
-    weights.load_unet(tmp_path)
+    diffusers.load_unet(tmp_path)
 
 
 def test_state_dicts_that_do_not_fit_are_named(golden):
   arrays = reference.weights(shapes(golden, "original_dit"))
   table = positions.waves(4, 4, 16).reshape(1, 16, 16)
   with pytest.raises(ValueError, match="give heads="):
-    weights.from_dit(arrays | {"pos_embed": table})
+    vits.from_dit(arrays | {"pos_embed": table})
   with pytest.raises(ValueError, match="positions that were trained"):
-    weights.from_dit(arrays | {"pos_embed": table + 0.1}, heads=2)
+    vits.from_dit(arrays | {"pos_embed": table + 0.1}, heads=2)
   with pytest.raises(ValueError, match="its innermost dict"):
-    weights.from_dit({"model": np.zeros(3)})
+    vits.from_dit({"model": np.zeros(3)})
 
 
 def test_a_null_class_is_the_last_one_or_zeros(golden):
   arrays = reference.weights(shapes(golden, "uvit"))
-  model, params = weights.from_uvit(arrays, heads=2, null_label=True)
+  model, params = vits.from_uvit(arrays, heads=2, null_label=True)
   assert model.num_classes == 3
   np.testing.assert_array_equal(
     params["label"]["embedding"], arrays["label_emb.weight"]
   )
-  model, params = weights.from_uvit(arrays, heads=2, null_label=False)
+  model, params = vits.from_uvit(arrays, heads=2, null_label=False)
   assert model.num_classes == 4
   np.testing.assert_array_equal(params["label"]["embedding"][4], 0.0)
 

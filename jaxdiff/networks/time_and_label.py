@@ -52,6 +52,11 @@ class TimeAndLabel(nn.Module):
         to a network that has none, or is of another shape or dtype.
     """
     check_time(c)
+    if self.num_classes and self.label_dim:
+      raise ValueError(
+        f"a label is a class or a vector, but num_classes={self.num_classes}"
+        f" and label_dim={self.label_dim} were given; set one to 0"
+      )
     dense = functools.partial(
       nn.Dense,
       self.width,

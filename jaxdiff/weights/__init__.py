@@ -18,18 +18,14 @@ __all__ = [
   "score_sde",
 """Weights that others trained, as (ModelConfig, params).
 
-`experiments.convert` writes the pair as a run, which `training.load_denoiser`
-reads and every script takes.
+Every converter returns (training.ModelConfig, params); nothing in a file is
+ever run.
 """
 
-from jaxdiff.weights.diffusers import load_dit
-from jaxdiff.weights.diffusers import load_unet
-from jaxdiff.weights.vits import from_dit
-from jaxdiff.weights.vits import from_uvit
+from jaxdiff.weights import diffusers
+from jaxdiff.weights import vits
 
 __all__ = [
-  "from_dit",
-  "from_uvit",
-  "load_dit",
-  "load_unet",
+  "diffusers",
+  "vits",
 ]

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff import networks
 from jaxdiff import training
 from jaxdiff.weights import diffusers_folder
 from jaxdiff.weights import diffusers_unet
@@ -74,13 +73,6 @@ def load_unet(
   ):
     if name in arrays:  # what is missing is named by `fit`
       arrays[name] = change(arrays[name])
-  params = torch_layout.fit(
-    networks.make("unet2d", num_classes=classes, **options),
-    shape,
-    arrays,
-    _unet_names(options),
-    str(folder),
-  )
   model = training.ModelConfig(
     shape=shape,
     network="unet2d",
@@ -88,6 +80,8 @@ def load_unet(
     num_classes=classes,
     **diffusers_folder.process_fields(path, folder, betas, prediction),
   )
+  names = _unet_names(options)
+  params = torch_layout.fit(model, arrays, names, str(folder))
   return model, params
 
 
@@ -133,21 +127,15 @@ def load_dit(
   arrays.pop("pos_embed.pos_embed", None)  # computed, and by us too
   arrays = _joined_projections(_tied_embeddings(arrays, depth, folder))
   num_classes = config.get("num_embeds_ada_norm", 1000)
-  params = torch_layout.fit(
-    networks.make("dit", num_classes=num_classes, **options),
-    shape,
-    arrays,
-    _dit_names(depth),
-    str(folder),
-  )
   model = training.ModelConfig(
     shape=shape,
     network="dit",
-    network_options=options | dict(scan=True),
+    network_options=options,
     num_classes=num_classes,
     **diffusers_folder.process_fields(path, folder, betas, prediction),
   )
-  return model, networks.stack_blocks(params)
+  params = torch_layout.fit(model, arrays, _dit_names(depth), str(folder))
+  return torch_layout.scanned(model, params)
 
 
 _DIT_FIXED = {

@@ -8,41 +8,38 @@ in, out]; a 1x1 convolution, and one that cuts an image into patches, are linear
 maps of (row, column, channel).
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import flax
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+from jaxdiff import networks
+from jaxdiff import training
 
 
 def fit(
-  network: nn.Module,
-  shape: tuple[int, ...],
+  config: training.ModelConfig,
   arrays: Mapping[str, np.ndarray],
   names: Mapping[str, str],
   source: str,
 ) -> dict[str, Any]:
-  """Returns the parameters of `network` as float32 arrays of numpy.
+  """Returns the parameters of a model as float32 arrays of numpy.
 
   Args:
-    network: of `networks`, with scan=False.
-    shape: of one sample.
+    config: the model, with scan=False.
     arrays: the state dict; every array must be used.
     names: module of the network ("block0/attention/qkv") to torch's module
       ("blocks.0.attn.qkv").
     source: where the arrays come from, for messages.
 
   Raises:
-    ValueError: if an array is missing, left over or of another shape; it is
-      named.
+    ValueError: if an array is missing, left over, of another shape or not
+      finite; it is named.
   """
-  x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-  c = jax.ShapeDtypeStruct((1,), jnp.float32)
-  init = jax.eval_shape(network.init, jax.random.key(0), x, c)
-  expected = flax.traverse_util.flatten_dict(init["params"], sep="/")
+  expected = training.make_denoiser(config).params
+  expected = flax.traverse_util.flatten_dict(expected, sep="/")
   left, params = dict(arrays), {}
   for path, leaf in expected.items():
     module, _, kind = path.rpartition("/")
@@ -59,6 +56,8 @@ def fit(
         f"{source}: {name!r} becomes {path} of shape {value.shape}, but the"
         f" network that its configuration describes has {leaf.shape} there"
       )
+    if not np.isfinite(value).all():
+      raise ValueError(f"{source}: {name!r} holds values that are not finite")
     params[path] = value
   if left:
     raise ValueError(
@@ -67,6 +66,22 @@ def fit(
       " that is not supported"
     )
   return flax.traverse_util.unflatten_dict(params, sep="/")
+
+
+def scanned(
+  config: training.ModelConfig, params: dict[str, Any], *kinds: str
+) -> tuple[training.ModelConfig, dict[str, Any]]:
+  """Returns a model and its parameters with stacks of blocks as one each.
+
+  Args:
+    config: the model, with scan=False.
+    params: its parameters.
+    *kinds: what the blocks are called; "block" by default.
+  """
+  for kind in kinds or ("block",):
+    params = networks.stack_blocks(params, kind, f"{kind}s")
+  options = {**config.network_options, "scan": True}
+  return dataclasses.replace(config, network_options=options), params
 
 
 def _layout(value: np.ndarray, kind: str, ndim: int) -> np.ndarray:

@@ -80,12 +80,10 @@ def from_dit(
       ("mlp_out", "mlp.fc2"),
     ):
       names[f"block{i}/{ours}"] = f"blocks.{i}.{theirs}"
-  network = networks.make("dit", num_classes=classes, **options)
-  params = torch_layout.fit(network, shape, rest, names, source)
   config = training.ModelConfig(
     shape=shape,
     network="dit",
-    network_options=options | dict(scan=True),
+    network_options=options,
     num_classes=classes,
     process="vp_discrete",
     process_options=dict(betas=np.linspace(1e-4, 0.02, 1000).tolist()),
@@ -94,7 +92,8 @@ def from_dit(
     time="steps",
     scale_input=False,
   )
-  return config, networks.stack_blocks(params)
+  params = torch_layout.fit(config, rest, names, source)
+  return torch_layout.scanned(config, params)
 
 
 def from_uvit(
@@ -172,14 +171,10 @@ def from_uvit(
       ("skip", "skip_linear"),
     ):
       names[f"{ours}/{a}"] = f"{theirs}.{b}"
-  network = networks.make("uvit", num_classes=classes, **options)
-  params = torch_layout.fit(network, shape, rest, names, source)
-  params = networks.stack_blocks(params, "in_block", "in_blocks")
-  params = networks.stack_blocks(params, "out_block", "out_blocks")
   config = training.ModelConfig(
     shape=shape,
     network="uvit",
-    network_options=options | dict(scan=True),
+    network_options=options,
     num_classes=classes,
     process="vp_linear",
     process_options=dict(beta_min=0.1, beta_max=20.0),
@@ -188,7 +183,8 @@ def from_uvit(
     time="t",
     scale_input=False,
   )
-  return config, params
+  params = torch_layout.fit(config, rest, names, source)
+  return torch_layout.scanned(config, params, "in_block", "out_block")
 
 
 _LABELS = "y_embedder.embedding_table.weight"
