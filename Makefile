@@ -19,7 +19,7 @@ ONE_THREAD := NPROC=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 TEST_ENV := JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(ONE_THREAD)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench evidence clean
+.PHONY: help demo test parity lint bench evidence clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) \
@@ -30,6 +30,10 @@ demo: $(STAMP)  ## a small end-to-end run on the CPU
 
 test: $(STAMP)  ## the fast tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow" tests
+
+parity: $(STAMP)  ## converted networks against torch's (installs it: 1 GB)
+	$(BIN)/python -m pip install -q -e ".[parity]"
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q tests/*parity_test.py
 
 lint: $(STAMP)  ## style and likely bugs, changes nothing
 	$(BIN)/ruff check .

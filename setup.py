@@ -33,12 +33,16 @@ PLOTS = ["matplotlib>=3.9"]
 
 TRAIN = ["tensorboardX>=2.6"]
 
+WEIGHTS = ["safetensors>=0.5.3"]
+
 EXTRAS = {
   "data": DATA,
   "plots": PLOTS,
   "train": TRAIN,
+  "weights": WEIGHTS,
   "notebooks": ["ipykernel>=6.29", "jupyterlab", *PLOTS],
   "peers": ["diffusers", "torch"],
+  "parity": ["diffusers>=0.42", "torch>=2.13", *WEIGHTS],
   "test": [
     "ipykernel>=6.29",
     "mpmath>=1.3",
@@ -50,6 +54,7 @@ EXTRAS = {
     *DATA,
     *PLOTS,
     *TRAIN,
+    *WEIGHTS,
   ],
 }
 
