@@ -22,6 +22,16 @@ UNET = dict(
   layers_per_block=1,
   norm_num_groups=4,
 )
+DIT = dict(
+  num_attention_heads=2,
+  attention_head_dim=8,
+  in_channels=3,
+  out_channels=6,
+  num_layers=2,
+  sample_size=8,
+  patch_size=2,
+  num_embeds_ada_norm=4,
+)
 DIFFUSERS = {  # case: class, configuration
   # google/ddpm-cifar10-32 in small
   "unet": (
@@ -52,19 +62,10 @@ DIFFUSERS = {  # case: class, configuration
       num_class_embeds=4,
     ),
   ),
-  "dit": (
-    "DiTTransformer2DModel",
-    dict(
-      num_attention_heads=2,
-      attention_head_dim=8,
-      in_channels=3,
-      out_channels=6,
-      num_layers=2,
-      sample_size=8,
-      patch_size=2,
-      num_embeds_ada_norm=4,
-    ),
-  ),
+  # facebook/DiT-XL-2-256 in small: all blocks have copies of one embedding
+  "dit": ("DiTTransformer2DModel", DIT),
+  # and as diffusers trains it, where they differ
+  "dit_own": ("DiTTransformer2DModel", DIT | dict(out_channels=3)),
 }
 
 
@@ -76,12 +77,14 @@ def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
   return (math.sqrt(12.0) * (uniform.reshape(shape) - 0.5)).astype(np.float32)
 
 
-def weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
+def weights(shapes: dict[str, list[int]], case: str) -> dict[str, np.ndarray]:
   """Returns a state dict: no entry is zero, and signals keep their scale."""
   arrays = {}
   for name, shape in shapes.items():
-    tied = name.replace("transformer_blocks.1.norm1.emb", _FIRST)
-    v = values(tied, tuple(shape))
+    source = name
+    if case == "dit":
+      source = name.replace("blocks.1.norm1.emb", "blocks.0.norm1.emb")
+    v = values(source, tuple(shape))
     if len(shape) > 1:
       arrays[name] = v / np.float32(math.sqrt(math.prod(shape[1:])))
     elif name.endswith("weight"):
@@ -91,9 +94,6 @@ def weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
   return arrays
 
 
-_FIRST = "transformer_blocks.0.norm1.emb"
-
-
 def inputs(case: str, side: int, channels: int, classes: int) -> dict:
   """Returns x as torch has it, the steps and the labels."""
   x = values(f"{case}/x", (4, channels, side, side))
@@ -101,7 +101,7 @@ def inputs(case: str, side: int, channels: int, classes: int) -> dict:
   return dict(x=x, step=np.array([0, 37, 500, 999]), label=label)
 
 
-def filled(module):
+def filled(module, case: str):
   """Fills the parameters of a torch module; returns its state dict's shapes."""
   import torch
 
@@ -111,7 +111,7 @@ def filled(module):
     for name, v in module.state_dict().items()
     if name not in fixed
   }
-  arrays = {k: torch.from_numpy(v) for k, v in weights(shapes).items()}
+  arrays = {k: torch.from_numpy(v) for k, v in weights(shapes, case).items()}
   module.load_state_dict(arrays, strict=not fixed)
   return shapes
 
@@ -122,7 +122,7 @@ def diffusers_model(case: str):
 
   kind, config = DIFFUSERS[case]
   module = getattr(diffusers, kind)(**config).eval()
-  filled(module)
+  filled(module, case)
   return module
 
 
@@ -175,7 +175,7 @@ def originals(folder: pathlib.Path) -> dict:
   for case, module in cases.items():
     classes = 0 if case == "uvit_plain" else 4
     module.eval()
-    shapes = filled(module)
+    shapes = filled(module, case)
     given = inputs(case, 8, module.in_channels if "dit" in case else 3, classes)
     made[case] = (module, shapes, given)
   return made

@@ -54,6 +54,8 @@ class DiT(nn.Module):
       The default suits c = log(sigma / alpha) / 4 and c = t; the published
       networks have `time_and_label.STEPS`, which suits an index 0..999.
     epsilon: of the norm before the perceptron (diffusers has 1e-5 there).
+    own_conditions: whether every block embeds time and label by itself, as in
+      networks that diffusers trained; the paper has one embedding for all.
     dropout: rate, after the attention and inside the perceptron.
     scan: whether one block is compiled for all; see `stacking`.
     remat: whether blocks are computed again for the gradient, to save memory.
@@ -71,6 +73,7 @@ class DiT(nn.Module):
   augment_dim: int = 0
   frequencies: tuple[float, float] = (0.5, 16.0)
   epsilon: float = 1e-6
+  own_conditions: bool = False
   dropout: float = 0.0
   scan: bool = False
   remat: bool = False
@@ -102,15 +105,17 @@ class DiT(nn.Module):
     transformer.check_images(x, self.patch, "DiT")
     transformer.check_heads(self.width, self.heads, 4)
     dtype = self.dtype or x.dtype
-    emb = time_and_label.TimeAndLabel(
+    condition = functools.partial(
+      time_and_label.TimeAndLabel,
       self.width,
       self.num_classes,
       self.label_dim,
       self.augment_dim,
       self.frequencies,
       dtype=dtype,
-      name="condition",
-    )(c, label, augment)
+    )
+    told = (c, label, augment)
+    emb = condition(name="condition")(*told)
     h = patches.split(x, self.patch)
     rows, columns = h.shape[1:3]
     h = transformer.xavier(self.width, dtype, "patches")(h)
@@ -122,12 +127,18 @@ class DiT(nn.Module):
       dropout=self.dropout,
       deterministic=deterministic,
       epsilon=self.epsilon,
+      condition=condition if self.own_conditions else None,
       dtype=dtype,
       implementation=self.attention,
     )
     h = h.reshape(len(x), rows * columns, self.width)
     h = stacking.repeat(
-      block, self.depth, h, emb, scan=self.scan, remat=self.remat
+      block,
+      self.depth,
+      h,
+      told if self.own_conditions else emb,
+      scan=self.scan,
+      remat=self.remat,
     )
     channels = self.patch**2 * x.shape[-1]
     h = transformer.AdaptiveOutput(channels, dtype, name="out")(h, emb)

@@ -21,7 +21,7 @@ def repeat(
   block: Callable[..., nn.Module],
   depth: int,
   h: jax.Array,
-  emb: jax.Array,
+  emb: Any,
   *,
   scan: bool,
   remat: bool,

@@ -66,6 +66,8 @@ class AdaptiveBlock(nn.Module):
     deterministic: whether dropout is off.
     rotary: whether attention knows positions by rotation.
     epsilon: of the second norm (the first has 1e-6).
+    condition: makes an embedding of this block's own, of what it is told in
+      place of `emb`; None for blocks that share one.
     dtype: of the computation.
     implementation: of the attention.
   """
@@ -76,13 +78,16 @@ class AdaptiveBlock(nn.Module):
   deterministic: bool = True
   rotary: bool = False
   epsilon: float = 1e-6
+  condition: Any = None
   dtype: Any = None
   implementation: str = "xla"
 
   @nn.compact
-  def __call__(self, h: jax.Array, emb: jax.Array) -> tuple[jax.Array, None]:
+  def __call__(self, h: jax.Array, emb: Any) -> tuple[jax.Array, None]:
     """Returns (h, None), as `nn.scan` asks; h [batch, length, width]."""
     width = h.shape[-1]
+    if self.condition is not None:
+      emb = self.condition(name="condition")(*emb)
     drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
     affine = zeros(6 * width, self.dtype, "modulate")(nn.silu(emb))
     shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(

@@ -15,7 +15,6 @@ default, and the autoencoder of a latent DiT.
 """
 
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -125,12 +124,12 @@ def load_dit(
     diffusers_folder.read_arrays(folder), "proj_out_2", config
   )
   arrays.pop("pos_embed.pos_embed", None)  # computed, and by us too
-  arrays = _joined_projections(_tied_embeddings(arrays, depth, folder))
+  arrays, own = _embeddings(_joined_projections(arrays), depth)
   num_classes = config.get("num_embeds_ada_norm", 1000)
   model = training.ModelConfig(
     shape=shape,
     network="dit",
-    network_options=options,
+    network_options=options | dict(own_conditions=own),
     num_classes=num_classes,
     **diffusers_folder.process_fields(path, folder, betas, prediction),
   )
@@ -193,23 +192,27 @@ def _joined_projections(arrays: Arrays) -> Arrays:
   return joined
 
 
-def _tied_embeddings(
-  arrays: Arrays, depth: int, folder: pathlib.Path
-) -> Arrays:
-  """Returns the arrays with the embedding of the first block alone."""
-  first = "transformer_blocks.0.norm1.emb."
-  rest = dict(arrays)
-  for name in [name for name in arrays if name.startswith(first)]:
-    for i in range(1, depth):
-      other = name.replace(".0.", f".{i}.", 1)
-      if other in rest and not np.array_equal(rest.pop(other), arrays[name]):
-        raise ValueError(
-          f"{folder}: {other!r} differs from {name!r}: the blocks have"
-          " embeddings of their own, as when diffusers trains a DiT from"
-          " scratch; DiT has one for all blocks (as its published weights), and"
-          " only this is supported"
-        )
-  return rest
+def _embeddings(arrays: Arrays, depth: int) -> tuple[Arrays, bool]:
+  """Returns the arrays with one embedding for all, and whether blocks differ.
+
+  Every block of diffusers has an embedding of time and label. In weights of
+  others these are copies of one; when diffusers trains them they differ, and
+  the output has that of the first block.
+  """
+  block = lambda i: f"transformer_blocks.{i}.norm1.emb."
+  first = {k: v for k, v in arrays.items() if k.startswith(block(0))}
+  copies = {
+    k.replace(block(0), block(i), 1): k for k in first for i in range(depth)
+  }
+  own = any(
+    not np.array_equal(arrays[k], first[source])
+    for k, source in copies.items()
+    if k in arrays
+  )
+  shared = {k.replace(block(0), "embedding.", 1): v for k, v in first.items()}
+  if own:
+    return arrays | shared, True
+  return {k: v for k, v in arrays.items() if k not in copies} | shared, False
 
 
 def _unet_names(options: Mapping[str, Any]) -> dict[str, str]:
@@ -261,16 +264,14 @@ def _unet_names(options: Mapping[str, Any]) -> dict[str, str]:
 
 def _dit_names(depth: int) -> dict[str, str]:
   """Returns torch's module for every module of `DiT`."""
-  embedding = "transformer_blocks.0.norm1.emb"
   names = {
-    "condition/time_in": f"{embedding}.timestep_embedder.linear_1",
-    "condition/time_out": f"{embedding}.timestep_embedder.linear_2",
-    "condition/label": f"{embedding}.class_embedder.embedding_table",
     "patches": "pos_embed.proj",
     "out/modulate": "proj_out_1",
     "out/out": "proj_out_2",
   }
+  conditions = {"condition": "embedding"}
   for i in range(depth):
+    conditions[f"block{i}/condition"] = f"transformer_blocks.{i}.norm1.emb"
     for ours, theirs in (
       ("modulate", "norm1.linear"),
       ("attention/qkv", "attn1.to_qkv"),
@@ -279,4 +280,8 @@ def _dit_names(depth: int) -> dict[str, str]:
       ("mlp_out", "ff.net.2"),
     ):
       names[f"block{i}/{ours}"] = f"transformer_blocks.{i}.{theirs}"
+  for ours, theirs in conditions.items():
+    names[f"{ours}/time_in"] = f"{theirs}.timestep_embedder.linear_1"
+    names[f"{ours}/time_out"] = f"{theirs}.timestep_embedder.linear_2"
+    names[f"{ours}/label"] = f"{theirs}.class_embedder.embedding_table"
   return names
