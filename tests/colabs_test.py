@@ -9,7 +9,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
-LONG = ("learn_your_own_solver", "pfgmpp", "stochastic_interpolants")
+LONG = (
+  "bring_your_own_checkpoint",
+  "learn_your_own_solver",
+  "pfgmpp",
+  "stochastic_interpolants",
+)
+SOLVERS = ("ddim", "dpmpp_2m", "default")  # of bring_your_own_checkpoint
 
 
 def test_there_are_notebooks():
@@ -26,6 +32,8 @@ def test_there_are_notebooks():
   ],
 )
 def test_notebook_runs(path, monkeypatch):
+  if path.stem == "bring_your_own_checkpoint":
+    pytest.importorskip("safetensors")
   monkeypatch.setenv(
     "PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
   )
@@ -44,6 +52,11 @@ def test_notebook_runs(path, monkeypatch):
     assert "compiled programs: 1" in text
     order = float(text.split("measured order: ")[1].split()[0])
     assert abs(order - 2.0) < 0.2
+  if path.stem == "bring_your_own_checkpoint":
+    assert "better everywhere: True" in text
+    found = [float(text.split(f"\n{name}: ")[1].split()[0]) for name in SOLVERS]
+    assert found == sorted(found, reverse=True)
+    assert found[0] < 0.2
   if path.stem == "pfgmpp":
     assert "same table: True" in text
     slope = float(text.split("slope at large D: ")[1].split()[0])

@@ -1,8 +1,8 @@
 """Converters against torch: real directories, random weights, whole pipelines.
 
 Needs torch, diffusers and safetensors: `make parity`. The authors' own code of
-DiT and U-ViT runs too if JAXDIFF_REFERENCES names a folder with their checkouts
-as DiT/ and U-ViT/ (they need timm and einops); it is also in the golden arrays.
+DiT, SiT and U-ViT runs too if JAXDIFF_REFERENCES names a folder with checkouts
+of these names (they need timm and einops); the golden arrays hold its outputs.
 """
 
 import dataclasses

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import pathlib
+import runpy
 import sys
 
 import numpy as np
@@ -98,14 +99,17 @@ def inputs(case: str, side: int, channels: int, classes: int) -> dict:
   """Returns x as torch has it, the steps and the labels."""
   x = values(f"{case}/x", (4, channels, side, side))
   label = np.arange(4) % classes if classes else None
-  return dict(x=x, step=np.array([0, 37, 500, 999]), label=label)
+  step = np.array([0, 37, 500, 999])
+  if case == "sit":  # is told the time itself
+    step = np.array([0.0, 0.3, 0.7, 1.0], np.float32)
+  return dict(x=x, step=step, label=label)
 
 
 def filled(module, case: str):
   """Fills the parameters of a torch module; returns its state dict's shapes."""
   import torch
 
-  fixed = {"pos_embed"} if type(module).__name__ == "DiT" else set()
+  fixed = {"pos_embed"} if case in ("original_dit", "sit") else set()
   shapes = {
     name: list(v.shape)
     for name, v in module.state_dict().items()
@@ -147,17 +151,19 @@ def originals(folder: pathlib.Path) -> dict:
   """Returns the networks of the authors' own code: case -> (module, inputs).
 
   Args:
-    folder: with checkouts of the repositories as DiT/ and U-ViT/.
+    folder: with checkouts of the repositories as DiT/, SiT/ and U-ViT/.
   """
-  sys.path[:0] = [str(folder / "DiT"), str(folder / "U-ViT")]
-  import models
+  sys.path.insert(0, str(folder / "U-ViT"))
   from libs import uvit
 
+  def model(name):
+    return runpy.run_path(str(folder / name / "models.py"))[name]
+
   small = dict(patch_size=2, depth=4, num_heads=2)
+  vit = dict(input_size=8, hidden_size=16, num_classes=4, **small)
   cases = {
-    "original_dit": models.DiT(
-      input_size=8, hidden_size=16, num_classes=4, **small
-    ),
+    "original_dit": model("DiT")(**vit),
+    "sit": model("SiT")(**vit),
     "uvit": uvit.UViT(
       img_size=8, in_chans=3, embed_dim=16, num_classes=4, **small
     ),
@@ -176,7 +182,9 @@ def originals(folder: pathlib.Path) -> dict:
     classes = 0 if case == "uvit_plain" else 4
     module.eval()
     shapes = filled(module, case)
-    given = inputs(case, 8, module.in_channels if "dit" in case else 3, classes)
+    given = inputs(
+      case, 8, 4 if case in ("original_dit", "sit") else 3, classes
+    )
     made[case] = (module, shapes, given)
   return made
 

@@ -16,8 +16,9 @@ from jaxdiff import training
 from jaxdiff.networks import embeddings
 from jaxdiff.networks import positions
 from jaxdiff.weights import diffusers
+from jaxdiff.weights import dit
 from jaxdiff.weights import safetensors
-from jaxdiff.weights import vits
+from jaxdiff.weights import uvit
 
 LINEAR = dict(
   _class_name="DDPMScheduler",
@@ -66,11 +67,15 @@ def output(model, params, given):
   """Returns the network's output in torch's layout."""
   config = dict(model.network_options) | dict(num_classes=model.num_classes)
   network = networks.make(model.network, **config)
-  c = given["step"].astype(np.float32)
-  c = c / 999.0 if model.time == "t" else c
+  c, sign = given["step"].astype(np.float32), 1.0
+  if model.process == "rectified_flow":
+    c, sign = 1.0 - c, -1.0  # SiT's time and velocity run from noise to data
+  elif model.process == "vp_linear":
+    c = c / 999.0
   x = jnp.asarray(given["x"].transpose(0, 2, 3, 1))
   run = jax.jit(lambda params, *args: network.apply({"params": params}, *args))
-  return np.asarray(run(params, x, c, given["label"])).transpose(0, 3, 1, 2)
+  out = sign * np.asarray(run(params, x, c, given["label"]))
+  return out.transpose(0, 3, 1, 2)
 
 
 def load(case, arrays, folder, monkeypatch):
@@ -78,10 +83,11 @@ def load(case, arrays, folder, monkeypatch):
     directory(folder, case, monkeypatch, arrays)
     loader = diffusers.load_dit if "dit" in case else diffusers.load_unet
     return loader(folder)
-  if case == "original_dit":
+  if case in ("original_dit", "sit"):
     table = positions.waves(4, 4, 16).reshape(1, 16, 16)
-    return vits.from_dit(arrays | {"pos_embed": table}, heads=2)
-  return vits.from_uvit(arrays, heads=2, null_label=False)
+    loader = dit.from_sit if case == "sit" else dit.from_dit
+    return loader(arrays | {"pos_embed": table}, heads=2)
+  return uvit.from_uvit(arrays, heads=2, null_label=False)
 
 
 CASES = [
@@ -90,6 +96,7 @@ CASES = [
   "dit",
   "dit_own",
   "original_dit",
+  "sit",
   "uvit",
   "uvit_plain",
 ]
@@ -285,21 +292,21 @@ def test_state_dicts_that_do_not_fit_are_named(golden):
   arrays = drawn(golden, "original_dit")
   table = positions.waves(4, 4, 16).reshape(1, 16, 16)
   with pytest.raises(ValueError, match="give heads="):
-    vits.from_dit(arrays | {"pos_embed": table})
+    dit.from_dit(arrays | {"pos_embed": table})
   with pytest.raises(ValueError, match="positions that were trained"):
-    vits.from_dit(arrays | {"pos_embed": table + 0.1}, heads=2)
+    dit.from_dit(arrays | {"pos_embed": table + 0.1}, heads=2)
   with pytest.raises(ValueError, match="its innermost dict"):
-    vits.from_dit({"model": np.zeros(3)})
+    dit.from_dit({"model": np.zeros(3)})
 
 
 def test_a_null_class_is_the_last_one_or_zeros(golden):
   arrays = drawn(golden, "uvit")
-  model, params = vits.from_uvit(arrays, heads=2, null_label=True)
+  model, params = uvit.from_uvit(arrays, heads=2, null_label=True)
   assert model.num_classes == 3
   np.testing.assert_array_equal(
     params["label"]["embedding"], arrays["label_emb.weight"]
   )
-  model, params = vits.from_uvit(arrays, heads=2, null_label=False)
+  model, params = uvit.from_uvit(arrays, heads=2, null_label=False)
   assert model.num_classes == 4
   np.testing.assert_array_equal(params["label"]["embedding"][4], 0.0)
 

@@ -23,9 +23,11 @@ ever run.
 """
 
 from jaxdiff.weights import diffusers
-from jaxdiff.weights import vits
+from jaxdiff.weights import dit
+from jaxdiff.weights import uvit
 
 __all__ = [
   "diffusers",
-  "vits",
+  "dit",
+  "uvit",
 ]

@@ -9,6 +9,7 @@ maps of (row, column, channel).
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,6 +67,28 @@ def fit(
       " that is not supported"
     )
   return flax.traverse_util.unflatten_dict(params, sep="/")
+
+
+def take(
+  arrays: dict[str, np.ndarray], name: str, source: str, keep: bool = False
+) -> np.ndarray:
+  """Returns an array by name, and removes it unless `keep`.
+
+  Raises:
+    ValueError: if it is not there.
+  """
+  if name not in arrays:
+    raise ValueError(
+      f"{source} lacks {name!r}; it holds {len(arrays)} arrays, as"
+      f" {', '.join(sorted(arrays)[:3])}: is it one, and its innermost dict?"
+    )
+  return arrays[name] if keep else arrays.pop(name)
+
+
+def depth(arrays: Mapping[str, np.ndarray], prefix: str) -> int:
+  """Returns the number of blocks called `prefix`.0, `prefix`.1, ..."""
+  found = [re.match(rf"{prefix}\.(\d+)\.", name) for name in arrays]
+  return 1 + max((int(m[1]) for m in found if m), default=-1)
 
 
 def scanned(
