@@ -130,7 +130,7 @@ def stacked(name, params):
   return networks.stack_blocks(params, "out_block", "out_blocks")
 
 
-@pytest.mark.parametrize("name", names("dit", "uvit", among=TRANSFORMERS))
+@pytest.mark.parametrize("name", names("dit", among=TRANSFORMERS))
 def test_scanned_blocks_are_the_unrolled_ones(name):
   plain, scanned = make(name), make(name, scan=True, remat=True)
   x, c = inputs(name)

@@ -16,6 +16,7 @@ from jaxdiff import training
 from jaxdiff.networks import embeddings
 from jaxdiff.networks import positions
 from jaxdiff.weights import diffusers
+from jaxdiff.weights import diffusers_folder
 from jaxdiff.weights import dit
 from jaxdiff.weights import safetensors
 from jaxdiff.weights import uvit
@@ -141,27 +142,22 @@ def test_a_directory_tells_the_process(golden, tmp_path, monkeypatch):
   # a pipeline has the scheduler beside the network
   (tmp_path / "scheduler").mkdir()
   file = tmp_path / "scheduler" / "scheduler_config.json"
+  old = {"trained_betas": [0.1, 0.2], "prediction_type": "sample"}
   for given, first, last, prediction in (
     ({}, 1e-4, 0.02, "eps"),
     ({"beta_schedule": "scaled_linear"}, 1e-4, 0.02, "eps"),
     ({"beta_schedule": "squaredcos_cap_v2"}, 4.128e-5, 0.999, "eps"),
-    (
-      {"trained_betas": [0.1, 0.2], "prediction_type": "sample"},
-      0.1,
-      0.2,
-      "x0",
-    ),
+    (old, 0.1, 0.2, "x0"),
     ({"prediction_type": "v_prediction"}, 1e-4, 0.02, "v"),
   ):
     file.write_text(json.dumps(LINEAR | given))
     for path in (tmp_path, folder):
-      model, _ = diffusers.load_unet(path)
-      betas = model.process_options["betas"]
+      told = diffusers_folder.process_fields(path, folder, None, None)
+      betas = told["process_options"]["betas"]
       np.testing.assert_allclose(
         [betas[0], betas[-1]], [first, last], rtol=1e-3
       )
-      assert model.prediction == prediction
-  assert diffusers.load_unet(tmp_path, prediction="v")[0].prediction == "v"
+      assert told["prediction"] == prediction
   short, _ = diffusers.load_unet(tmp_path, betas=[0.1, 0.2])
   assert short.process_options == {"betas": [0.1, 0.2]}
   denoiser = training.make_denoiser(short)
