@@ -94,11 +94,10 @@ def extract(
   """
   if hasattr(images, "shape"):
     batch = max(1, min(batch, len(images)))
-    images = (images[i : i + batch] for i in range(0, len(images), batch))
+    images = np.split(images, range(batch, len(images), batch))
   run, features, logits, done = _run(extractor.apply), [], [], 0
-  for block in images:
-    block = np.asarray(block)
-    bad = ~np.isfinite(block.reshape(len(block), -1)).all(1)
+  for block in map(np.asarray, images):
+    bad = ~np.isfinite(block).all(tuple(range(1, block.ndim)))
     if bad.any():
       raise ValueError(
         f"image number {done + int(bad.argmax())} (from 0) holds NaN or"
@@ -125,7 +124,7 @@ def _run(apply: Callable) -> Callable:
   return jax.jit(apply)
 
 
-def _bytes(images: jax.Array) -> jax.Array:
+def pixels_8_bit(images: jax.Array) -> jax.Array:
   """Returns f32[batch, height, width, 3], 0..255, as a saved file has them.
 
   Numbers in papers are those of 8-bit images: floats are rounded to them.
@@ -192,7 +191,7 @@ def _inception(weights: str | None) -> Extractor:
 
 def _inception_apply(params: Any, images: jax.Array) -> Any:
   network = inception.InceptionV3()
-  return network.apply({"params": params}, _bytes(images))
+  return network.apply({"params": params}, pixels_8_bit(images))
 
 
 def _effnet(weights: str | None) -> Extractor:
@@ -209,7 +208,7 @@ def _effnet(weights: str | None) -> Extractor:
 
 def _effnet_apply(params: Any, images: jax.Array) -> Any:
   network = efficientnet.EfficientNetLite0()
-  return network.apply({"params": params}, _bytes(images))
+  return network.apply({"params": params}, pixels_8_bit(images))
 
 
 def _digits(weights: str | None) -> Extractor:
