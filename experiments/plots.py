@@ -146,6 +146,14 @@ def image_grid(
   plt.close(figure)
 
 
+def in_range(images: np.ndarray) -> np.ndarray:
+  """Returns images as f32 in [-1, 1]; pixels of 8 bits are scaled to it."""
+  images = np.asarray(images)
+  if images.dtype == np.uint8:
+    return images.astype(np.float32) / 127.5 - 1.0
+  return images.astype(np.float32)
+
+
 def image_rows(rows: dict[str, np.ndarray], path: pathlib.Path) -> None:
   """Saves a picture with a named row of images for each entry.
 

@@ -3,9 +3,9 @@ r"""Confidence intervals: the bootstrap for means, the jackknife for the rest.
 The bootstrap draws the samples again with replacement, which is to give each a
 weight w_i, multinomial with mean 1. It serves what is a function of weighted
 means: scores, shares, histograms. Such a function has a bias of c / n, and its
-resamples have it a second time: their percentiles are shifted back by that much.
-It does not serve distances between two sets, for a copy of a sample is its
-nearest neighbour, at distance 0, and makes a covariance of lower rank.
+resamples have it a second time: their percentiles are shifted back by it. It
+does not serve distances between two sets, for a copy of a sample is its nearest
+neighbour, at distance 0, and makes a covariance of lower rank.
 
 The jackknife copies nothing. It leaves out one of g groups at a time, and from
 the g values T_(j) has

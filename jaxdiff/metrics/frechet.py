@@ -41,7 +41,7 @@ def frechet(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
       "frechet takes mean [d], covariance [d, d] twice, got shapes"
       f" {', '.join(map(str, shapes))}"
     )
-  roots = [_root(cov_a, "cov_a"), _root(cov_b, "cov_b")]
+  roots = [root(cov_a, "cov_a"), root(cov_b, "cov_b")]
   common = np.linalg.svd(roots[0] @ roots[1], compute_uv=False).sum()
   offset = mean_a - mean_b
   value = offset @ offset + np.trace(cov_a) + np.trace(cov_b) - 2.0 * common
@@ -87,8 +87,12 @@ def between(
   return max(float(offset @ offset + spread - 2.0 * common), 0.0)
 
 
-def _root(cov: np.ndarray, name: str) -> np.ndarray:
-  """Returns the symmetric square root."""
+def root(cov: np.ndarray, name: str = "cov") -> np.ndarray:
+  """Returns the symmetric square root of a covariance f64[d, d].
+
+  Raises:
+    ValueError: for one that is not finite, not symmetric or not positive.
+  """
   if not np.isfinite(cov).all():
     raise ValueError(f"{name} holds NaN or infinity; look at the samples")
   largest = abs(cov).max(initial=0.0)

@@ -24,8 +24,7 @@ def matrix(x: Any, name: str = "x", least: int = 1) -> np.ndarray:
     )
   if len(x) < least:
     raise ValueError(
-      f"{name}: at least {least} sample{'s are' if least > 1 else ' is'} needed,"
-      f" got {len(x)}"
+      f"{name}: expected {least} samples [n, ...] or more, got {len(x)}"
     )
   x = x.reshape(len(x), -1)
   bad = ~np.isfinite(x).all(1)

@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxdiff.metrics import samples
 from jaxdiff.metrics.frechet import frechet
+from jaxdiff.metrics.frechet import root
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +141,7 @@ def load(path: str | os.PathLike) -> Statistics:
         f"{str(path)!r} holds {', '.join(f.files)}; statistics are an .npz with"
         " 'mu' f[d] and 'sigma' f[d, d]"
       )
-    mean, cov = np.float64(f["mu"]), np.float64(f["sigma"])
+    mean, cov = np.float64(f["mu"]), f["sigma"]
     count = int(f["count"]) if "count" in f.files else -1
     said = {n: str(f[n]) for n in ("features", "dataset") if n in f.files}
   if mean.ndim != 1 or cov.shape != 2 * mean.shape:
@@ -148,7 +149,15 @@ def load(path: str | os.PathLike) -> Statistics:
       f"{str(path)!r}: mu {mean.shape} and sigma {cov.shape} are not of shapes"
       " [d] and [d, d]"
     )
+  if cov.dtype != np.float64:  # rounding leaves eigenvalues of about -1e-7
+    values, axes = np.linalg.eigh(np.float64(cov))
+    cov = (axes * np.maximum(values, 0.0)) @ axes.T
   return Statistics(mean, cov, None if count < 0 else count, **said)
+
+
+def factor(s: Statistics) -> tuple[np.ndarray, np.ndarray]:
+  """Returns mean and root of the covariance, as `frechet.factor` of samples."""
+  return s.mean, root(s.cov)
 
 
 def comparable(a: Statistics, b: Statistics) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -75,6 +75,7 @@ def extract(
   images: np.ndarray | Iterable[np.ndarray],
   *,
   batch: int = 64,
+  numbers: Sequence[int] | None = None,
   show: Callable[[int], Any] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
   """Returns (features f32[n, d], logits f32[n, classes] or None).
@@ -86,6 +87,7 @@ def extract(
     images: [n, ...], or blocks of them one after the other, for sets that are
       not held in memory.
     batch: images at a time.
+    numbers: of the images in the set that they come from, for messages.
     show: called with the number of images done, for a progress bar.
 
   Raises:
@@ -99,9 +101,10 @@ def extract(
   for block in map(np.asarray, images):
     bad = ~np.isfinite(block).all(tuple(range(1, block.ndim)))
     if bad.any():
+      first = done + int(bad.argmax())
       raise ValueError(
-        f"image number {done + int(bad.argmax())} (from 0) holds NaN or"
-        " infinity; look at how it was sampled or read"
+        f"image number {first if numbers is None else numbers[first]} (from 0)"
+        " holds NaN or infinity; look at how it was sampled or read"
       )
     extractor.check(block)
     for i in range(0, len(block), batch):
