@@ -302,7 +302,7 @@ def evaluate(
   weights: str | None = None,
   reference_options: Mapping[str, Any] | None = None,
   num: int | None = None,
-  batch: int = 64,
+  batch: int = 32,
   out: str | None = None,
 ) -> dict[str, Any]:
   """Measures, prints, writes, and returns what was written as JSON.
@@ -438,7 +438,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "num", None, "Images of either set, at most.", lower_bound=1
   )
-  flags.DEFINE_integer("batch", 64, "Images at a time.", lower_bound=1)
+  flags.DEFINE_integer("batch", 32, "Images at a time.", lower_bound=1)
   flags.DEFINE_string("out", None, "Folder of the results, beside the samples.")
   flags.mark_flags_as_required(["samples", "reference"])
 

@@ -146,7 +146,7 @@ def test_a_sample_with_nan_is_named_by_its_number_in_the_file(tmp_path):
   with pytest.raises(ValueError, match="there are no images"):
     evaluate.evaluate(str(tmp_path), "digits", name="pixels")
   np.savez(tmp_path / "samples.npz", image=image[:20, :4])
-  with pytest.raises(ValueError, match=r"\(16,\) cannot be compared.*\(64,\)"):
+  with pytest.raises(ValueError, match=r"\(32,\) cannot be compared.*\(64,\)"):
     evaluate.evaluate(
       str(tmp_path), "digits", name="pixels", num=20, chosen=["kid"]
     )

@@ -50,17 +50,16 @@ class EfficientNetLite0(nn.Module):
   def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns (features f[batch, 1280], logits f[batch, 1000])."""
     size = (len(x), SIDE, SIDE, x.shape[-1])
-    highest = jax.lax.Precision.HIGHEST
-    x = jax.image.resize(x, size, "bilinear", precision=highest)
+    x = jax.image.resize(x, size, "bilinear", precision=convolution.HIGHEST)
     x = (x - 127.0) / 128.0
-    x = nn.relu6(convolution.conv(x, "stem", 32, (3, 3), 2))
+    x = nn.relu6(convolution.Conv(32, (3, 3), 2, name="stem")(x))
     index = 0
     for repeats, kernel, stride, expansion, width in _STAGES:
       for i in range(repeats):
         step = stride if i == 0 else 1
         x = _block(x, f"{index}", kernel, step, expansion, width)
         index += 1
-    x = nn.relu6(convolution.conv(x, "head", 1280))
+    x = nn.relu6(convolution.Conv(1280, name="head")(x))
     features = x.mean((1, 2))
     return features, convolution.dense(features, "fc", 1000)
 
@@ -70,10 +69,11 @@ def _block(
 ) -> jax.Array:
   h, wide = x, expansion * x.shape[-1]
   if expansion != 1:
-    h = nn.relu6(convolution.conv(h, f"{name}.expand", wide))
-  side = (kernel, kernel)
-  h = convolution.conv(h, f"{name}.depthwise", wide, side, stride, groups=wide)
-  h = convolution.conv(nn.relu6(h), f"{name}.project", width)
+    h = nn.relu6(convolution.Conv(wide, name=f"{name}.expand")(h))
+  h = convolution.Conv(
+    wide, (kernel, kernel), stride, depthwise=True, name=f"{name}.depthwise"
+  )(h)
+  h = convolution.Conv(width, name=f"{name}.project")(nn.relu6(h))
   return x + h if h.shape == x.shape else h
 
 

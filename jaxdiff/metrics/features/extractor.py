@@ -74,7 +74,7 @@ def extract(
   extractor: Extractor,
   images: np.ndarray | Iterable[np.ndarray],
   *,
-  batch: int = 64,
+  batch: int = 32,
   numbers: Sequence[int] | None = None,
   show: Callable[[int], Any] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:

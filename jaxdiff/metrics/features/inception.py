@@ -86,7 +86,7 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def resize(x: jax.Array, side: int) -> jax.Array:
   """Returns f[batch, side, side, channels] by TensorFlow 1's bilinear rule."""
   rows, columns = (_bilinear(n, side) for n in x.shape[1:3])
-  highest = jax.lax.Precision.HIGHEST
+  highest = convolution.HIGHEST
   x = jnp.einsum("ih,bhwc->biwc", rows, x, precision=highest)
   return jnp.einsum("jw,biwc->bijc", columns, x, precision=highest)
 
@@ -104,7 +104,7 @@ def _bilinear(n: int, side: int) -> np.ndarray:
 
 
 def _conv(x: jax.Array, name: str, width: int, *options: Any) -> jax.Array:
-  return nn.relu(convolution.conv(x, name, width, *options))
+  return nn.relu(convolution.Conv(width, *options, name=name)(x))
 
 
 def _mean_pool(x: jax.Array) -> jax.Array:
