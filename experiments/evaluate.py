@@ -345,7 +345,13 @@ def evaluate(
     drawn = picture(
       x, y, (source, rows_x), (data_source, rows_y), folder / "neighbours.png"
     )
-  notes = remarks(len(x), count, x.values.shape[1], half)
+  notes = remarks(len(x), count, x.dimension, half)
+  for row in rows:
+    if row.name == called["fd"] and min(len(x), count or np.inf) > x.dimension:
+      notes.append(
+        f"Without the bias of finite samples, as the jackknife finds it,"
+        f" {row.name} is {_short(row.interval.corrected)}."
+      )
   print(
     f"{len(x)} samples of {samples} against {count or 'an unknown number of'}"
     f" images of {reference}, in the features {kind(extractor)}:"

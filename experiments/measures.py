@@ -32,6 +32,10 @@ class Features:
   def __len__(self) -> int:
     return len(self.values)
 
+  @property
+  def dimension(self) -> int:
+    return self.values.shape[1]
+
   def take(self, rows: np.ndarray) -> "Features":
     p = self.probabilities
     return Features(self.values[rows], None if p is None else p[rows])

@@ -100,6 +100,22 @@ def test_the_frechet_distance_holds_its_mean_at_that_size():
   assert low < coverage(frechet_interval, mean, 300) < high
 
 
+def test_the_jackknife_takes_nearly_all_of_the_bias_in_many_dimensions():
+  """Of 150 samples in 24 dimensions most of the distance is bias."""
+  rng = np.random.default_rng(0)
+  truth = 24 * (0.1**2 + 0.1**2)
+  raw, corrected = [], []
+  for _ in range(20):
+    x, y = rng.standard_normal((2, 150, 24))
+    found = metrics.jackknife(
+      metrics.frechet_of_samples, x, 1.1 * y + 0.1, groups=10
+    )
+    raw.append(found.value)
+    corrected.append(found.corrected)
+  assert np.mean(raw) > 5 * truth
+  assert abs(np.mean(corrected) - truth) < 0.1 * (np.mean(raw) - truth)
+
+
 @pytest.mark.parametrize("distance", [metrics.mmd, metrics.energy_distance])
 def test_the_interval_of_an_unbiased_distance_holds_the_truth(distance):
   """The truth of MMD is exact; of the energy distance, a mean over many."""

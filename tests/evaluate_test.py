@@ -152,6 +152,7 @@ def test_a_sample_with_nan_is_named_by_its_number_in_the_file(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_script_ends_in_a_line_that_says_what_is_wrong(tmp_path):
   done = subprocess.run(
     [
