@@ -223,8 +223,20 @@ def test_extractors_that_cannot_be_loaded(tmp_path):
     features.load("inception")
   with pytest.raises(ValueError, match="have no weights"):
     features.load("pixels", "some.npz")
-  with pytest.raises(FileNotFoundError, match="there is no file"):
-    features.load("inception", str(tmp_path / "none.pth"))
+  for name in ("none.pth", "none.npz"):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+      features.load("inception", str(tmp_path / name))
+  cut = tmp_path / "cut.npz"
+  cut.write_bytes(digits.WEIGHTS.read_bytes()[:20_000])
+  with pytest.raises(ValueError, match="it may have been cut short"):
+    features.load("effnet", str(cut))
+  np.savez(cut, mu=np.zeros(3))
+  with pytest.raises(
+    ValueError, match="expected EfficientNet-Lite0.*arrays: mu"
+  ):
+    features.load("effnet", str(cut))
+  with pytest.raises(ValueError, match="not hold the classifier of digits"):
+    features.load("digits", str(cut))
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):

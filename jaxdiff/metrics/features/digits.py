@@ -87,6 +87,20 @@ def save(params: Any, path: pathlib.Path = WEIGHTS) -> None:
 
 
 def load(path: pathlib.Path = WEIGHTS) -> Any:
-  """Returns the params of a file that `save` wrote."""
-  with np.load(path) as arrays:
-    return flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+  """Returns the params of a file that `save` wrote.
+
+  Raises:
+    ValueError: it holds something else.
+  """
+  with np.load(path, allow_pickle=False) as arrays:
+    params = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+  image = jax.ShapeDtypeStruct((1, *SHAPE), np.float32)
+  init = DigitsClassifier().init
+  expected = jax.eval_shape(init, jax.random.key(0), image)["params"]
+  shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)
+  if shapes(params) != shapes(expected):
+    raise ValueError(
+      f"weights: {str(path)!r} does not hold the classifier of digits; make one"
+      " with: python -m experiments.digits_features"
+    )
+  return params

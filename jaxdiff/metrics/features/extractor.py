@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -163,13 +164,23 @@ def _check_digits(images: np.ndarray) -> None:
 
 def _arrays(path: str) -> tuple[dict[str, np.ndarray], str]:
   """Returns the arrays of a file, and what it is, in words."""
-  if pathlib.Path(path).suffix == ".npz":
-    with np.load(path, allow_pickle=False) as stored:
-      arrays = dict(stored)
-  else:
-    arrays = torch_file.read(path)
+  read = _npz if pathlib.Path(path).suffix == ".npz" else torch_file.read
+  arrays = read(path)
   digest = torch_file.checksum(path)
   return arrays, f"{pathlib.Path(path).name}, SHA-256 {digest}"
+
+
+def _npz(path: str) -> dict[str, np.ndarray]:
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      return dict(stored)
+  except FileNotFoundError:
+    raise FileNotFoundError(f"weights: there is no file {path!r}") from None
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    raise ValueError(
+      f"weights: {path!r} cannot be read as an .npz of arrays ({e}); it may"
+      " have been cut short: copy it again"
+    ) from e
 
 
 def _inception(weights: str | None) -> Extractor:
