@@ -99,6 +99,14 @@ def extract(
     batch = max(1, min(batch, len(images)))
     images = np.split(images, range(batch, len(images), batch))
   run, features, logits, done = _run(extractor.apply), [], [], 0
+
+  def keep(size: int, f: jax.Array, l: jax.Array | None) -> None:
+    features.append(np.asarray(f, np.float32)[:size])
+    logits.append(None if l is None else np.asarray(l)[:size])
+    if show:
+      show(size)
+
+  running = None  # one batch is computed while the next one is read
   for block in map(np.asarray, images):
     bad = ~np.isfinite(block).all(tuple(range(1, block.ndim)))
     if bad.any():
@@ -111,14 +119,14 @@ def extract(
     for i in range(0, len(block), batch):
       part = block[i : i + batch]
       padded = np.concatenate([part, part[-1:].repeat(batch - len(part), 0)])
-      f, l = run(extractor.params, padded)
-      features.append(np.asarray(f, np.float32)[: len(part)])
-      logits.append(None if l is None else np.asarray(l)[: len(part)])
+      ahead = (len(part), *run(extractor.params, padded))
+      if running:
+        keep(*running)
+      running = ahead
       done += len(part)
-      if show:
-        show(len(part))
-  if not done:
+  if not running:
     raise ValueError("there are no images: got an empty set")
+  keep(*running)
   values = np.concatenate(features)
   return values, None if logits[0] is None else np.concatenate(logits)
 
@@ -205,7 +213,10 @@ def _inception(weights: str | None) -> Extractor:
 
 def _inception_apply(params: Any, images: jax.Array) -> Any:
   network = inception.InceptionV3()
-  return network.apply({"params": params}, pixels_8_bit(images))
+  pooled, logits = network.apply({"params": params}, pixels_8_bit(images))
+  # The Inception score is defined by logits without their bias: its first code
+  # and torch-fidelity leave it out.
+  return pooled, logits - params["fc"]["bias"]
 
 
 def _effnet(weights: str | None) -> Extractor:
