@@ -39,6 +39,7 @@ from experiments import measures
 from experiments import plots
 from jaxdiff import data
 from jaxdiff import metrics
+from jaxdiff import parallel
 from jaxdiff.data import loader
 from jaxdiff.metrics import features
 from jaxdiff.metrics import neighbors
@@ -99,6 +100,10 @@ def extract(
   what: str,
 ) -> measures.Features:
   """Returns the features of some images of a source, read in batches."""
+  sharding = None
+  if jax.device_count() > 1:
+    sharding = parallel.batch_sharding(parallel.data_mesh())
+    batch *= jax.device_count()
   batch = min(batch, len(rows))
   blocks = np.split(rows, range(batch, len(rows), batch))
   with tqdm.tqdm(total=len(rows), desc=what, unit="image") as bar:
@@ -107,6 +112,7 @@ def extract(
       (images_of(source, block) for block in blocks),
       batch=batch,
       numbers=rows,
+      sharding=sharding,
       show=bar.update,
     )
   if logits is None:
@@ -315,7 +321,7 @@ def evaluate(
     weights: file of the extractor's weights.
     reference_options: of `data.load`.
     num: images of either set, at most, evenly spread.
-    batch: images at a time.
+    batch: images at a time, on every device.
     out: folder of the results.
   """
   began = time.perf_counter()
@@ -444,7 +450,9 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "num", None, "Images of either set, at most.", lower_bound=1
   )
-  flags.DEFINE_integer("batch", 32, "Images at a time.", lower_bound=1)
+  flags.DEFINE_integer(
+    "batch", 32, "Images at a time, per device.", lower_bound=1
+  )
   flags.DEFINE_string("out", None, "Folder of the results, beside the samples.")
   flags.mark_flags_as_required(["samples", "reference"])
 

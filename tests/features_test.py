@@ -1,7 +1,11 @@
 """Feature networks against the references, and files that are no weights."""
 
 import importlib.util
+import os
+import pathlib
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import jax
@@ -166,6 +170,43 @@ def test_the_digits_classifier_generalises():
   learn, test = digits_features.split()
   params = digits.train(jax.random.key(1), learn["image"], learn["label"])
   assert digits_features.accuracy(params, test) > 0.97
+
+
+@pytest.mark.slow
+def test_several_devices_make_the_same_features(tmp_path):
+  """Ten images over four devices, in padded batches of eight."""
+  program = """
+import sys
+import numpy as np
+from jaxdiff import data
+from jaxdiff import parallel
+from jaxdiff.metrics import features
+
+mesh = parallel.data_mesh()
+assert mesh.size == 4
+images = data.digits()["image"][:10]
+found = features.extract(
+  features.load("digits"),
+  images,
+  batch=5,
+  sharding=parallel.batch_sharding(mesh),
+)
+np.savez(sys.argv[1], *found)
+"""
+  flag = "--xla_force_host_platform_device_count=4"
+  root = pathlib.Path(__file__).parent.parent
+  environment = dict(XLA_FLAGS=flag, JAX_PLATFORMS="cpu", PYTHONPATH=str(root))
+  path = tmp_path / "found.npz"
+  subprocess.run(
+    [sys.executable, "-c", program, str(path)],
+    env=os.environ | environment,
+    check=True,
+  )
+  images = data.digits()["image"][:10]
+  expected = features.extract(features.load("digits"), images)
+  with np.load(path) as found:
+    for value, name in zip(expected, found.files, strict=True):
+      np.testing.assert_allclose(found[name], value, atol=1e-5)
 
 
 def test_pixels_are_the_same_from_bytes_and_from_floats():

@@ -77,6 +77,7 @@ def extract(
   *,
   batch: int = 32,
   numbers: Sequence[int] | None = None,
+  sharding: jax.sharding.Sharding | None = None,
   show: Callable[[int], Any] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
   """Returns (features f32[n, d], logits f32[n, classes] or None).
@@ -89,6 +90,9 @@ def extract(
       not held in memory.
     batch: images at a time.
     numbers: of the images in the set that they come from, for messages.
+    sharding: of a batch over devices, for instance
+      parallel.batch_sharding(parallel.data_mesh()); batch is rounded up to a
+      multiple of them.
     show: called with the number of images done, for a progress bar.
 
   Raises:
@@ -98,6 +102,8 @@ def extract(
   if hasattr(images, "shape"):
     batch = max(1, min(batch, len(images)))
     images = np.split(images, range(batch, len(images), batch))
+  if sharding is not None:
+    batch = -(-batch // sharding.num_devices) * sharding.num_devices
   run, features, logits, done = _run(extractor.apply), [], [], 0
 
   def keep(size: int, f: jax.Array, l: jax.Array | None) -> None:
@@ -119,6 +125,8 @@ def extract(
     for i in range(0, len(block), batch):
       part = block[i : i + batch]
       padded = np.concatenate([part, part[-1:].repeat(batch - len(part), 0)])
+      if sharding is not None:
+        padded = jax.device_put(padded, sharding)
       ahead = (len(part), *run(extractor.params, padded))
       if running:
         keep(*running)
