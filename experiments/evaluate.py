@@ -14,9 +14,9 @@ takes it, an .npz of one, or an .npz of statistics with `mu` and `sigma` (for
 the Frechet distance alone). Features of the reference are kept beside the
 results and used again.
 
-Beside every number stands what half of the reference gets against the other:
-finite samples alone make a distance, and no samples can do better. Numbers are
-comparable with each other at equal counts of samples only.
+Beside every number stands what one half of the reference gets against the
+other, at the size that is printed: the distance that finite numbers alone make.
+Numbers are comparable with each other at equal counts of samples only.
 """
 
 import dataclasses

@@ -50,7 +50,7 @@ class Row:
     better: "lower" or "higher".
     interval: the measurement.
     halves: the same of one half of the reference against the other: what
-      perfect samples would get; None where it is not known.
+      perfect samples would get against as few data; None if not known.
   """
 
   name: str
