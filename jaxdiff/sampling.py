@@ -132,6 +132,24 @@ first_nonfinite = Collector(_init_nonfinite, _update_nonfinite)
 """Keeps the first step that accepted a NaN or an infinity; n if none did."""
 
 
+def _init_nonfinite_since(n, info):
+  return jnp.full(tree.batch_size(info.a), n, jnp.int32)
+
+
+def _update_nonfinite_since(since, info):
+  size = since.shape[0]
+  finite = [
+    jnp.isfinite(leaf).reshape(size, -1).all(1)
+    for leaf in jax.tree.leaves(info.a)
+  ]
+  bad = ~jnp.stack(finite).all(0)
+  return jnp.where(bad, jnp.minimum(since, info.step), since)
+
+
+nonfinite_since = Collector(_init_nonfinite_since, _update_nonfinite_since)
+"""Keeps it of every sample, i32[batch]; `raise_nonfinite` reads it."""
+
+
 @functools.cache
 def both(one: Collector, other: Collector) -> Collector:
   """Keeps what two collectors keep, as a pair."""
@@ -326,7 +344,8 @@ def sample(
       shapes or trees (the leaf is named), a length outside of 1..n.
     TypeError: for swapped arguments, integer samples, a model that returns no
       pair, and for progress or check_finite inside a transformation.
-    FloatingPointError: with check_finite, naming the step where it began.
+    FloatingPointError: with check_finite, naming the sample and the step where
+      it began.
   """
   _check_door(model, tableau, collect)
   tables.validate(tableau)
@@ -371,7 +390,7 @@ def sample(
   start = scale if shape is not None else x
   program = _donating if donate and shape is None else _program
   with _progress_bar(tableau.nfe if length is None else length, progress):
-    result, (kept, bad) = program(
+    result, (kept, since) = program(
       start,
       key,
       arrays,
@@ -390,7 +409,7 @@ def sample(
       jax.block_until_ready(result)
       jax.effects_barrier()
   if check_finite:
-    _raise_nonfinite(int(bad), tableau, length)
+    raise_nonfinite(since, tableau, index, length=length)
   return result if collect is None else (result, kept)
 
 
@@ -410,6 +429,37 @@ def checked_index(index: Any, size: int) -> jax.Array:
       f" {index.shape}"
     )
   return index
+
+
+def raise_nonfinite(
+  since: Any, tableau: tables.Tableau, index: Any, length: Any = None
+) -> None:
+  """Refuses samples in which `nonfinite_since` found a NaN or an infinity.
+
+  Args:
+    since: i32[batch], what the collector kept.
+    tableau: the solver's table.
+    index: i32[batch], the samples' indices.
+    length: number of its rows that were run; all of them by default.
+
+  Raises:
+    FloatingPointError: naming the sample that broke first, the step and time.
+  """
+  n = tableau.nfe if length is None else int(length)
+  since = np.asarray(since)
+  bad = since < n
+  if not bad.any():
+    return
+  first = int(since.argmin())
+  step = int(since[first])
+  t = float(np.asarray(tableau.t)[step])
+  others = int(bad.sum()) - 1
+  more = f" (and {others} more of {len(since)})" if others else ""
+  raise FloatingPointError(
+    f"sample {int(np.asarray(index)[first])}{more} holds NaN or infinity since"
+    f" step {step} of {n} (the call at t = {t:.6g}); look at the model's answer"
+    " there, e.g. with collect=sampling.every(1, sampling.denoised)"
+  )
 
 
 def stream(key: jax.Array) -> jax.Array:
@@ -469,7 +519,7 @@ def _sample(
   if progress:
     advance = _ticking(advance)
   keep = _NOTHING if collect is None else collect
-  keep = both(keep, first_nonfinite if check_finite else _NOTHING)
+  keep = both(keep, nonfinite_since if check_finite else _NOTHING)
   state, kept = run(key, advance, rows, state, length=length, collect=keep)
   return jax.tree.map(lambda v, o: v.astype(o.dtype), state.a, x), kept
 
@@ -561,17 +611,6 @@ def as_prediction(answer, y):
       getattr(answer, half), y, f"the model's {half}", "the state"
     )
   return answer
-
-
-def _raise_nonfinite(bad, tableau, length):
-  n = tableau.nfe if length is None else int(length)
-  if bad < n:
-    t = float(np.asarray(tableau.t)[bad])
-    raise FloatingPointError(
-      f"the samples hold NaN or infinity since step {bad} of {n} (the call"
-      f" at t = {t:.6g}); look at the model's answer there, e.g. with"
-      " collect=sampling.every(1, sampling.denoised)"
-    )
 
 
 _bars = []  # open progress bars; a compiled program can hold no bar of its own

@@ -565,6 +565,27 @@ def test_nan_is_reported_with_the_step_where_it_began():
   assert np.isfinite(fine).all()
 
 
+def test_nan_is_reported_with_the_sample_where_it_began():
+  """Samples do not see one another: each has a first step of its own."""
+  one = table(8)
+  began = [int(np.flatnonzero(one.t < limit)[0]) for limit in (1.0, 0.1)]
+  start = jnp.ones((4, 2)) * jnp.array([[1.0], [2.0], [1.0], [3.0]])
+
+  def breaks(x, t):
+    limit = jnp.array([[0.0], [1.0], [0.0], [0.1]])
+    x0 = jnp.where(t < limit, jnp.nan, 0.0) * x
+    return predictions.Prediction(x0, x / t)
+
+  draw = functools.partial(
+    sampling.sample, KEY, breaks, one, start, index=[5, 9, 6, 7]
+  )
+  _, since = draw(collect=sampling.nonfinite_since)
+  assert list(since) == [8, began[0], 8, began[1]]
+  said = rf"sample 9 \(and 1 more of 4\) holds NaN.* step {began[0]} of 8"
+  with pytest.raises(FloatingPointError, match=said):
+    draw(check_finite=True)
+
+
 def test_nan_is_found_in_any_leaf_and_counted_over_the_length_alone():
   def breaks(x, t):
     late = jnp.where(t < 1.0, jnp.nan, 0.0)
