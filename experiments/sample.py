@@ -1,34 +1,56 @@
-r"""Draws samples from a trained model: an .npz file and a picture.
+r"""Draws samples from a trained model: a hundred and a picture, or a million.
 
   python -m experiments.sample --workdir=runs/digits --num=100
   python -m experiments.sample --workdir=runs/digits --solver=heun_churn \
       --calls=39 --label=7 --guidance_scale=2
+  python -m experiments.sample --workdir=runs/digits --num=50000
 
-Sample i depends on --seed and on i alone, not on --batch: a larger --num
-repeats the first images. Images that an interrupted run wrote are kept.
+Up to 1,000 samples become OUT/samples.npz; more become shards,
+OUT/samples/shard-00000.npz and so on, which
+
+  jaxdiff.data.load("shards:OUT/samples")
+
+reads as one set. Either way OUT/samples.png shows the first hundred. A job that
+was interrupted goes on where it stopped when the same command is run again; a
+larger --num goes on from there, too.
+
+Sample i depends on --seed and on i alone, not on --batch, devices or hosts
+(which change how the network rounds). A batch is split over all devices. For
+several hosts run the command on each, with a folder that all of them see, and
+
+  --process_index=$SLURM_PROCID --process_count=$SLURM_NTASKS
+
+or initialise jax.distributed: every process draws its own shards.
 """
 
+import dataclasses
 import functools
+import hashlib
+import json
+import math
 import pathlib
+import shutil
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from tqdm import auto as tqdm
 
 from experiments import console
 from experiments import plots
+from experiments import sample_job
 from jaxdiff import denoisers
 from jaxdiff import grids
-from jaxdiff import guidance
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
+from jaxdiff import tree
+from jaxdiff.data import shards
 
 FLAGS = flags.FLAGS
+_ONE_FILE = 1000  # samples, at most, that become one file by themselves
+_SHOWN = 100
 
 
 def table_for(
@@ -36,10 +58,18 @@ def table_for(
 ) -> tables.Tableau:
   """Returns a solver's table to sigma = 0 for a budget of calls.
 
+  Args:
+    process: of the model.
+    solver: a name in `solvers.CASES`, or "default", which has its own grid.
+    grid: a name in `grids.GRIDS`.
+    calls: network calls, at most.
+
   Raises:
     ValueError: if not even one step fits the budget, beside the last call,
       which goes to sigma = 0.
   """
+  if solver == "default":
+    return solvers.default(process, calls, to_zero=True)
   per_step = solvers.CASES[solver].calls(1)
   table = solvers.for_budget(
     functools.partial(solvers.CASES[solver].build, process),
@@ -61,103 +91,118 @@ def draw(
   shape: tuple[int, ...],
   *,
   num: int,
-  seed: int = 0,
   batch: int = 256,
-  classes: int = 0,
-  label: int | None = None,
-  guidance_scale: float = 1.0,
-  keep: pathlib.Path | None = None,
+  **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (samples f32[num, *shape], labels i32[num]).
+  """Returns (samples f32[num, *shape], labels i32[num]), keeping no files.
 
   Args:
     model: the denoiser.
     table: the solver.
     shape: of one sample.
     num: number of samples.
-    seed: of their noise.
     batch: samples drawn at a time; the last batch is padded to it.
-    classes: number of classes, 0 for an unconditional model.
-    label: class of all; None takes every class in turn.
-    guidance_scale: of classifier-free guidance.
-    keep: folder for the batches already drawn; see `remove_parts`. A part of
-      another shape is drawn again.
+    **options: seed, classes, label and others of `sample_job.Job`.
 
   Raises:
-    ValueError: for a label or a guidance_scale of an unconditional model, and
-      for a label that the model lacks.
+    ValueError: for options that do not go together.
   """
-  if not classes and (label is not None or guidance_scale != 1.0):
-    given = f"label={label}" if label is not None else ""
-    if guidance_scale != 1.0:
-      given += f"{' and ' if given else ''}guidance_scale={guidance_scale}"
-    raise ValueError(
-      f"{given} needs a model with classes, but this one was trained without"
-      " (num_classes = 0); leave it out, or train with config.num_classes"
-    )
-  if label is not None and not 0 <= label < classes:
-    raise ValueError(
-      f"label={label}, but the model has {classes} classes, 0..{classes - 1}"
-    )
-  labels = np.arange(num + batch) % max(classes, 1)
-  if label is not None:
-    labels[:] = label
-  parts = []
-  for first in tqdm.tqdm(range(0, num, batch), desc="sampling", unit="batch"):
-    part = keep / f"part-{first:08d}.npy" if keep else None
-    if part is not None and part.exists():
-      held = np.load(part)
-      if held.shape == (batch, *shape):
-        parts.append(held)
-        continue
-    chosen = jnp.asarray(labels[first : first + batch])
-    conditioned = model
-    if classes and guidance_scale == 1.0:
-      conditioned = denoisers.with_label(model, chosen)
-    elif classes:
-      conditioned = guidance.cfg(
-        model, label=chosen, null=classes, scale=guidance_scale
-      )
-    x = sampling.sample(
-      jax.random.key(seed),
-      conditioned,
-      table,
-      (batch, *shape),
-      process=model.process,
-      index=np.arange(first, first + batch),
-      check_finite=True,
-    )
-    parts.append(np.asarray(x))
-    if part is not None:
-      keep.mkdir(parents=True, exist_ok=True)
-      partial = part.with_suffix(".partial")
-      with open(partial, "wb") as f:
-        np.save(f, parts[-1])
-      partial.replace(part)
-  return np.concatenate(parts)[:num], labels[:num]
+  job = sample_job.Job(model, table, shape, **options)
+  spans = [
+    sample_job.Span(0, first, min(first + batch, num))
+    for first in range(0, num, batch)
+  ]
+  parts = [x for _, x in sample_job.draw(job, spans, batch)]
+  return np.concatenate(parts), job.labels(np.arange(num))
 
 
-def parts_folder(
-  out: pathlib.Path, workdir: str, batch: int, **setting: Any
-) -> pathlib.Path:
-  """Returns where to keep the batches of a setting until all are drawn.
+def setting_of(
+  config: training.ModelConfig, model: denoisers.Denoiser, step: int | None
+) -> dict[str, Any]:
+  """Returns everything that the samples depend on, as JSON can store it.
 
   Args:
-    out: folder of the results.
-    workdir: of the run; another checkpoint or model is another folder.
-    batch: samples really drawn at a time.
-    **setting: whatever else the samples depend on.
+    config: the model.
+    model: the same with its weights.
+    step: of the checkpoint, if it is known.
   """
-  values = [*setting.values(), batch, training.fingerprint(workdir)]
-  return out / f".parts-{'-'.join(map(str, values))}"
+  fields = dataclasses.asdict(config)
+  for name in ("dataset", "dataset_options"):  # tell nothing of the samples
+    del fields[name]
+  names = ("solver", "grid", "calls", "label", "guidance_scale", "seed")
+  setting = {name: FLAGS[name].value for name in names}
+  if setting["solver"] == "default":
+    setting["grid"] = None
+  return {
+    **setting,
+    **{f"model.{name}": value for name, value in fields.items()},
+    "step": step,
+    "weights": tree.digest(model.params),
+    "generator": str(jax.random.key_impl(jax.random.key(0))),
+  }
 
 
-def remove_parts(keep: pathlib.Path) -> None:
-  """Removes the batches that `draw` kept."""
-  for part in keep.glob("part-*"):
-    part.unlink()
-  if keep.exists():
-    keep.rmdir()
+def process_of() -> tuple[int, int]:
+  """Returns (index, count) of this process among those that share the job.
+
+  Raises:
+    ValueError: for one flag without the other, or an index beyond the count.
+  """
+  index, count = FLAGS.process_index, FLAGS.process_count
+  if index is None and count is None:
+    return jax.process_index(), jax.process_count()
+  if index is None or count is None or index >= count:
+    raise ValueError(
+      f"--process_index={index} --process_count={count}: give both, with an"
+      " index of 0 .. count - 1 that no other process has"
+    )
+  return index, count
+
+
+def dtype_of(shape: tuple[int, ...], in_shards: bool) -> str:
+  """Returns what samples are stored as: pixels where it is a large set."""
+  if FLAGS.format is not None:
+    return FLAGS.format
+  pixels = len(shape) == 3 and shape[-1] in (1, 3)
+  return "uint8" if in_shards and pixels else "float32"
+
+
+def first_images(folder: pathlib.Path, count: int) -> np.ndarray | None:
+  """Returns the first samples f32[count, ...]; None until they are drawn."""
+  parts, held = [], 0
+  while held < count:
+    number = len(parts)
+    if not shards.path_of(folder, number).is_file():
+      return None
+    image = shards.read(folder, number)["image"]
+    parts.append(sample_job.decode(image))
+    held += len(image)
+  return np.concatenate(parts)[:count]
+
+
+def trajectory(
+  job: sample_job.Job, path: pathlib.Path, rows: int = 8, columns: int = 12
+) -> str:
+  """Draws what the network took for the clean samples, call after call.
+
+  Args:
+    job: of images.
+    path: of the PNG file.
+    rows: number of samples, the first ones.
+    columns: number of calls shown, at most, evenly spread; the last is.
+  """
+  if len(job.shape) != 3 or job.shape[-1] not in (1, 3):
+    return "No trajectory: it is drawn of images of 1 or 3 channels alone."
+  every = math.ceil(job.table.nfe / columns)
+  collect = sampling.every(every, sampling.denoised)
+  devices = job.mesh.size if job.mesh else 1
+  index = np.arange(-(-rows // devices) * devices)
+  _, kept = sample_job.launch(job, index, collect)
+  images = np.swapaxes(np.asarray(kept), 0, 1)[:rows]  # f32[rows, calls, ...]
+  flat = images.reshape(-1, *images.shape[2:])
+  title = f"what the network saw, every {every} of {job.table.nfe} calls"
+  plots.image_grid(flat, path, columns=images.shape[1], title=title)
+  return f"Wrote {path}."
 
 
 def define_flags() -> None:
@@ -165,8 +210,14 @@ def define_flags() -> None:
   flags.DEFINE_string(
     "workdir", "runs/digits", "Folder of a run of experiments.train."
   )
+  flags.DEFINE_integer(
+    "step", None, "Checkpoint to use; the latest by default."
+  )
   flags.DEFINE_enum(
-    "solver", "unipc_3", sorted(solvers.CASES), "Solver to sample with."
+    "solver",
+    "unipc_3",
+    ["default", *sorted(solvers.CASES)],
+    "Solver to sample with; `default` brings its own grid.",
   )
   flags.DEFINE_enum(
     "grid", "vp_quadratic", sorted(grids.GRIDS), "Grid of times."
@@ -186,41 +237,119 @@ def define_flags() -> None:
     " sharpens.",
   )
   flags.DEFINE_integer("seed", 0, "Seed of the samples.")
-  flags.DEFINE_string(
-    "out", None, "Folder for samples.npz and samples.png; --workdir by default."
+  flags.DEFINE_string("out", None, "Folder of the results; --workdir if none.")
+  flags.DEFINE_bool(
+    "shards",
+    None,
+    f"Whether to leave shards; by default for more than {_ONE_FILE} samples.",
+  )
+  flags.DEFINE_integer(
+    "shard_size",
+    None,
+    "Samples in a shard; --batch by default, or what the folder has. A job that"
+    " is killed loses one unfinished shard.",
+    lower_bound=1,
+  )
+  flags.DEFINE_enum(
+    "format",
+    None,
+    sample_job.FORMATS,
+    "What samples are stored as. By default shards of images with 1 or 3"
+    " channels hold uint8, 0..255 for [-1, 1]; all else is float32.",
+  )
+  flags.DEFINE_integer(
+    "devices",
+    None,
+    "Devices of this process to split batches over; all by default.",
+    lower_bound=1,
+  )
+  flags.DEFINE_enum(
+    "params",
+    "replicated",
+    sample_job.PARAMS,
+    "Parameters: copied to every device, or split over them and gathered where"
+    " they are used.",
+  )
+  flags.DEFINE_integer(
+    "process_index", None, "Number of this process, from 0.", lower_bound=0
+  )
+  flags.DEFINE_integer(
+    "process_count", None, "Processes that share the job.", lower_bound=1
+  )
+  flags.DEFINE_bool(
+    "trajectory", False, "Whether to draw OUT/trajectory.png, too."
   )
 
 
 def main() -> None:
-  folder = training.checkpoint_directory(FLAGS.workdir)
-  config = training.load_config(folder)
-  model = training.load_denoiser(FLAGS.workdir)
+  workdir = FLAGS.workdir
+  config = training.load_config(training.checkpoint_directory(workdir))
+  model = training.load_denoiser(workdir, step=FLAGS.step)
+  step = FLAGS.step
+  if step is None:
+    step = int(training.fingerprint(workdir).partition("-")[0])
+  out = pathlib.Path(FLAGS.out or workdir)
+  process = process_of()
   table = table_for(model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls)
-  out = pathlib.Path(FLAGS.out or FLAGS.workdir)
-  out.mkdir(parents=True, exist_ok=True)
-  batch = min(FLAGS.batch, FLAGS.num)
-  names = ("solver", "grid", "calls", "label", "guidance_scale", "seed")
-  setting = {name: FLAGS[name].value for name in names}
-  keep = parts_folder(out, FLAGS.workdir, batch, **setting)
-  images, labels = draw(
-    model,
+  setting = setting_of(config, model, step)
+  mesh = sample_job.mesh_of(FLAGS.devices)
+  job = sample_job.Job(
+    sample_job.place(model, mesh, FLAGS.params),
     table,
     config.shape,
-    num=FLAGS.num,
     seed=FLAGS.seed,
-    batch=batch,
     classes=config.num_classes,
     label=FLAGS.label,
     guidance_scale=FLAGS.guidance_scale,
-    keep=keep,
+    mesh=mesh,
   )
-  np.savez(out / "samples.npz", image=images, label=labels)
-  remove_parts(keep)
-  print(
-    f"Wrote {out}/samples.npz ({len(images)} samples, {table.nfe} calls each)."
+  in_shards = FLAGS.shards
+  if in_shards is None:
+    in_shards = FLAGS.num > _ONE_FILE or process[1] > 1
+  setting["dtype"] = dtype_of(config.shape, in_shards)
+  folder = out / "samples"
+  if not in_shards:  # until all is drawn; a folder of its own for every job
+    text = json.dumps(setting | dict(num=FLAGS.num), sort_keys=True)
+    code = hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder = out / f".samples-{code}"
+  stored = sample_job.stored_setting(folder)
+  size = FLAGS.shard_size or stored.get("shard_size") or FLAGS.batch
+  sample_job.keep_setting(
+    folder, setting | dict(num=FLAGS.num, shard_size=size)
   )
   title = f"{FLAGS.solver}, {table.nfe} calls, {FLAGS.grid} grid"
-  print(plots.samples(images, out / "samples.png", title=title))
+  if FLAGS.solver == "default":
+    title = f"default, {table.nfe} calls"
+  shown = []
+
+  def show():
+    images = first_images(folder, min(_SHOWN, FLAGS.num)) if not shown else None
+    if images is not None:
+      shown.append(plots.samples(images, out / "samples.png", title=title))
+
+  drawn = sample_job.write(
+    job,
+    folder,
+    num=FLAGS.num,
+    shard_size=size,
+    batch=FLAGS.batch,
+    dtype=setting["dtype"],
+    process=process,
+    on_shard=show,
+  )
+  show()
+  made = f"{FLAGS.num} samples, {table.nfe} calls each"
+  if in_shards:
+    count = -(-FLAGS.num // size)
+    there = sum(k < count for k in shards.numbers(folder))
+    print(f"{there} of {count} shards in {folder} ({made}; {drawn} drawn now).")
+  else:
+    sample_job.merge(folder, out / "samples.npz")
+    shutil.rmtree(folder)
+    print(f"Wrote {out}/samples.npz ({made}).")
+  print(*shown, sep="\n")
+  if FLAGS.trajectory:
+    print(trajectory(job, out / "trajectory.png"))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Helpers over pytrees of arrays: batches of samples, randomness, partition."""
 
+import hashlib
 import math
 from typing import Any
 
@@ -118,6 +119,21 @@ def normal(key: jax.Array, like: PyTree, index: Any = None) -> PyTree:
   draws = jax.vmap(one)(index)
   draws = [d.astype(dtype) for d, dtype in zip(draws, dtypes, strict=True)]
   return jax.tree.unflatten(treedef, draws)
+
+
+def digest(tree: PyTree) -> str:
+  """Returns a name of the numbers in a tree: equal trees, equal names.
+
+  It depends on paths, shapes, dtypes and bits, not on where they lie or when
+  they were written: copies of a checkpoint have one name on every host.
+  """
+  code = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    leaf = np.asarray(leaf)
+    name = jax.tree_util.keystr(path)
+    code.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
+    code.update(np.ascontiguousarray(leaf).tobytes())
+  return code.hexdigest()[:16]
 
 
 def is_array(x: Any) -> bool:

@@ -21,6 +21,7 @@ from jaxdiff.data.loader import Batches
 from jaxdiff.data.loader import batches
 from jaxdiff.data.memory import in_memory
 from jaxdiff.data.patches import patches
+from jaxdiff.data.shards import from_shards
 from jaxdiff.data.tfds import from_tfds
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
   "patches",
   "from_npz",
   "from_folder",
+  "from_shards",
   "from_tfds",
   "in_memory",
   "scaled",
@@ -49,6 +51,7 @@ _NAMES: Mapping[str, Callable[..., Any]] = {
 _PREFIXES: Mapping[str, Callable[..., Any]] = {
   "npz": from_npz,
   "folder": from_folder,
+  "shards": from_shards,
   "tfds": from_tfds,
 }
 
@@ -59,10 +62,11 @@ def load(name: str, **options: Any) -> Any:
   Args:
     name: `"digits"`, `"patches16"`, `"patches32"`; `"cifar10"`, `"mnist"`,
       `"celeba"`, `"imagenet32"`, `"imagenet64"`, where they are prepared;
-      `"npz:/path/to/file.npz"`, `"folder:/path/to/pictures"`, or
+      `"npz:/path/to/file.npz"`, `"folder:/path/to/pictures"`,
+      `"shards:/folder"` (as experiments.sample writes them), or
       `"tfds:mnist"` (with a config and a version where wanted).
     **options: handed on to `digits`, `patches`, `named.load`, `from_npz`,
-      `from_folder` or `from_tfds`. All but the digits, which are no bytes,
+      `from_folder`, `from_shards` or `from_tfds`. All but the digits, which are no bytes,
       take `scale=False`, which leaves pixels u8 for `scaled`.
 
   Returns:
@@ -81,6 +85,7 @@ def load(name: str, **options: Any) -> Any:
     *map(repr, _NAMES),
     "'npz:/path/to/file.npz'",
     "'folder:/path/to/pictures'",
+    "'shards:/folder'",
     "'tfds:<name>'",
   ]
   raise ValueError(f"name: got {name!r}, expected one of {', '.join(known)}.")
