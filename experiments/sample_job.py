@@ -106,18 +106,22 @@ def mesh_of(devices: int | None) -> jax.sharding.Mesh | None:
   return parallel.data_mesh(local) if len(local) > 1 else None
 
 
-def place(model: Any, mesh: jax.sharding.Mesh | None, params: str) -> Any:
-  """Returns a model with its arrays on the devices of a mesh.
+def place(
+  model: denoisers.Denoiser, mesh: jax.sharding.Mesh | None, params: str
+) -> denoisers.Denoiser:
+  """Returns a model with its parameters on the devices of a mesh.
 
   Args:
-    model: a pytree.
-    mesh: the devices; None leaves it where it is.
+    model: the denoiser.
+    mesh: the devices; None is the default device.
     params: "replicated", a copy on every device, or "sharded", split over them
       and gathered where they are used.
   """
   if mesh is None:
-    return model
+    return jax.device_put(model)
   if params == "sharded":
+    apply = parallel.Gathered(model.apply, mesh)
+    model = dataclasses.replace(model, apply=apply)
     return jax.device_put(model, parallel.fully_sharded(model, mesh))
   return jax.device_put(model, parallel.replicated(mesh))
 

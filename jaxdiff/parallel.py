@@ -5,7 +5,8 @@ they do not fit, split over the same axis and gathered where they are used
 (fully sharded, ZeRO-3: Rajbhandari et al. 2020): jit inserts the collectives.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -103,6 +104,34 @@ def fully_sharded(tree: PyTree, mesh: Mesh, smallest: int = 4096) -> PyTree:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
   return jax.tree.map(sharding, tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gathered:
+  """A network apply(params, x, ...) that gathers sharded params at every call.
+
+  Left to itself the compiler gathers them once, before a loop of calls, and
+  every device then holds all of them for the whole run; and it may split the
+  arithmetic of a layer instead of its batch. Here each call gathers its own, of
+  which nothing is left after it, and the batch stays split.
+
+  Attributes:
+    apply: the network, a function of (params, x, ...).
+    mesh: that the parameters are split over.
+  """
+
+  apply: Callable[..., Any]
+  mesh: Mesh
+
+  def __call__(
+    self, params: PyTree, x: PyTree, *args: Any, **named: Any
+  ) -> Any:
+    """Returns apply(params, x, ...)."""
+    # what depends on the loop's state cannot be moved out of the loop
+    params, x = jax.lax.optimization_barrier((params, x))
+    params = jax.lax.with_sharding_constraint(params, replicated(self.mesh))
+    x = jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))
+    return self.apply(params, x, *args, **named)
 
 
 def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:

@@ -23,7 +23,6 @@ from experiments.configs import frontier_mixture
 from experiments.configs import npz
 from jaxdiff import data
 from jaxdiff import grids
-from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -232,7 +231,7 @@ def test_samples_do_not_depend_on_the_batch_and_repeat_in_a_larger_job(demo):
   # the network rounds differently at another batch size
   np.testing.assert_allclose(a["image"], b["image"][:7], atol=1e-4)
   assert list(b["label"]) == list(range(10))
-  assert not list((out / "b").glob(".parts*"))
+  assert not list((out / "b").glob(".samples*"))
 
 
 def test_sample_guides_to_one_class(demo):
@@ -354,32 +353,6 @@ def test_a_changed_network_is_swept_anew(points, tmp_path):
   stat = file.stat()
   os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
   assert frontier._stamp(config) != before
-
-
-def test_parts_of_another_checkpoint_or_batch_are_not_used(points, tmp_path):
-  folder = lambda batch: sample.parts_folder(tmp_path, points, batch, seed=0)
-  before = folder(4)
-  assert before.name.startswith(".parts-0-4-2-")
-  assert folder(5) != before
-  path = points / "checkpoints" / "config.json"
-  text = path.read_text()
-  path.write_text(text.replace("0.25", "0.26"))
-  assert folder(4) != before
-  path.write_text(text)
-  assert folder(4) == before
-
-
-def test_a_part_of_another_shape_is_drawn_again(tmp_path):
-  process = processes.edm()
-  model = oracles.exact(oracles.g2(), process)
-  table = sample.table_for(process, "ddim", "karras", 3)
-  draw = lambda keep: sample.draw(model, table, (2,), num=6, batch=4, keep=keep)
-  whole, _ = draw(None)
-  np.save(tmp_path / "part-00000000.npy", np.zeros((3, 2), np.float32))
-  again, _ = draw(tmp_path)
-  np.testing.assert_array_equal(again, whole)
-  sample.remove_parts(tmp_path)
-  assert not tmp_path.exists()
 
 
 def test_pictures_are_drawn_of_images_and_points_alone(tmp_path):

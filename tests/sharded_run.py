@@ -1,0 +1,95 @@
+"""What one seed gives on 1, 2, 4 and 8 devices, for sharded_test.py.
+
+  python tests/sharded_run.py CASE...
+
+with eight virtual devices. A case is DEVICES-PARAMS for the U-Net, as in
+8-sharded, or DEVICES-elementwise. Prints one JSON object, by case.
+"""
+
+import hashlib
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import sample_job
+from jaxdiff import denoisers
+from jaxdiff import grids
+from jaxdiff import networks
+from jaxdiff import parallel
+from jaxdiff import predictions
+from jaxdiff import processes
+from jaxdiff import sampling
+from jaxdiff import solvers
+
+EDM = processes.edm()
+SHAPE = (8, 8, 1)
+KEY = jax.random.key(0)
+
+
+def unet():
+  """Returns a small U-Net in which every parameter matters."""
+  network = networks.UNet(
+    channels=32, multipliers=(1,), blocks=1, attention=(), num_classes=3
+  )
+  init = lambda key: network.init(key, jnp.zeros((1, *SHAPE)), jnp.zeros(1))
+  draw = np.random.Generator(np.random.Philox(0))
+  params = jax.tree.map(
+    lambda leaf: draw.normal(0, 0.1, leaf.shape).astype(np.float32),
+    jax.eval_shape(init, KEY)["params"],
+  )
+  return denoisers.from_linen(network, params, EDM)
+
+
+# Keeps what the network is asked first: the initial noise.
+NOISE = sampling.Collector(
+  lambda n, info: jnp.zeros(info.y.shape, info.y.dtype),
+  lambda kept, info: jnp.where(info.step == 0, info.y, kept),
+)
+
+
+def digest(x):
+  return hashlib.sha256(np.asarray(x).tobytes()).hexdigest()
+
+
+def run(case):
+  devices, kind = case.split("-")
+  mesh = sample_job.mesh_of(int(devices))
+  return elementwise(mesh) if kind == "elementwise" else with_unet(mesh, kind)
+
+
+def with_unet(mesh, params):
+  model = sample_job.place(unet(), mesh, params)
+  table = solvers.ddpm(EDM, grids.karras(EDM, 4))
+  job = sample_job.Job(model, table, SHAPE, classes=3, mesh=mesh)
+  x, noise = sample_job.launch(job, np.arange(16), NOISE)
+  leaves = jax.tree.leaves(model.params)
+  held = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
+  return dict(
+    devices=len(x.sharding.device_set),
+    held=held / sum(leaf.size for leaf in leaves),
+    noise=digest(noise),
+    image=np.asarray(x).ravel().tolist(),
+  )
+
+
+def elementwise(mesh):
+  def model(x, t):
+    v = 1.0 + t * t
+    return predictions.Prediction(x / v, x * (t / v))
+
+  x = sampling.sample(
+    KEY,
+    model,
+    solvers.heun_churn(EDM, grids.karras(EDM, 9), churn=9.0),
+    (64, *SHAPE),
+    process=EDM,
+    sharding=parallel.batch_sharding(mesh) if mesh else None,
+  )
+  return dict(devices=len(x.sharding.device_set), image=digest(x))
+
+
+if __name__ == "__main__":
+  print(json.dumps({case: run(case) for case in sys.argv[1:]}))

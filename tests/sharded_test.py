@@ -1,0 +1,82 @@
+"""One seed, one set of images: on any number of devices, however params lie."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+ALONE = "1-replicated"
+FAST = ("2-sharded", "4-replicated", "8-sharded")
+REST = ("2-replicated", "4-sharded", "8-replicated")
+
+
+@functools.cache
+def run(*cases):
+  """Returns what tests/sharded_run.py prints: one process, eight devices."""
+  done = subprocess.run(
+    [sys.executable, str(ROOT / "tests" / "sharded_run.py"), *cases],
+    env=dict(
+      os.environ,
+      XLA_FLAGS="--xla_force_host_platform_device_count=8",
+      JAX_PLATFORMS="cpu",
+      PYTHONPATH=str(ROOT),
+    ),
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  return json.loads(done.stdout)
+
+
+def fast():
+  return run(ALONE, *FAST, "1-elementwise", "8-elementwise")
+
+
+def rest():
+  return run(*REST, "2-elementwise", "4-elementwise")
+
+
+def test_an_elementwise_model_is_bit_identical_over_devices():
+  """All noise and all arithmetic of the loop, without a network's rounding."""
+  one, eight = fast()["1-elementwise"], fast()["8-elementwise"]
+  assert (one["devices"], eight["devices"]) == (1, 8)
+  assert eight["image"] == one["image"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
+def test_an_elementwise_model_is_bit_identical_on_the_other_meshes(devices):
+  other = rest()[f"{devices}-elementwise"]
+  assert other["devices"] == devices
+  assert other["image"] == fast()["1-elementwise"]["image"]
+
+
+def check(alone, other, case):
+  devices, params = case.split("-")
+  assert other["devices"] == int(devices)
+  assert other["noise"] == alone["noise"]
+  np.testing.assert_allclose(other["image"], alone["image"], atol=2e-6)
+  if params == "sharded":  # its part of each large leaf, and the small ones
+    assert other["held"] < 1 / int(devices) + 0.05
+  else:
+    assert other["held"] == 1
+
+
+@pytest.mark.parametrize("case", FAST)
+def test_a_unet_gives_the_same_images(case):
+  alone = fast()[ALONE]
+  assert np.std(alone["image"]) > 0.1
+  check(alone, fast()[case], case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", REST)
+def test_a_unet_gives_the_same_images_on_the_other_meshes(case):
+  check(fast()[ALONE], rest()[case], case)
