@@ -82,6 +82,10 @@ setuptools.setup(
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["jaxdiff", "jaxdiff.*"]),
   package_data={"jaxdiff.metrics.features": ["*.npz"]},
+  packages=setuptools.find_packages(
+    include=["jaxdiff", "jaxdiff.*", "experiments", "experiments.*"]
+  ),
+  entry_points={"console_scripts": ["jaxdiff = experiments.command:main"]},
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   classifiers=[

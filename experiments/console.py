@@ -2,6 +2,7 @@
 
 import linecache
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from absl import flags
 from absl import logging
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
+_CONFIGS = _ROOT / "experiments" / "configs"
 _CODE = (_ROOT / "jaxdiff", _ROOT / "experiments")
 _MISTAKES = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 
@@ -40,7 +42,73 @@ def run(main: Callable[[], None]) -> None:
       return 1
     return 0
 
-  app.run(checked)
+  app.run(checked, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses the flags; mistakes in --config end in a line, too."""
+  try:
+    argv = with_config(argv)
+    return app.parse_flags_with_usage(argv)
+  except FileNotFoundError as e:
+    mistake = str(e)
+  except (AttributeError, KeyError) as e:
+    mistake = unknown_entry(e, argv)
+    if mistake is None:
+      raise
+  print(f"error: {mistake}", file=sys.stderr)
+  sys.exit(1)
+
+
+def with_config(argv: list[str]) -> list[str]:
+  """Returns a command line in which --config=NAME is the path of a file.
+
+  A name stands for a file of experiments/configs, with or without its folder:
+  --config=digits works from any directory.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+  """
+  argv = list(argv)
+  for i, argument in enumerate(argv):
+    match = re.fullmatch(r"--?config(?:=(.*))?", argument)
+    if not match or (match[1] is None and i + 1 == len(argv)):
+      continue
+    path, colon, rest = (match[1] or argv[i + 1]).partition(":")
+    ours = _CONFIGS / f"{pathlib.Path(path).stem}.py"
+    if not pathlib.Path(path).is_file():
+      if not ours.is_file():
+        names = sorted(p.stem for p in _CONFIGS.glob("[a-z]*.py"))
+        raise FileNotFoundError(
+          f"--config={path}: there is no such file, and experiments/configs has"
+          f" only {', '.join(names)}"
+        )
+      path = str(ours)
+    argv[i : i + 1 + (match[1] is None)] = [f"--config={path}{colon}{rest}"]
+  return argv
+
+
+def unknown_entry(e: Exception, argv: list[str]) -> str | None:
+  """Returns which --config.NAME=VALUE names no entry, None if none does.
+
+  ml_collections ends in an error of its own there, which knows no flag.
+
+  Args:
+    e: its error.
+    argv: the command line.
+  """
+  said = str(e)
+  name = re.search(r"\.(\w+) does not exist", said)
+  name = name or re.search(r"'(\w+)\\?'", said)
+  if name is None:
+    return None
+  pattern = rf"--?(no)?[\w.]+\.{name[1]}\b.*"
+  flag = next((a for a in argv if re.fullmatch(pattern, a)), None)
+  if flag is None:
+    return None
+  near = re.search(r'Did you mean "(\w+)"', said)
+  hint = f"; did you mean {near[1]!r}?" if near else ""
+  return f"{flag}: the configuration has no such entry{hint}"
 
 
 def _is_check(e: Exception) -> bool:

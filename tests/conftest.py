@@ -6,7 +6,7 @@ import sys
 import jax
 import pytest
 
-# experiments is no installed package: `pytest` alone must find it too
+# `pytest` alone must find experiments in a checkout that is not installed
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 

@@ -283,6 +283,8 @@ def test_shards_read_as_one_set_in_order(tmp_path, setting):
   np.testing.assert_allclose(
     found["image"].ravel(), np.arange(10) / 127.5 - 1, atol=1e-6
   )
+  pixels = data.load(f"shards:{tmp_path}", scale=False)["image"]
+  assert pixels.dtype == np.uint8 and pixels.ravel().tolist() == [*range(10)]
 
 
 @pytest.mark.parametrize("setting", [{}, dict(num=10, shard_size=4)])

@@ -66,8 +66,8 @@ def load(name: str, **options: Any) -> Any:
       `"shards:/folder"` (as experiments.sample writes them), or
       `"tfds:mnist"` (with a config and a version where wanted).
     **options: handed on to `digits`, `patches`, `named.load`, `from_npz`,
-      `from_folder`, `from_shards` or `from_tfds`. All but the digits, which are no bytes,
-      take `scale=False`, which leaves pixels u8 for `scaled`.
+      `from_folder`, `from_shards` or `from_tfds`. All but the digits, which
+      are no bytes, take `scale=False`, which leaves pixels u8 for `scaled`.
 
   Returns:
     A source for `batches`: a dict of arrays, or a sequence of examples read on

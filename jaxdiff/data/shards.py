@@ -187,10 +187,16 @@ def expected(folder: str | os.PathLike) -> list[tuple[int, int, int]]:
   return [(k, a, min(a + size, num)) for k, a in enumerate(firsts)]
 
 
-def each(folder: str | os.PathLike) -> Iterator[dict[str, np.ndarray]]:
+def each(
+  folder: str | os.PathLike, *, scale: bool = True
+) -> Iterator[dict[str, np.ndarray]]:
   """Yields complete shards one by one, in the order of their samples.
 
   Holds one shard at a time: for statistics over sets that fit no memory.
+
+  Args:
+    folder: of the shards.
+    scale: False leaves u8 images as they are, for `scaled`.
 
   Yields:
     `image` f32[m, ...] (u8 is mapped to [-1, 1]) and `label` i32[m].
@@ -213,15 +219,21 @@ def each(folder: str | os.PathLike) -> Iterator[dict[str, np.ndarray]]:
     )
   for number, _, _ in wanted:
     shard = read(folder, number)
-    image = shard["image"]
+    rank = shard["image"].ndim  # points of the plane are no grey images
     yield {
-      "image": arrays.standard("image", image, rank=image.ndim),
-      "label": shard["label"].astype(np.int32),
+      name: arrays.standard(name, shard[name], rank=rank, pixels=not scale)
+      for name in ("image", "label")
     }
 
 
-def from_shards(folder: str | os.PathLike) -> dict[str, np.ndarray]:
+def from_shards(
+  folder: str | os.PathLike, *, scale: bool = True
+) -> dict[str, np.ndarray]:
   """Reads a folder of shards as one data set, in the order of the samples.
+
+  Args:
+    folder: of the shards.
+    scale: False leaves u8 images as they are, for `scaled`.
 
   Returns:
     `image` f32[n, ...], where u8 is mapped to [-1, 1], and `label` i32[n].
@@ -230,7 +242,7 @@ def from_shards(folder: str | os.PathLike) -> dict[str, np.ndarray]:
     FileNotFoundError: if there is no such folder, or a shard is missing.
     ValueError: if a shard is damaged.
   """
-  parts = list(each(folder))
+  parts = list(each(folder, scale=scale))
   return {
     name: np.concatenate([part.pop(name) for part in parts])
     for name in ("image", "label")
