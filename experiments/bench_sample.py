@@ -1,0 +1,232 @@
+r"""How fast a model samples: images a second, and utilisation of the device.
+
+  python -m experiments.bench_sample
+  python -m experiments.bench_sample --workdir=runs/cifar10 --batches=256,1024 \
+      --dtypes=bfloat16,float32
+
+Measures every batch size, dtype and number of devices, after one run to
+compile, and writes OUT/bench_sample.json and .md. Utilisation is model FLOPs a
+second over the peak of the devices (experiments/flops.py). For each cell it
+also asserts in the compiled program that all network calls are one loop of one
+program, which nothing on the host interrupts. Half a minute on two cores.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import console
+
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Run of experiments.train; without one --network is taken."
+)
+_NETWORK = flags.DEFINE_string(
+  "network", "digits_unet", "Network with weights of no training."
+)
+_OPTIONS = flags.DEFINE_string(
+  "network_options", "{}", "Its attributes, as JSON."
+)
+_SHAPE = flags.DEFINE_list("shape", ["8", "8", "1"], "Of one sample.")
+_CLASSES = flags.DEFINE_integer("num_classes", 10, "Classes of the network.")
+_BATCHES = flags.DEFINE_list("batches", ["16", "64"], "Samples at a time.")
+_DTYPES = flags.DEFINE_list(
+  "dtypes", ["float32", "bfloat16"], "What the network computes in."
+)
+_DEVICES = flags.DEFINE_list(
+  "devices", None, "Numbers of devices; all that there are by default."
+)
+_PARAMS = flags.DEFINE_enum(
+  "params", "replicated", ("replicated", "sharded"), "Parameters on devices."
+)
+_CALLS = flags.DEFINE_integer("calls", 18, "Network calls.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", "runs/bench_sample", "Folder of the results.")
+
+_NETWORK_OPS = ("dot_general", "conv_general_dilated")
+_HOST = ("callback", "infeed", "outfeed", "SendToHost", "RecvFromHost")
+
+
+def measure(job: Any, batch: int, repeats: int) -> dict[str, Any]:
+  """Returns speed and memory of drawing batches of a job.
+
+  Args:
+    job: a `sample_job.Job`.
+    batch: samples at a time.
+    repeats: timed runs.
+  """
+  from experiments import flops
+  from experiments import sample_job
+
+  index = np.arange(batch)
+
+  def seconds() -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(sample_job.launch(job, index))
+    return time.perf_counter() - begin
+
+  compile_s = seconds()
+  times = [seconds() for _ in range(repeats)]
+  compiled = program_of(job, batch)
+  memory = compiled.memory_analysis()
+  x = jax.ShapeDtypeStruct((batch, *job.shape), jnp.float32)
+  label = jax.ShapeDtypeStruct((batch,), jnp.int32) if job.classes else None
+  call = lambda model, x, label: model(x, jnp.float32(1.0), label).x0
+  per_image = flops.count(call, job.model, x, label) / batch * job.table.nfe
+  speed = batch / statistics.median(times)
+  return dict(
+    batch=batch,
+    calls=job.table.nfe,
+    images_per_second=speed,
+    slowest=batch / max(times),
+    fastest=batch / min(times),
+    gflops_per_image=per_image / 1e9,
+    flops_per_second=speed * per_image,
+    first_run_s=compile_s,
+    bytes_per_device=memory.temp_size_in_bytes + memory.argument_size_in_bytes,
+    **one_loop(compiled.as_text()),
+  )
+
+
+def program_of(job: Any, batch: int) -> Any:
+  """Returns the compiled program that draws a batch."""
+  from experiments import sample_job
+
+  def draw(model: Any) -> Any:
+    own = dataclasses.replace(job, model=model)
+    return sample_job.launch(own, np.arange(batch))
+
+  return jax.jit(draw).lower(job.model).compile()
+
+
+def one_loop(text: str) -> dict[str, int]:
+  """Returns what a compiled program holds, refusing one that is not one loop.
+
+  Every instruction carries the path of the operation that it comes from, on
+  all devices; what runs in the solver's loop has `while/body` in it.
+
+  Args:
+    text: HLO.
+
+  Raises:
+    AssertionError: if network calls lie outside of the loop, there is not
+      exactly one loop of them, or the host takes part.
+  """
+  entry = text[text.index("\nENTRY") :]
+  paths = re.findall(r'op_name="([^"]*)"', text)
+  network = [p for p in paths if p.rpartition("/")[2] in _NETWORK_OPS]
+  outside = [p for p in network if "while/body" not in p]
+  origins = {p.partition("/body")[0] for p in network}  # other loops draw noise
+  whiles = [line for line in entry.splitlines() if " while(" in line]
+  loops = sum(f'op_name="{p}"' in line for p in origins for line in whiles)
+  targets = re.findall(r'custom_call_target="([^"]*)"', text)
+  host = [t for t in targets if any(name in t for name in _HOST)]
+  if outside or host or loops != 1:
+    raise AssertionError(
+      f"expected one loop of network calls: {loops} loops, {len(network)}"
+      f" products and convolutions of which {len(outside)} outside of it"
+      f" ({outside[:2]}), calls to the host {host}"
+    )
+  return dict(loops=loops, products_in_loop=len(network))
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+  """Returns the results as a table."""
+  head = (
+    "| device | devices | params | dtype | batch | calls | images/s | GFLOP per"
+    " image | utilisation | MB per device |"
+  )
+  lines = [head, "|" + (head.count("|") - 1) * "---|"]
+  for row in rows:
+    lines.append(
+      f"| {row['device']} | {row['devices']} | {row['params']} |"
+      f" {row['dtype']} | {row['batch']} | {row['calls']} |"
+      f" {row['images_per_second']:,.1f} | {row['gflops_per_image']:.4g} |"
+      f" {100 * row['utilisation']:.1f} % |"
+      f" {row['bytes_per_device'] / 1e6:,.1f} |"
+    )
+  return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+  # after the flags, so that --help answers at once
+  from experiments import flops
+  from experiments import sample_job
+  from jaxdiff import grids
+  from jaxdiff import solvers
+  from jaxdiff import training
+
+  if _WORKDIR.value:
+    config = training.load_config(training.checkpoint_directory(_WORKDIR.value))
+    params = training.load_denoiser(_WORKDIR.value).params
+  else:
+    config = training.ModelConfig(
+      shape=tuple(int(d) for d in _SHAPE.value),
+      network=_NETWORK.value,
+      network_options=json.loads(_OPTIONS.value),
+      num_classes=_CLASSES.value,
+    )
+    params = training.make_denoiser(config, jax.random.key(0)).params
+  device = jax.devices()[0]
+  rows = []
+  for devices in _DEVICES.value or [jax.local_device_count()]:
+    mesh = sample_job.mesh_of(int(devices))
+    for dtype in _DTYPES.value:
+      options = {**config.network_options, "dtype": dtype}
+      model = training.make_denoiser(
+        dataclasses.replace(config, network_options=options)
+      )
+      model = dataclasses.replace(model, params=params)
+      table = solvers.euler(
+        model.process, grids.vp_quadratic(model.process, _CALLS.value)
+      )
+      job = sample_job.Job(
+        sample_job.place(model, mesh, _PARAMS.value),
+        table,
+        config.shape,
+        classes=config.num_classes,
+        mesh=mesh,
+      )
+      peak = flops.peak(dtype, device)
+      for batch in map(int, _BATCHES.value):
+        found = measure(job, batch, _REPEATS.value)
+        used = flops.utilisation(found["flops_per_second"], peak, int(devices))
+        rows.append(
+          dict(
+            device=device.device_kind,
+            devices=int(devices),
+            params=_PARAMS.value,
+            dtype=dtype,
+            network=config.network,
+            shape=config.shape,
+            **found,
+            utilisation=used,
+            peak=peak.flops,
+            peak_source=peak.source,
+            jax=jax.__version__,
+          )
+        )
+        print(
+          f"{dtype}, batch {batch}, {devices} device(s):"
+          f" {found['images_per_second']:,.1f} images/s,"
+          f" {100 * used:.1f} % of the peak ({peak.source})",
+          flush=True,
+        )
+  out = pathlib.Path(_OUT.value)
+  out.mkdir(parents=True, exist_ok=True)
+  (out / "bench_sample.json").write_text(json.dumps(rows, indent=1) + "\n")
+  (out / "bench_sample.md").write_text(markdown(rows))
+  print("\n" + markdown(rows))
+  print(f"Wrote {out}/bench_sample.json and .md.")
+
+
+if __name__ == "__main__":
+  console.run(main)
