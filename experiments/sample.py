@@ -338,15 +338,19 @@ def main() -> None:
     on_shard=show,
   )
   show()
-  made = f"{FLAGS.num} samples, {table.nfe} calls each"
   if in_shards:
     count = -(-FLAGS.num // size)
     there = sum(k < count for k in shards.numbers(folder))
-    print(f"{there} of {count} shards in {folder} ({made}; {drawn} drawn now).")
+    print(
+      f"{folder} holds {there} of {count} shards"
+      f" ({FLAGS.num} samples, {table.nfe} calls each; {drawn} drawn now)."
+    )
   else:
     sample_job.merge(folder, out / "samples.npz")
     shutil.rmtree(folder)
-    print(f"Wrote {out}/samples.npz ({made}).")
+    print(
+      f"Wrote {out}/samples.npz ({FLAGS.num} samples, {table.nfe} calls each)."
+    )
   print(*shown, sep="\n")
   if FLAGS.trajectory:
     print(trajectory(job, out / "trajectory.png"))

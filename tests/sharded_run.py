@@ -3,11 +3,14 @@
   python tests/sharded_run.py CASE...
 
 with eight virtual devices. A case is DEVICES-PARAMS for the U-Net, as in
-8-sharded, or DEVICES-elementwise. Prints one JSON object, by case.
+8-sharded, DEVICES-elementwise, or DEVICES-gathers for the places where the
+program gathers parameters. Prints one JSON object, by case.
 """
 
+import dataclasses
 import hashlib
 import json
+import re
 import sys
 
 import jax
@@ -57,6 +60,8 @@ def digest(x):
 def run(case):
   devices, kind = case.split("-")
   mesh = sample_job.mesh_of(int(devices))
+  if kind == "gathers":
+    return gathers(mesh)
   return elementwise(mesh) if kind == "elementwise" else with_unet(mesh, kind)
 
 
@@ -89,6 +94,26 @@ def elementwise(mesh):
     sharding=parallel.batch_sharding(mesh) if mesh else None,
   )
   return dict(devices=len(x.sharding.device_set), image=digest(x))
+
+
+def gathers(mesh):
+  """Returns what programs exchange in their loop, and before it."""
+  sharding = parallel.batch_sharding(mesh)
+  x = jax.device_put(jnp.ones((16, *SHAPE)), sharding)
+  table = solvers.euler(EDM, grids.karras(EDM, 4))
+  gathered = sample_job.place(unet(), mesh, "sharded")
+  plain = dataclasses.replace(gathered, apply=unet().apply)
+  out = {}
+  for name, model in dict(gathered=gathered, plain=plain).items():
+    draw = lambda m, x: sampling.sample(KEY, m, table, x, sharding=sharding)
+    text = jax.jit(draw).lower(model, x).compile().as_text()
+    loop, entry = text.split("\nENTRY")
+    out[name] = {
+      f"{op} {where}": len(re.findall(rf" {op}(?:-start)?\(", part))
+      for op in ("all-gather", "all-reduce", "all-to-all")
+      for where, part in (("in loop", loop), ("before", entry))
+    }
+  return out
 
 
 if __name__ == "__main__":

@@ -80,3 +80,14 @@ def test_a_unet_gives_the_same_images(case):
 @pytest.mark.parametrize("case", REST)
 def test_a_unet_gives_the_same_images_on_the_other_meshes(case):
   check(fast()[ALONE], rest()[case], case)
+
+
+@pytest.mark.slow
+def test_sharded_parameters_are_gathered_in_the_loop_and_nothing_else_is():
+  """Gathered before the loop, all of them would stay on every device."""
+  found = run("8-gathers")["8-gathers"]
+  gathered, plain = found["gathered"], found["plain"]
+  assert gathered["all-gather in loop"] > 0
+  assert sum(gathered.values()) == gathered["all-gather in loop"]
+  # what the compiler does left to itself, the reason for parallel.Gathered
+  assert plain["all-gather before"] > 0

@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns the config; every field can be overridden on the command line."""
   config = frontier_mixture.get_config()
   config.target = "runs/digits"
+  config.solvers = (*config.solvers, "default")
   config.grids = ("vp_quadratic",)
   config.noises = 128
   config.reference_steps = 150
