@@ -226,7 +226,7 @@ def test_samples_do_not_depend_on_the_batch_and_repeat_in_a_larger_job(demo):
   flags = (f"--workdir={out}/training", "--solver=ddpm", "--calls=3")
   start("experiments.sample", *flags, f"--out={out}/a", "--num=7")
   large = (*flags, f"--out={out}/b", "--num=10", "--batch=4", "--shards")
-  done = start("experiments.sample", *large, "--trajectory")
+  done = start("experiments.sample", *large)
   assert "holds 3 of 3 shards" in done.stdout
   a = np.load(out / "a" / "samples.npz")
   b = data.load(f"shards:{out}/b/samples")
@@ -237,7 +237,7 @@ def test_samples_do_not_depend_on_the_batch_and_repeat_in_a_larger_job(demo):
   )
   assert list(b["label"]) == list(range(10))
   assert not list((out / "a").glob(".samples*"))
-  for picture in ("a/samples.png", "b/samples.png", "b/trajectory.png"):
+  for picture in ("a/samples.png", "b/samples.png"):
     assert (out / picture).read_bytes()[:4] == b"\x89PNG"
 
 

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import sample_job_run as small
 
+from experiments import sample
 from experiments import sample_job
 from jaxdiff import checkpoints
 from jaxdiff import data
+from jaxdiff import denoisers
 from jaxdiff import training
 from jaxdiff.data import shards
 
@@ -229,6 +231,18 @@ def test_pixels_are_rounded_and_come_back():
   outside = np.array([-1.5, 1.5], np.float32)
   assert sample_job.encode(outside, "uint8").tolist() == [0, 255]
   assert np.array_equal(sample_job.encode(outside, "float32"), outside)
+
+
+def test_a_trajectory_is_drawn_of_images_alone(tmp_path):
+  process = small.EDM
+  plain = lambda params, x, c: jax.numpy.zeros_like(x)
+  model = denoisers.from_function(plain, {}, process)
+  path = tmp_path / "trajectory.png"
+  job = sample_job.Job(model, small.TABLE, (4, 4, 1))
+  assert "Wrote" in sample.trajectory(job, path, rows=2)
+  assert path.read_bytes()[:4] == b"\x89PNG"
+  job = sample_job.Job(model, small.TABLE, (2,))
+  assert "No trajectory" in sample.trajectory(job, path)
 
 
 # --- settings -----------------------------------------------------------------
