@@ -2,7 +2,7 @@
 
   make demo
 
-About 2 minutes on two cores. Interrupted, it goes on where it stopped; run
+2 to 4 minutes on two cores. Interrupted, it goes on where it stopped; run
 again, it reads what is there. Writes runs/demo/frontier.png, samples.png and
 frontier.csv.
 """

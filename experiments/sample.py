@@ -20,7 +20,8 @@ several hosts run the command on each, with a folder that all of them see, and
 
   --process_index=$SLURM_PROCID --process_count=$SLURM_NTASKS
 
-or initialise jax.distributed: every process draws its own shards.
+or with --coordinator=auto on a TPU pod: every process draws its own shards and
+waits for no other.
 """
 
 import dataclasses
@@ -41,6 +42,7 @@ from experiments import plots
 from experiments import sample_job
 from jaxdiff import denoisers
 from jaxdiff import grids
+from jaxdiff import parallel
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
@@ -145,10 +147,15 @@ def setting_of(
 def process_of() -> tuple[int, int]:
   """Returns (index, count) of this process among those that share the job.
 
+  Called before anything uses a device.
+
   Raises:
     ValueError: for one flag without the other, or an index beyond the count.
   """
   index, count = FLAGS.process_index, FLAGS.process_count
+  if FLAGS.coordinator:
+    parallel.initialize(FLAGS.coordinator, count, index)
+    return jax.process_index(), jax.process_count()
   if index is None and count is None:
     return jax.process_index(), jax.process_count()
   if index is None or count is None or index >= count:
@@ -213,6 +220,12 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "step", None, "Checkpoint to use; the latest by default."
   )
+  flags.DEFINE_float(
+    "sigma_rel",
+    None,
+    "Width of an average of the weights that is put together now, from the"
+    " snapshots of a run that kept them.",
+  )
   flags.DEFINE_enum(
     "solver",
     "unipc_3",
@@ -276,20 +289,28 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "process_count", None, "Processes that share the job.", lower_bound=1
   )
+  flags.DEFINE_string(
+    "coordinator",
+    None,
+    'HOST:PORT of process 0, or "auto", where devices need jax.distributed;'
+    " sampling itself does not.",
+  )
   flags.DEFINE_bool(
     "trajectory", False, "Whether to draw OUT/trajectory.png, too."
   )
 
 
 def main() -> None:
+  process = process_of()
   workdir = FLAGS.workdir
   config = training.load_config(training.checkpoint_directory(workdir))
-  model = training.load_denoiser(workdir, step=FLAGS.step)
+  model = training.load_denoiser(
+    workdir, step=FLAGS.step, sigma_rel=FLAGS.sigma_rel
+  )
   step = FLAGS.step
   if step is None:
     step = int(training.fingerprint(workdir).partition("-")[0])
   out = pathlib.Path(FLAGS.out or workdir)
-  process = process_of()
   table = table_for(model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls)
   setting = setting_of(config, model, step)
   mesh = sample_job.mesh_of(FLAGS.devices)

@@ -16,6 +16,11 @@ LONG = (
   "stochastic_interpolants",
 )
 SOLVERS = ("ddim", "dpmpp_2m", "default")  # of bring_your_own_checkpoint
+  "learn_your_own_solver",
+  "pfgmpp",
+  "sharded_sampling",
+  "stochastic_interpolants",
+)
 
 
 def test_there_are_notebooks():
@@ -65,6 +70,11 @@ def test_notebook_runs(path, monkeypatch):
     assert "compiled programs: 1" in text
     assert text.count(" calls: default") == 8  # the exact network: every budget
     assert "poor network, best at 10 calls: ipndm_3" in text
+  if path.stem == "sharded_sampling":
+    assert "same images: True" in text
+    assert "1 of 4 shards are not complete" in text
+    found = [float(p.split()[0]) for p in text.split("one device: ")[1:]]
+    assert len(found) == 2 and max(found) < 1e-5
   if path.stem == "stochastic_interpolants":
     found = [float(part.split()[0]) for part in text.split("distance ")[1:]]
     assert found == sorted(found, reverse=True)  # more noise, less error

@@ -5,6 +5,7 @@ import os
 import pathlib
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -189,6 +190,24 @@ def test_a_job_of_5000_images_survives_20_kills(run, tmp_path):
   assert in_write > 0 and held < 100
   assert f"{5000 - 50 * held} drawn now" in said
   assert contents(folder) == contents(whole / "samples")
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_jax_job_draw_what_one_draws(run, tmp_path):
+  flags = ("--num=200", "--batch=50", "--calls=4", "--shards")
+  assert start(run, tmp_path / "one", *flags).wait() == 0
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  flags += (f"--coordinator=127.0.0.1:{port}", "--process_count=2")
+  both = [
+    start(run, tmp_path / "two", *flags, f"--process_index={i}") for i in (0, 1)
+  ]
+  said = [child.communicate()[0] for child in both]
+  assert [child.returncode for child in both] == [0, 0]
+  assert all("100 drawn now" in text for text in said)
+  one, two = (contents(tmp_path / name / "samples") for name in ("one", "two"))
+  assert one == two
 
 
 # --- shared -------------------------------------------------------------------
