@@ -1,5 +1,6 @@
 """How every script starts: flags, errors in a line, and a quiet terminal."""
 
+import errno
 import linecache
 import pathlib
 import re
@@ -14,6 +15,7 @@ from absl import logging
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _CONFIGS = _ROOT / "experiments" / "configs"
 _CODE = (_ROOT / "jaxdiff", _ROOT / "experiments")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MISTAKES = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 
 
@@ -36,9 +38,10 @@ def run(main: Callable[[], None]) -> None:
       print("\nInterrupted. Run the same command again to go on from here.")
       return 130  # what shells expect of a program stopped by Ctrl-C
     except _MISTAKES as e:
-      if flags.FLAGS["verbosity"].value >= 1 or not _is_check(e):
+      said = _line(e)
+      if flags.FLAGS["verbosity"].value >= 1 or said is None:
         raise
-      print(f"error: {e}", file=sys.stderr)
+      print(f"error: {said}", file=sys.stderr)
       return 1
     return 0
 
@@ -109,6 +112,19 @@ def unknown_entry(e: Exception, argv: list[str]) -> str | None:
   near = re.search(r'Did you mean "(\w+)"', said)
   hint = f"; did you mean {near[1]!r}?" if near else ""
   return f"{flag}: the configuration has no such entry{hint}"
+
+
+def _line(e: Exception) -> str | None:
+  """Returns what to tell of an error in a line, None for a bug."""
+  number = getattr(e, "errno", None)
+  if _is_check(e):
+    return e.strerror if number else str(e)  # without "[Errno 28]"
+  if number in _FULL:
+    return (
+      f"the disk is full ({e.filename or e.strerror}); whatever was complete is"
+      " kept: make room and run the same command again"
+    )
+  return None
 
 
 def _is_check(e: Exception) -> bool:

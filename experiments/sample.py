@@ -178,10 +178,10 @@ def first_images(folder: pathlib.Path, count: int) -> np.ndarray | None:
   """Returns the first samples f32[count, ...]; None until they are drawn."""
   parts, held = [], 0
   while held < count:
-    number = len(parts)
-    if not shards.path_of(folder, number).is_file():
+    try:
+      image = shards.read(folder, len(parts))["image"]
+    except (FileNotFoundError, ValueError):  # still to be drawn, or anew
       return None
-    image = shards.read(folder, number)["image"]
     parts.append(sample_job.decode(image))
     held += len(image)
   return np.concatenate(parts)[:count]

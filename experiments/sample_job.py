@@ -242,6 +242,8 @@ def write(
     total=total, initial=total - left, desc="sampling", unit=" samples"
   ) as bar:
     for span, x in draw(job, spans, batch):
+      if dtype == "uint8" and not bar.n > total - left:
+        warn_of_cut(x)
       parts.append(encode(x, dtype))
       if span.stop == stop(span.number):
         first = span.number * shard_size
@@ -264,6 +266,16 @@ def encode(x: np.ndarray, dtype: str) -> np.ndarray:
     return np.asarray(x, np.float32)
   pixels = np.rint((np.asarray(x, np.float32) + 1.0) * 127.5)
   return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def warn_of_cut(x: np.ndarray) -> None:
+  """Says so if samples do not lie in [-1, 1], where pixels are."""
+  share = np.mean(np.abs(x) > 1.1)
+  if share > 0.1:
+    tqdm.tqdm.write(
+      f"Warning: {100 * share:.0f} % of the values lie outside of [-1, 1] and"
+      " are cut; --format=float32 keeps them"
+    )
 
 
 def decode(image: np.ndarray) -> np.ndarray:

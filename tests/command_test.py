@@ -1,5 +1,6 @@
 """The command `jaxdiff`, and mistakes in --config."""
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -113,3 +114,16 @@ def test_a_file_of_ones_own_is_taken_as_it_is(tmp_path):
   assert console.with_config([f"--config={own}"]) == [f"--config={own}"]
   with pytest.raises(FileNotFoundError, match=r"--config=digitz: .* digits,"):
     console.with_config(["--config=digitz"])
+
+
+def test_a_full_disk_ends_in_a_line_wherever_it_is_met():
+  met = OSError(errno.ENOSPC, "No space left on device", "a.png")
+  assert "the disk is full (a.png)" in console._line(raised(met))
+  assert console._line(raised(OSError(errno.EIO, "I/O error"))) is None
+
+
+def raised(e):
+  try:
+    exec("raise e", dict(e=e))
+  except OSError as caught:
+    return caught

@@ -252,6 +252,13 @@ def test_pixels_are_rounded_and_come_back():
   assert np.array_equal(sample_job.encode(outside, "float32"), outside)
 
 
+def test_values_that_no_pixel_holds_are_warned_of(capsys):
+  sample_job.warn_of_cut(np.linspace(-1.15, 1.15, 99))
+  assert not capsys.readouterr().out
+  sample_job.warn_of_cut(np.linspace(-3, 3, 99))
+  assert "of the values lie outside of [-1, 1]" in capsys.readouterr().out
+
+
 def test_a_trajectory_is_drawn_of_images_alone(tmp_path):
   process = small.EDM
   plain = lambda params, x, c: jax.numpy.zeros_like(x)
