@@ -55,17 +55,21 @@ _NETWORK_OPS = ("dot_general", "conv_general_dilated")
 _HOST = ("callback", "infeed", "outfeed", "SendToHost", "RecvFromHost")
 
 
-def measure(job: Any, batch: int, repeats: int) -> dict[str, Any]:
+def measure(
+  job: Any, batch: int, repeats: int, dtype: str = "float32"
+) -> dict[str, Any]:
   """Returns speed and memory of drawing batches of a job.
 
   Args:
     job: a `sample_job.Job`.
     batch: samples at a time.
     repeats: timed runs.
+    dtype: that the network computes in.
   """
   from experiments import flops
   from experiments import sample_job
 
+  devices = job.mesh.size if job.mesh else 1
   index = np.arange(batch)
 
   def seconds() -> float:
@@ -82,6 +86,7 @@ def measure(job: Any, batch: int, repeats: int) -> dict[str, Any]:
   call = lambda model, x, label: model(x, jnp.float32(1.0), label).x0
   per_image = flops.count(call, job.model, x, label) / batch * job.table.nfe
   speed = batch / statistics.median(times)
+  used = flops.utilisation(per_image, speed, dtype=dtype, devices=devices)
   return dict(
     batch=batch,
     calls=job.table.nfe,
@@ -89,10 +94,10 @@ def measure(job: Any, batch: int, repeats: int) -> dict[str, Any]:
     slowest=batch / max(times),
     fastest=batch / min(times),
     gflops_per_image=per_image / 1e9,
-    flops_per_second=speed * per_image,
     first_run_s=compile_s,
     bytes_per_device=memory.temp_size_in_bytes + memory.argument_size_in_bytes,
     **one_loop(compiled.as_text()),
+    **used,
   )
 
 
@@ -158,7 +163,6 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
   # after the flags, so that --help answers at once
-  from experiments import flops
   from experiments import sample_job
   from jaxdiff import grids
   from jaxdiff import solvers
@@ -175,7 +179,6 @@ def main() -> None:
       num_classes=_CLASSES.value,
     )
     params = training.make_denoiser(config, jax.random.key(0)).params
-  device = jax.devices()[0]
   rows = []
   for devices in _DEVICES.value or [jax.local_device_count()]:
     mesh = sample_job.mesh_of(int(devices))
@@ -195,29 +198,25 @@ def main() -> None:
         classes=config.num_classes,
         mesh=mesh,
       )
-      peak = flops.peak(dtype, device)
       for batch in map(int, _BATCHES.value):
-        found = measure(job, batch, _REPEATS.value)
-        used = flops.utilisation(found["flops_per_second"], peak, int(devices))
+        found = measure(job, batch, _REPEATS.value, dtype)
         rows.append(
           dict(
-            device=device.device_kind,
+            device=jax.devices()[0].device_kind,
             devices=int(devices),
             params=_PARAMS.value,
             dtype=dtype,
             network=config.network,
             shape=config.shape,
-            **found,
-            utilisation=used,
-            peak=peak.flops,
-            peak_source=peak.source,
             jax=jax.__version__,
+            **found,
           )
         )
         print(
           f"{dtype}, batch {batch}, {devices} device(s):"
           f" {found['images_per_second']:,.1f} images/s,"
-          f" {100 * used:.1f} % of the peak ({peak.source})",
+          f" {100 * found['utilisation']:.1f} % of the peak"
+          f" ({found['peak_source']})",
           flush=True,
         )
   out = pathlib.Path(_OUT.value)

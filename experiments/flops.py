@@ -5,6 +5,7 @@ compiler fuses or rematerialises anything, the same on every device (Chowdhery
 et al. 2022, appendix B). Utilisation is model FLOPs a second over the peak.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -95,6 +96,7 @@ def _scans(program: Any) -> Iterator[tuple[int, Any]]:
         yield from _scans(getattr(inner, "jaxpr", inner))
 
 
+@functools.cache
 def peak(dtype: Any = jnp.bfloat16, device: jax.Device | None = None) -> Peak:
   """Returns what a device could do: by `PEAKS`, or measured on a CPU.
 
@@ -119,7 +121,7 @@ def peak(dtype: Any = jnp.bfloat16, device: jax.Device | None = None) -> Peak:
 
 
 def _measured(dtype: Any, device: jax.Device, size: int = 1024) -> float:
-  """Returns the FLOP/s of square matrix products, the best of five."""
+  """Returns the FLOP/s of square matrix products, the best of twenty."""
   x = jax.device_put(jnp.ones((size, size), dtype), device)
   product = jax.jit(lambda x: x @ x)
   product(x).block_until_ready()
@@ -129,9 +131,36 @@ def _measured(dtype: Any, device: jax.Device, size: int = 1024) -> float:
     product(x).block_until_ready()
     return time.perf_counter() - begin
 
-  return 2.0 * size**3 / min(seconds() for _ in range(5))
+  return 2.0 * size**3 / min(seconds() for _ in range(20))
 
 
-def utilisation(flops_per_second: float, peak: Peak, devices: int = 1) -> float:
-  """Returns the part of the devices' peak that was used, 0 to 1."""
-  return flops_per_second / (peak.flops * devices)
+def utilisation(
+  work: Any, rate: float, *, dtype: Any = None, devices: int = 1
+) -> dict[str, Any]:
+  """Returns how much of the devices' peak is used, beside what it is made of.
+
+  Args:
+    work: the FLOPs of one run, from `count`; or a compiled program, of which
+      each device's part is taken as it is: recomputed values count then, loops
+      count once.
+    rate: runs a second.
+    dtype: that the work is done in; bfloat16 by default, float32 on a CPU.
+    devices: that share the work; of no account with a compiled program.
+
+  Returns:
+    `flops` of a run, `flops_per_second`, `utilisation` 0 to 1 (NaN where the
+    peak is not known), `peak` in FLOP/s of one device, and `peak_source`.
+  """
+  if hasattr(work, "cost_analysis"):
+    work, devices = float(work.cost_analysis().get("flops", 0.0)), 1
+  if dtype is None:
+    cpu = jax.default_backend() == "cpu"
+    dtype = jnp.float32 if cpu else jnp.bfloat16
+  top = peak(dtype)
+  return dict(
+    flops=work,
+    flops_per_second=work * rate,
+    utilisation=work * rate / (top.flops * devices),
+    peak=top.flops,
+    peak_source=top.source,
+  )

@@ -34,6 +34,7 @@ def test_a_job_is_one_loop_and_is_counted(job):
   width, inputs = 8, 4  # x and the embedding of width 8 enter together
   products = 2 * ((inputs + 8) * width + width * inputs)
   assert found["gflops_per_image"] * 1e9 / CALLS > products
+  assert found["flops"] == pytest.approx(found["gflops_per_image"] * 1e9)
   rows = [found | dict(device="cpu", devices=1, params="replicated")]
   rows[0] |= dict(dtype="float32", utilisation=0.125)
   head, rule, row = bench_sample.markdown(rows).splitlines()

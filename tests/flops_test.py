@@ -92,4 +92,12 @@ def test_an_unknown_accelerator_has_no_peak_and_a_cpu_is_measured():
   assert np.isnan(unknown.flops) and "Abacus is not in" in unknown.source
   measured = flops.peak(jnp.float32)
   assert measured.flops > 1e8 and "measured" in measured.source
-  assert flops.utilisation(measured.flops, measured, 2) == 0.5
+  half = flops.utilisation(measured.flops, 1.0, devices=2)
+  assert half["utilisation"] == 0.5 and half["peak"] == measured.flops
+
+
+def test_a_compiled_program_tells_its_own_work():
+  compiled = jax.jit(lambda a, b: a @ b).lower(A, B).compile()
+  used = flops.utilisation(compiled, 10.0)
+  assert used["flops"] == PRODUCT
+  assert used["utilisation"] == 10 * PRODUCT / used["peak"]
