@@ -304,8 +304,12 @@ def main() -> None:
   process = process_of()
   workdir = FLAGS.workdir
   config = training.load_config(training.checkpoint_directory(workdir))
+  mesh = sample_job.mesh_of(FLAGS.devices)
   model = training.load_denoiser(
-    workdir, step=FLAGS.step, sigma_rel=FLAGS.sigma_rel
+    workdir,
+    step=FLAGS.step,
+    sigma_rel=FLAGS.sigma_rel,
+    mesh=mesh if FLAGS.params == "sharded" else None,
   )
   step = FLAGS.step
   if step is None:
@@ -313,7 +317,6 @@ def main() -> None:
   out = pathlib.Path(FLAGS.out or workdir)
   table = table_for(model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls)
   setting = setting_of(config, model, step)
-  mesh = sample_job.mesh_of(FLAGS.devices)
   job = sample_job.Job(
     sample_job.place(model, mesh, FLAGS.params),
     table,

@@ -3,8 +3,9 @@
   python tests/sharded_run.py CASE...
 
 with eight virtual devices. A case is DEVICES-PARAMS for the U-Net, as in
-8-sharded, DEVICES-elementwise, or DEVICES-gathers for the places where the
-program gathers parameters. Prints one JSON object, by case.
+8-sharded, DEVICES-elementwise, DEVICES-gathers for the places where the program
+gathers parameters, or DEVICES-loaded for parameters read from a checkpoint.
+Prints one JSON object, by case.
 """
 
 import dataclasses
@@ -12,12 +13,14 @@ import hashlib
 import json
 import re
 import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import sample_job
+from jaxdiff import checkpoints
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import networks
@@ -26,17 +29,20 @@ from jaxdiff import predictions
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
+from jaxdiff import training
+from jaxdiff import tree
 
 EDM = processes.edm()
 SHAPE = (8, 8, 1)
 KEY = jax.random.key(0)
 
 
+OPTIONS = dict(channels=32, multipliers=(1,), blocks=1, attention=())
+
+
 def unet():
   """Returns a small U-Net in which every parameter matters."""
-  network = networks.UNet(
-    channels=32, multipliers=(1,), blocks=1, attention=(), num_classes=3
-  )
+  network = networks.UNet(**OPTIONS, num_classes=3)
   init = lambda key: network.init(key, jnp.zeros((1, *SHAPE)), jnp.zeros(1))
   draw = np.random.Generator(np.random.Philox(0))
   params = jax.tree.map(
@@ -60,9 +66,15 @@ def digest(x):
 def run(case):
   devices, kind = case.split("-")
   mesh = sample_job.mesh_of(int(devices))
-  if kind == "gathers":
-    return gathers(mesh)
-  return elementwise(mesh) if kind == "elementwise" else with_unet(mesh, kind)
+  own = dict(gathers=gathers, loaded=loaded, elementwise=elementwise)
+  return own[kind](mesh) if kind in own else with_unet(mesh, kind)
+
+
+def held(model):
+  """Returns the part of the parameters that one device holds."""
+  leaves = jax.tree.leaves(model.params)
+  here = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
+  return here / sum(leaf.size for leaf in leaves)
 
 
 def with_unet(mesh, params):
@@ -70,11 +82,9 @@ def with_unet(mesh, params):
   table = solvers.ddpm(EDM, grids.karras(EDM, 4))
   job = sample_job.Job(model, table, SHAPE, classes=3, mesh=mesh)
   x, noise = sample_job.launch(job, np.arange(16), NOISE)
-  leaves = jax.tree.leaves(model.params)
-  held = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
   return dict(
     devices=len(x.sharding.device_set),
-    held=held / sum(leaf.size for leaf in leaves),
+    held=held(model),
     noise=digest(noise),
     image=np.asarray(x).ravel().tolist(),
   )
@@ -114,6 +124,22 @@ def gathers(mesh):
       for where, part in (("in loop", loop), ("before", entry))
     }
   return out
+
+
+def loaded(mesh):
+  """Returns what a device holds of parameters read from a checkpoint."""
+  model = unet()
+  config = training.ModelConfig(
+    shape=SHAPE, network="unet", network_options=OPTIONS, num_classes=3
+  )
+  with tempfile.TemporaryDirectory() as folder:
+    training.save_config(folder, config)
+    opened = checkpoints.open(folder)
+    opened.save(1, {"ema_params": model.params})
+    opened.close()
+    read = training.load_denoiser(folder, mesh=mesh)
+  same = tree.digest(read.params) == tree.digest(model.params)
+  return dict(held=held(read), same=same)
 
 
 if __name__ == "__main__":

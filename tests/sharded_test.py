@@ -91,3 +91,9 @@ def test_sharded_parameters_are_gathered_in_the_loop_and_nothing_else_is():
   assert sum(gathered.values()) == gathered["all-gather in loop"]
   # what the compiler does left to itself, the reason for parallel.Gathered
   assert plain["all-gather before"] > 0
+
+
+@pytest.mark.slow
+def test_parameters_are_read_onto_the_devices_that_hold_them():
+  found = run("8-loaded")["8-loaded"]
+  assert found["same"] and found["held"] < 1 / 8 + 0.05

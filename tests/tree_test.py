@@ -188,3 +188,17 @@ def test_a_model_that_cannot_be_a_compilation_key_is_refused_with_the_mend():
 
   with pytest.raises(TypeError, match="register the class as a pytree"):
     tree.partition({"w": jnp.ones(2), "model": Unhashable()})
+
+
+def test_a_digest_names_the_numbers_and_nothing_else():
+  one = {"a": jnp.arange(4.0), "b": np.ones((2, 3), np.float32)}
+  same = {"b": jnp.ones((2, 3)), "a": np.arange(4, dtype=np.float32)}
+  assert tree.digest(one) == tree.digest(same)
+  for other in (
+    one | {"a": jnp.arange(4.0).at[2].add(1e-6)},
+    one | {"a": jnp.arange(4)},
+    one | {"a": jnp.arange(4.0).reshape(2, 2)},
+    {"a": one["a"], "c": one["b"]},
+    {"a": one["b"], "b": one["a"]},
+  ):
+    assert tree.digest(other) != tree.digest(one)

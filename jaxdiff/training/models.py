@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxdiff import checkpoints
 from jaxdiff import denoisers
 from jaxdiff import networks
+from jaxdiff import parallel
 from jaxdiff import processes
 from jaxdiff.training import snapshots
 
@@ -231,6 +232,7 @@ def load_denoiser(
   step: int | None = None,
   ema: bool = True,
   sigma_rel: float | None = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> denoisers.Denoiser:
   """Returns the denoiser of a finished or running training.
 
@@ -240,6 +242,8 @@ def load_denoiser(
     ema: the averaged parameters rather than the last ones.
     sigma_rel: width of an average that is put together now, from the snapshots
       of a run that kept them (see `ema`); `step` is then one of theirs.
+    mesh: devices to read the parameters onto, fully sharded: each reads its
+      part, and none ever holds them all.
 
   Raises:
     FileNotFoundError: if there is no such run, or no checkpoint in it yet.
@@ -247,13 +251,22 @@ def load_denoiser(
   """
   directory = _existing(workdir)
   denoiser = make_denoiser(load_config(directory))
+  params = denoiser.params
+  if mesh is not None:
+    params = jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=sharding
+      ),
+      params,
+      parallel.fully_sharded(params, mesh),
+    )
   if sigma_rel is not None:
-    params = snapshots.reconstruct(workdir, denoiser.params, sigma_rel, step)
+    params = snapshots.reconstruct(workdir, params, sigma_rel, step)
     return dataclasses.replace(denoiser, params=params)
   opened = checkpoints.open(directory, create=False)
   name = "ema_params" if ema else "params"
   try:
-    state, _ = opened.restore({name: denoiser.params}, step)
+    state, _ = opened.restore({name: params}, step)
   finally:
     opened.close()
   return dataclasses.replace(denoiser, params=state[name])
