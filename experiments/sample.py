@@ -207,7 +207,7 @@ def trajectory(
   _, kept = sample_job.launch(job, index, collect)
   images = np.swapaxes(np.asarray(kept), 0, 1)[:rows]  # f32[rows, calls, ...]
   flat = images.reshape(-1, *images.shape[2:])
-  title = f"what the network saw, every {every} of {job.table.nfe} calls"
+  title = f"denoised previews, one in {every} of {job.table.nfe} calls"
   plots.image_grid(flat, path, columns=images.shape[1], title=title)
   return f"Wrote {path}."
 

@@ -321,8 +321,9 @@ def keep_setting(folder: pathlib.Path, setting: Mapping[str, Any]) -> None:
       an unknown one; the entries that differ are named.
   """
   setting = json.loads(json.dumps(setting))
+  there = shards.numbers(folder)  # first: another process may begin meanwhile
   stored = stored_setting(folder)
-  if not stored and shards.numbers(folder):
+  if there and not stored:
     raise ValueError(
       f"{folder} holds shards but no {shards.SETTING}, so that nobody knows"
       " what they are samples of; give another --out, or remove them"

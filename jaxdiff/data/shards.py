@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
@@ -81,7 +82,8 @@ def write_file(
     OSError: if it cannot be written; nothing is left of it then.
   """
   path = pathlib.Path(path)
-  partial = path.with_name(f".{path.stem}-{os.getpid()}.partial")
+  mine = secrets.token_hex(4)  # hosts may share the folder, and process numbers
+  partial = path.with_name(f".{path.stem}-{mine}.partial")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(partial, "wb") as f:
