@@ -330,6 +330,11 @@ def main() -> None:
   in_shards = FLAGS.shards
   if in_shards is None:
     in_shards = FLAGS.num > _ONE_FILE or process[1] > 1
+  if process[1] > 1 and not in_shards:
+    raise ValueError(
+      f"--noshards is for one process, but {process[1]} share this job; leave"
+      " it out"
+    )
   setting["dtype"] = dtype_of(config.shape, in_shards)
   folder = out / "samples"
   if not in_shards:  # until all is drawn; a folder of its own for every job
@@ -375,7 +380,8 @@ def main() -> None:
     print(
       f"Wrote {out}/samples.npz ({FLAGS.num} samples, {table.nfe} calls each)."
     )
-  print(*shown, sep="\n")
+  for line in shown:
+    print(line)
   if FLAGS.trajectory:
     print(trajectory(job, out / "trajectory.png"))
 
