@@ -86,6 +86,7 @@ setuptools.setup(
     include=["jaxdiff", "jaxdiff.*", "experiments", "experiments.*"]
   ),
   entry_points={"console_scripts": ["jaxdiff = experiments.command:main"]},
+  package_data={"jaxdiff.zoo": ["*.npz", "README.md"]},
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   classifiers=[

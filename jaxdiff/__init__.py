@@ -75,6 +75,7 @@ _ON_DEMAND = (
   "search",
   "training",
   "weights",
+  "zoo",
 )
 
 

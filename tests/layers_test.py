@@ -24,7 +24,7 @@ LAYERS = [
   ("2a", {"denoisers", "fields", "guidance", "losses", "solvers", "oracles"}),
   ("3", {"sampling", "training", "discrete"}),
   ("3b", {"samplers", "weights"}),
-  ("3c", {"likelihood", "diagnostics"}),
+  ("3c", {"likelihood", "diagnostics", "zoo"}),
   (
     "4",
     {
