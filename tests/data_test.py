@@ -207,6 +207,7 @@ def test_an_error_of_the_source_reaches_the_caller_of_a_prefetched_batch():
     (dict(batch_size=2, seed=-1), "seed: got -1"),
     (dict(batch_size=2, num_epochs=-1), "num_epochs: got -1"),
     (dict(batch_size=2, prefetch=-1), "prefetch: got -1"),
+    (dict(batch_size=2, workers=-1), "workers: got -1"),
   ],
 )
 def test_bad_arguments_are_named(options, message):
@@ -345,6 +346,46 @@ def test_npz_that_is_missing_cut_short_or_uneven_is_refused(tmp_path):
   path.write_bytes(path.read_bytes()[:-40])
   with pytest.raises(ValueError, match="cut short"):
     data.from_npz(path)
+
+
+def test_pixels_stay_bytes_until_they_are_scaled(tmp_path):
+  pixels = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
+  np.savez(tmp_path / "set.npz", image=pixels, label=np.arange(4))
+  held = data.load(f"npz:{tmp_path / 'set.npz'}", scale=False)
+  whole = data.load(f"npz:{tmp_path / 'set.npz'}")
+  np.testing.assert_array_equal(held["image"], pixels)
+  # The same numbers, whether scaled at once, by batch, or on the device.
+  options = dict(seed=0, num_epochs=1)
+  later = data.batches(held, 2, transform=data.scaled, **options)
+  for batch, raw, expected in zip(
+    later, data.batches(held, 2, **options), data.batches(whole, 2, **options)
+  ):
+    assert raw["image"].dtype == np.uint8
+    jax.tree.map(np.testing.assert_array_equal, batch, expected)
+    traced = jax.jit(data.scaled)(raw)
+    np.testing.assert_allclose(traced["image"], expected["image"], atol=1e-7)
+    assert data.scaled(expected)["image"] is expected["image"]
+  patches = data.load("patches16", count=8, scale=False)["image"]
+  assert patches.dtype == np.uint8
+  np.testing.assert_array_equal(
+    data.scaled(patches), data.load("patches16", count=8)["image"]
+  )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_images_that_are_not_finite_are_named_by_their_index(tmp_path, bad):
+  image = np.zeros((6, 4, 4, 1), np.float32)
+  image[4, 1, 2] = image[3, 0, 0] = bad
+  np.savez(tmp_path / "set.npz", image=image)
+  with pytest.raises(
+    ValueError, match="2 of 6 images .* the first is number 3"
+  ):
+    data.from_npz(tmp_path / "set.npz")
+  stream = [{"image": row} for row in image]
+  iterator = data.batches(stream, 2, seed=0, shuffle=False)
+  next(iterator)
+  with pytest.raises(ValueError, match=r"source\[3\].*NaN or infinity"):
+    next(iterator)
 
 
 # TensorFlow Datasets.

@@ -67,10 +67,11 @@ def square(picture: Any, size: int, crop: int | None = None) -> Any:
   width, height = picture.size
   side = min(width, height, crop or max(width, height))
   left, top = (width - side) // 2, (height - side) // 2
-  box = (left, top, left + side, top + side)
+  # Not resize(box=...), whose filter reaches beyond the box.
+  picture = picture.crop((left, top, left + side, top + side))
   if side == size:
-    return picture.crop(box)
-  return picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return picture
+  return picture.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def square_array(pixels: np.ndarray, size: int, crop: int | None) -> np.ndarray:
