@@ -3,23 +3,30 @@
 import dataclasses
 import os
 from collections.abc import Mapping
+from concurrent import futures
 from typing import Any
 
 import numpy as np
 
+from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import training
 from jaxdiff import weights
 
 _VALUES = 32_000_000  # numbers held at once, at most
+_DECODED = 2_000  # examples read one by one, at most
+_THREADS = 8
 
 
 def subset(source: Any, limit: int = 10_000) -> dict[str, np.ndarray]:
   """Returns images, and labels if any, spread evenly over a source.
 
+  Images that are bytes come in the units of training, f32 in [-1, 1].
+
   Args:
     source: a dict of arrays, or a sequence of examples.
-    limit: number of samples; fewer where images are large.
+    limit: number of samples; fewer where images are large, or are read one by
+      one.
 
   Raises:
     ValueError: if the source is empty or has no "image".
@@ -35,20 +42,24 @@ def subset(source: Any, limit: int = 10_000) -> dict[str, np.ndarray]:
   size = len(source["image"] if mapping else source)
   first = source["image"][0] if mapping else source[0]["image"]
   values = int(np.prod(np.shape(first)))
+  limit = limit if mapping else min(limit, _DECODED)
   limit = max(1, min(limit, size, _VALUES // max(values, 1)))
   chosen = (np.arange(limit) * size) // limit
   if mapping:
     names = [name for name in ("image", "label") if name in source]
-    return {name: np.asarray(source[name])[chosen] for name in names}
-  examples = [source[int(i)] for i in chosen]
+    fields = {name: np.asarray(source[name])[chosen] for name in names}
+    return data.scaled(fields)
+  with futures.ThreadPoolExecutor(_THREADS) as threads:
+    examples = list(threads.map(source.__getitem__, map(int, chosen)))
   names = [name for name in ("image", "label") if name in examples[0]]
-  return {name: np.stack([e[name] for e in examples]) for name in names}
+  fields = {name: np.stack([e[name] for e in examples]) for name in names}
+  return data.scaled(fields)
 
 
 def images(source: Any) -> np.ndarray:
   """Returns the images: all of an array, a subset of what is on disk."""
   if isinstance(source, Mapping):
-    return np.asarray(source["image"])
+    return data.scaled(np.asarray(source["image"]))
   return subset(source)["image"]
 
 

@@ -1,0 +1,218 @@
+"""Batches by other processes and on devices: the same ones, in every way."""
+
+import hashlib
+import json
+import threading
+import time
+import weakref
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdiff import data
+from jaxdiff import parallel
+
+
+class Squares:
+  """A source read one by one, which is pickled for a worker by its name."""
+
+  def __init__(self, size, broken=None):
+    self.size = size
+    self.broken = broken
+
+  def __len__(self):
+    return self.size
+
+  def __getitem__(self, index):
+    if index == self.broken:
+      raise ValueError(f"source: example {index} is broken")
+    image = np.full((2, 2, 1), index**2, np.float32)
+    return {"image": image, "label": np.int32(index)}
+
+
+def doubled(batch):
+  return {**batch, "image": 2 * batch["image"]}
+
+
+def digest(batches):
+  """Returns a hash of the bytes, dtypes and names of all batches."""
+  code = hashlib.sha256()
+  for batch in batches:
+    for name, array in sorted(batch.items()):
+      code.update(f"{name} {array.dtype} {array.shape}".encode())
+      code.update(np.ascontiguousarray(array).tobytes())
+  return code.hexdigest()
+
+
+OPTIONS = dict(seed=3, transform=doubled)
+
+
+def take(iterator, count):
+  return [next(iterator) for _ in range(count)]
+
+
+# Worker processes.
+
+
+def test_workers_give_the_same_batches_also_resumed_and_by_host():
+  pytest.importorskip("grain")
+  source, size, count = Squares(22), 4, 13  # 5 batches an epoch
+  expected = digest(take(data.batches(source, size, **OPTIONS), count))
+  iterator = data.batches(source, size, workers=2, **OPTIONS)
+  first = take(iterator, 7)  # in the middle of the second epoch
+  state = json.loads(json.dumps(iterator.get_state()))
+  iterator.close()
+  # Two hosts go on from there, each with one worker.
+  halves = []
+  for host in range(2):
+    part = data.batches(
+      source, size, workers=1, host_index=host, host_count=2, **OPTIONS
+    )
+    part.set_state(state)
+    halves.append(take(part, count - 7))
+    part.close()
+  rest = [
+    {name: np.concatenate([a[name], b[name]]) for name in a}
+    for a, b in zip(*halves)
+  ]
+  assert digest(first + rest) == expected
+
+
+def test_workers_end_with_the_epochs_and_hand_over_errors():
+  pytest.importorskip("grain")
+  options = dict(seed=0, shuffle=False, num_epochs=1, workers=2)
+  source = Squares(12, broken=6)
+  iterator = data.batches(source, 4, **options)
+  assert next(iterator)["label"].tolist() == [0, 1, 2, 3]
+  for _ in range(2):  # whoever asks again meets the same batch
+    with pytest.raises(ValueError, match="example 6 is broken"):
+      next(iterator)
+  assert iterator.get_state()["step"] == 1
+  iterator.set_state({**iterator.get_state(), "step": 2})
+  assert [b["label"].tolist() for b in iterator] == [[8, 9, 10, 11]]
+  with pytest.raises(StopIteration):
+    next(iterator)
+
+
+def test_arrays_in_memory_need_no_workers(monkeypatch):
+  import sys
+
+  source = {"image": np.arange(8.0)}
+  iterator = data.batches(source, 4, seed=0, workers=2)
+  one = next(iterator)
+  assert iterator._from_workers is None
+  np.testing.assert_array_equal(
+    one["image"], next(data.batches(source, 4, seed=0))["image"]
+  )
+  monkeypatch.setitem(sys.modules, "grain", None)
+  with pytest.raises(ImportError, match=r'pip install "jaxdiff\[data\]"'):
+    data.batches(Squares(8), 4, seed=0, workers=2)
+
+
+# On devices.
+
+
+def readers():
+  return [t for t in threading.enumerate() if t.name == "to_device"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_state_is_that_of_the_batch_last_handed_out(size):
+  expected = take(data.batches(Squares(22), 4, seed=3), 12)
+  for stop in (0, 1, 6):
+    with data.to_device(
+      data.batches(Squares(22), 4, seed=3), size=size
+    ) as iterator:
+      first = take(iterator, stop)
+      time.sleep(0.01)  # the thread reads ahead of what was handed out
+      state = json.loads(json.dumps(iterator.get_state()))
+      assert state["step"] == stop
+      on = take(iterator, 2)  # and then goes back
+      iterator.set_state(state)
+      again = take(iterator, 12 - stop)
+    assert digest(jax.device_get(first + again)) == digest(expected)
+    assert digest(jax.device_get(on)) == digest(expected[stop : stop + 2])
+  assert not readers()
+
+
+def test_a_closed_iterator_leaves_the_host_where_the_device_was():
+  host = data.batches(Squares(22), 4, seed=3)
+  iterator = data.to_device(host)
+  take(iterator, 3)
+  iterator.close()
+  assert not readers()
+  assert host.get_state()["step"] == 3
+  assert next(iterator)["label"].tolist() == (
+    take(data.batches(Squares(22), 4, seed=3), 4)[3]["label"].tolist()
+  )
+  iterator.close()
+
+
+def test_batches_are_laid_out_as_asked():
+  mesh = parallel.data_mesh()
+  sharding = parallel.batch_sharding(mesh)
+  source = {"image": np.arange(32.0, dtype=np.float32).reshape(8, 2, 2)}
+  options = dict(seed=0, num_epochs=2)
+  host = list(data.batches(source, 8, **options))
+  for wanted in (None, sharding):
+    device = list(data.to_device(data.batches(source, 8, **options), wanted))
+    assert digest(jax.device_get(device)) == digest(host)
+    for batch in device:
+      assert isinstance(batch["image"], jax.Array)
+      if wanted is not None:
+        assert batch["image"].sharding.is_equivalent_to(sharding, 3)
+
+
+def test_errors_of_the_reader_reach_the_consumer_and_nothing_is_skipped():
+  source = Squares(12, broken=6)
+  host = data.batches(source, 4, seed=0, shuffle=False, num_epochs=1)
+  iterator = data.to_device(host, size=3)
+  assert next(iterator)["label"].tolist() == [0, 1, 2, 3]
+  for _ in range(2):
+    with pytest.raises(ValueError, match="example 6 is broken"):
+      next(iterator)
+  source.broken = None  # mended
+  assert [b["label"].tolist() for b in iterator] == [
+    [4, 5, 6, 7],
+    [8, 9, 10, 11],
+  ]
+  with pytest.raises(StopIteration):
+    next(iterator)
+  assert not readers()
+
+
+def test_an_iterator_without_a_state_will_do():
+  iterator = data.to_device(iter([{"x": np.float32(i)} for i in range(5)]))
+  assert [float(b["x"]) for b in iterator] == [0, 1, 2, 3, 4]
+  assert iterator.get_state() is None
+  with pytest.raises(ValueError, match="size: got 0"):
+    data.to_device(iter([]), size=0)
+
+
+def test_a_forgotten_iterator_ends_its_thread():
+  iterator = data.to_device(data.batches(Squares(22), 4, seed=0))
+  next(iterator)
+  assert readers()
+  gone = weakref.ref(iterator)
+  del iterator
+  assert gone() is None
+  assert not readers()
+
+
+def test_reading_hides_behind_computing():
+  # Reading takes 20 ms a batch and so does the use: together, not in turn.
+  class Slow(Squares):
+    def __getitem__(self, index):
+      time.sleep(0.02)
+      return super().__getitem__(index)
+
+  iterator = data.to_device(data.batches(Slow(64), 1, seed=0))
+  next(iterator)
+  begin = time.perf_counter()
+  for _ in range(15):
+    time.sleep(0.02)
+    next(iterator)
+  passed = time.perf_counter() - begin
+  iterator.close()
+  assert passed < 1.5 * 15 * 0.02, passed  # in turn it would be 2
