@@ -1,17 +1,17 @@
 r"""Turns data as it lies about into the .npz files that training reads.
 
-  python -m experiments.prepare_data --cifar10_sheets=DIR --out=/tmp/cifar10.npz
-  python -m experiments.prepare_data --mnist=/path/mnist.npz --out=/tmp/mnist.npz
+  python -m experiments.prepare_data --cifar10_sheets=DIR --out=cifar10.npz
+  python -m experiments.prepare_data --mnist=/path/mnist.npz --out=mnist.npz
   python -m experiments.prepare_data --source=folder:/path --size=32 --out=...
 
 then train with
 
   python -m experiments.train --config=experiments/configs/npz.py \
-      --config.dataset=npz:/tmp/cifar10.npz --config.num_classes=10 \
-      --config.dataset_options="{'scale': False}" --workdir=runs/cifar10
+      --config.dataset=npz:cifar10.npz --config.num_classes=10 \
+      --workdir=runs/cifar10
 
-The file holds image u8[n, height, width, channels] and, where there are classes,
-label i32[n]. --cifar10_sheets is a folder of sprite sheets, train_00.webp, ...
+The file holds image u8[n, height, width, channels] and label i32[n] where there
+are classes. --cifar10_sheets is a folder of sprite sheets, train_00.webp, ...
 and test_00.webp, ..., of 1,000 images of 32x32 each in 25 rows of 40, and of
 labels.npz with y_train and y_test. --mnist is what data.load("mnist", path=...)
 reads. --source is any name that data.load knows; it is read into memory.

@@ -20,6 +20,10 @@ SOLVERS = ("ddim", "dpmpp_2m", "default")  # of bring_your_own_checkpoint
   "pfgmpp",
   "sharded_sampling",
   "stochastic_interpolants",
+  "learn_your_own_solver",
+  "pfgmpp",
+  "stochastic_interpolants",
+  "train_on_your_own_data",
 )
 
 
@@ -75,6 +79,20 @@ def test_notebook_runs(path, monkeypatch):
     assert "1 of 4 shards are not complete" in text
     found = [float(p.split()[0]) for p in text.split("one device: ")[1:]]
     assert len(found) == 2 and max(found) < 1e-5
+  if path.stem == "train_on_your_own_data":
+    assert "1797 pictures, classes: 0, 1," in text
+    measured = text.split("Frechet in ")[1:]
+    assert len(measured) == 2
+    for line in measured:  # far nearer to the data than noise is
+      found, floor, noise = (
+        float(part.split(",")[0])
+        for part in (
+          line.split("samples ")[1],
+          line.split("floor ")[1],
+          line.split("noise ")[1].split()[0],
+        )
+      )
+      assert floor < found < 0.1 * noise
   if path.stem == "stochastic_interpolants":
     found = [float(part.split()[0]) for part in text.split("distance ")[1:]]
     assert found == sorted(found, reverse=True)  # more noise, less error

@@ -26,7 +26,7 @@ from experiments.configs import npz
 
 
 def get_config() -> config_dict.ConfigDict:
-  """Returns the configuration: that of npz, pixels as bytes until the update."""
+  """Returns the configuration: that of npz, with a folder's options."""
   config = npz.get_config()
   config.dataset = "folder:pictures"
   config.dataset_options = config_dict.ConfigDict(
