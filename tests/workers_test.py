@@ -2,6 +2,11 @@
 
 import hashlib
 import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -79,6 +84,7 @@ def test_workers_give_the_same_batches_also_resumed_and_by_host():
   assert digest(first + rest) == expected
 
 
+@pytest.mark.slow  # three starts of two processes
 def test_workers_end_with_the_epochs_and_hand_over_errors():
   pytest.importorskip("grain")
   options = dict(seed=0, shuffle=False, num_epochs=1, workers=2)
@@ -96,8 +102,6 @@ def test_workers_end_with_the_epochs_and_hand_over_errors():
 
 
 def test_arrays_in_memory_need_no_workers(monkeypatch):
-  import sys
-
   source = {"image": np.arange(8.0)}
   iterator = data.batches(source, 4, seed=0, workers=2)
   one = next(iterator)
@@ -162,6 +166,58 @@ def test_batches_are_laid_out_as_asked():
       assert isinstance(batch["image"], jax.Array)
       if wanted is not None:
         assert batch["image"].sharding.is_equivalent_to(sharding, 3)
+
+
+PROCESS = """
+import sys
+import jax
+import numpy as np
+address, index = sys.argv[1], int(sys.argv[2])
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(address, 2, index)
+from jaxdiff import data, parallel
+host = data.batches(
+  {"x": np.arange(24)}, 8, seed=1,
+  host_index=jax.process_index(), host_count=jax.process_count(),
+)
+sharding = parallel.batch_sharding(parallel.data_mesh())
+with data.to_device(host, sharding) as iterator:
+  for _ in range(4):
+    x = next(iterator)["x"]
+    assert x.shape == (8,) and len(x.sharding.device_set) == 4
+    for shard in x.addressable_shards:
+      start = shard.index[0].start
+      print("row", start, *np.asarray(shard.data), flush=True)
+"""
+
+
+def test_processes_give_their_own_rows_of_one_global_batch():
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    address = f"localhost:{s.getsockname()[1]}"
+  root = pathlib.Path(__file__).resolve().parent.parent
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", PROCESS, address, str(i)],
+      cwd=root,
+      env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  found = [[None] * 8 for _ in range(4)]
+  for process in processes:
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, text
+    rows = [l.split()[1:] for l in text.splitlines() if l.startswith("row")]
+    assert len(rows) == 8  # two devices, four batches
+    for i, (start, *values) in enumerate(rows):
+      for j, value in enumerate(values):
+        found[i // 2][int(start) + j] = int(value)
+  alone = data.batches({"x": np.arange(24)}, 8, seed=1)
+  assert found == [b["x"].tolist() for b in take(alone, 4)]
 
 
 def test_errors_of_the_reader_reach_the_consumer_and_nothing_is_skipped():
