@@ -5,11 +5,15 @@ import io
 import os
 import pathlib
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
 
+from experiments import prepare_data
+from experiments import sources
 from jaxdiff import data
 from jaxdiff.data import images
 from jaxdiff.data import named
@@ -418,3 +422,60 @@ def test_a_named_set_that_is_absent_says_how_to_get_it(tmp_path, name):
   assert f"tfds.builder('{named.SETS[name].tfds}'" in message
   assert "download_and_prepare()" in message
   assert f"data.load('{name}', path=...)" in message
+
+
+# What the scripts make of them.
+
+
+def test_sheets_of_cifar10_are_cut_in_order(tmp_path):
+  # 25 rows of 40 pictures, each of one colour that is its number.
+  number = np.arange(1000).reshape(25, 1, 40, 1)
+  number = np.broadcast_to(number, (25, 32, 40, 32)).reshape(800, 1280)
+  sheet = np.stack([number // 256, number % 256, number * 0], axis=-1)
+  for i in range(2):
+    sheet[..., 2] = i
+    save(tmp_path / f"train_{i:02d}.webp", sheet, lossless=True)
+  with pytest.raises(FileNotFoundError, match=r"2 sheets .* no labels\.npz"):
+    prepare_data.cifar10_sheets(tmp_path, "train")
+  np.savez(tmp_path / "labels.npz", y_train=np.arange(3000) % 10)
+  fields = prepare_data.cifar10_sheets(tmp_path, "train")
+  expected = np.arange(2000) % 1000
+  for pixel in (fields["image"][:, 0, 0], fields["image"][:, 31, 31]):
+    pixel = pixel.astype(int)
+    np.testing.assert_array_equal(pixel[:, 0] * 256 + pixel[:, 1], expected)
+    np.testing.assert_array_equal(pixel[:, 2], np.arange(2000) // 1000)
+  np.testing.assert_array_equal(fields["label"], np.arange(2000) % 10)
+  save(tmp_path / "train_02.webp", plain(0))
+  with pytest.raises(ValueError, match="8x8, but a sheet"):
+    prepare_data.cifar10_sheets(tmp_path, "train")
+
+
+def test_bytes_are_measured_in_the_units_of_training(folder):
+  options = dict(size=4)
+  scaled = sources.subset(data.from_folder(folder, **options))
+  held = sources.subset(data.from_folder(folder, scale=False, **options))
+  np.testing.assert_array_equal(held["image"], scaled["image"])
+  assert held["image"].dtype == np.float32
+  held = data.in_memory(data.from_folder(folder, scale=False, **options))
+  np.testing.assert_array_equal(sources.images(held), scaled["image"])
+
+
+@pytest.mark.slow
+def test_a_folder_becomes_an_npz_that_is_read_back(folder):
+  out = folder / ".made" / "mine.npz"
+  command = [sys.executable, "-m", "experiments.prepare_data"]
+  command += [f"--source=folder:{folder}", "--size=4", f"--out={out}"]
+  root = pathlib.Path(__file__).parent.parent
+  done = subprocess.run(
+    command, cwd=root, capture_output=True, text=True, check=True
+  )
+  assert "image uint8[4, 4, 4, 3], label int32[4]" in done.stdout
+  read = data.load(f"npz:{out}")
+  expected = data.in_memory(data.from_folder(folder, size=4))
+  for name, value in expected.items():
+    np.testing.assert_array_equal(read[name], value)
+  done = subprocess.run(
+    [*command, "--mnist=x"], cwd=root, capture_output=True, text=True
+  )
+  assert done.returncode == 1
+  assert "got --mnist and --source" in done.stderr
