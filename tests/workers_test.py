@@ -84,10 +84,19 @@ def test_workers_give_the_same_batches_also_resumed_and_by_host():
   assert digest(first + rest) == expected
 
 
-@pytest.mark.slow  # three starts of two processes
-def test_workers_end_with_the_epochs_and_hand_over_errors():
-  pytest.importorskip("grain")
-  options = dict(seed=0, shuffle=False, num_epochs=1, workers=2)
+@pytest.mark.parametrize(
+  "readers",
+  [
+    {},
+    dict(prefetch=2),
+    # three starts of two processes
+    pytest.param(dict(workers=2), marks=pytest.mark.slow),
+  ],
+)
+def test_readers_end_with_the_epochs_and_hand_over_errors(readers):
+  if "workers" in readers:
+    pytest.importorskip("grain")
+  options = dict(seed=0, shuffle=False, num_epochs=1, **readers)
   source = Squares(12, broken=6)
   iterator = data.batches(source, 4, **options)
   assert next(iterator)["label"].tolist() == [0, 1, 2, 3]
@@ -99,6 +108,40 @@ def test_workers_end_with_the_epochs_and_hand_over_errors():
   assert [b["label"].tolist() for b in iterator] == [[8, 9, 10, 11]]
   with pytest.raises(StopIteration):
     next(iterator)
+
+
+KILLED = """
+import multiprocessing, os, signal, sys
+sys.path[:0] = ["tests"]
+import workers_test
+from jaxdiff import data
+
+if __name__ == "__main__":
+  next(data.batches(workers_test.Squares(22), 4, seed=0, workers=2))
+  print(*[p.pid for p in multiprocessing.active_children()], flush=True)
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+  pytest.importorskip("grain")
+  (tmp_path / "killed.py").write_text(KILLED)
+  root = pathlib.Path(__file__).resolve().parent.parent
+  done = subprocess.run(
+    [sys.executable, tmp_path / "killed.py"],
+    cwd=root,
+    env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  pids = [int(pid) for pid in done.stdout.split()]
+  assert len(pids) == 2, done.stderr
+  end = time.monotonic() + 20
+  while any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids):
+    assert time.monotonic() < end, f"still there: {pids}"
+    time.sleep(0.1)
 
 
 def test_arrays_in_memory_need_no_workers(monkeypatch):

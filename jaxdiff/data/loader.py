@@ -93,12 +93,12 @@ class Batches:
   def __next__(self) -> Any:
     if self._over(self.step):
       raise StopIteration
-    if self._workers:
-      batch = self._next_of_workers()
-    elif self._threads is not None:
-      batch = self._next_of_threads()
-    else:
-      batch = self._numbered[self.step]
+    try:
+      batch = self._read()
+    except BaseException:
+      # Whoever asks again gets the batch that failed, not the one after it.
+      self.close()
+      raise
     self.step += 1
     return batch
 
@@ -147,29 +147,26 @@ class Batches:
   def _over(self, step: int) -> bool:
     return self._end is not None and step >= self._end
 
-  def _next_of_threads(self) -> Any:
+  def _read(self) -> Any:
+    """Returns the next batch, from where it is read."""
+    if self._workers:
+      if self._from_workers is None:
+        self._from_workers = processes.read(
+          self._numbered,
+          self.step,
+          self._end,
+          workers=self._workers,
+          ahead=max(1, self._prefetch),
+        )
+      return next(self._from_workers)
+    if self._threads is None:
+      return self._numbered[self.step]
     while len(self._ahead) < self._prefetch:
       step = self.step + len(self._ahead)
       if self._over(step):
         break
       self._ahead.append(self._threads.submit(self._numbered.__getitem__, step))
     return self._ahead.popleft().result()
-
-  def _next_of_workers(self) -> Any:
-    if self._from_workers is None:
-      self._from_workers = processes.read(
-        self._numbered,
-        self.step,
-        self._end,
-        workers=self._workers,
-        ahead=max(1, self._prefetch),
-      )
-    try:
-      return next(self._from_workers)
-    except BaseException:
-      # Whoever asks again gets the batch that failed, not the one after it.
-      self.close()
-      raise
 
 
 def batches(

@@ -6,7 +6,11 @@ worker w of W reads the batches w, w + W, ... and hands them over in shared
 memory, in order.
 """
 
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +42,20 @@ def check() -> None:
   optional.require("grain", "Reading by several processes (workers)")
 
 
+def _begin(index: int, count: int) -> None:
+  """Makes a worker end with its parent, and not otherwise."""
+  del index, count
+  # Ctrl-C reaches all processes; the parent saves first, and still needs it.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  parent = multiprocessing.parent_process()
+
+  def watch() -> None:
+    parent.join()
+    os._exit(1)  # it was killed: nobody else ends this process
+
+  threading.Thread(target=watch, daemon=True).start()
+
+
 def read(
   numbered: Any, first: int, end: int | None, *, workers: int, ahead: int
 ) -> Iterator[Any]:
@@ -61,7 +79,7 @@ def read(
   iterator = iter(
     grain.MapDataset.source(_From(numbered, first, end))
     .to_iter_dataset(one_by_one)
-    .mp_prefetch(options)
+    .mp_prefetch(options, _begin)
   )
   try:
     for batch in iterator:
