@@ -8,7 +8,9 @@ then train with
 
   python -m experiments.train --config=experiments/configs/npz.py \
       --config.dataset=npz:cifar10.npz --config.num_classes=10 \
-      --workdir=runs/cifar10
+      --config.dataset_options="{'scale': False}" --workdir=runs/cifar10
+
+where scale=False keeps pixels as bytes in memory, a quarter of floats.
 
 The file holds image u8[n, height, width, channels] and label i32[n] where there
 are classes. --cifar10_sheets is a folder of sprite sheets, train_00.webp, ...

@@ -13,9 +13,10 @@ is resized to config.dataset_options.size, a multiple of 4. What to set:
                               are ignored
 
 and the rest as experiments/configs/npz.py says. Pictures are decoded again in
-every epoch, ahead of their use; where that is too slow, and they fit in memory,
-write them to an .npz once:
+every epoch, ahead of their use. Where one process cannot keep up, take more, or
+write pictures that fit in memory to an .npz once:
 
+  --config.workers=8
   python -m experiments.prepare_data --source=folder:/path --size=32 \
       --out=mine.npz
 """
