@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import weakref
 from typing import Any
 
 import jax
@@ -37,6 +37,24 @@ class _From:
     return self._numbered[self._first + i]
 
 
+class Reading:
+  """Grain's iterator, which ends its workers when it is closed or forgotten."""
+
+  def __init__(self, iterator: Any):
+    self._held = [iterator]
+    # At exit too, before the modules that Grain needs for it are taken down.
+    self.close = weakref.finalize(self, _close, self._held)
+
+  def __next__(self) -> Any:
+    # Copies: shared memory goes back when Grain's own array is collected, and
+    # a device may still be reading from it.
+    return jax.tree.map(np.array, next(self._held[0]))
+
+
+def _close(held: list[Any]) -> None:
+  held.pop().close()
+
+
 def check() -> None:
   """Raises ImportError, with the command that installs it, without Grain."""
   optional.require("grain", "Reading by several processes (workers)")
@@ -45,8 +63,10 @@ def check() -> None:
 def _begin(index: int, count: int) -> None:
   """Makes a worker end with its parent, and not otherwise."""
   del index, count
-  # Ctrl-C reaches all processes; the parent saves first, and still needs it.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # Ctrl-C, and SIGTERM on a cluster, reach all processes: the parent finishes
+  # what it does and saves, and needs its workers until then.
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
 
   def watch() -> None:
@@ -58,8 +78,8 @@ def _begin(index: int, count: int) -> None:
 
 def read(
   numbered: Any, first: int, end: int | None, *, workers: int, ahead: int
-) -> Iterator[Any]:
-  """Yields numbered[first], numbered[first + 1], ...
+) -> "Reading":
+  """Returns an iterator over numbered[first], numbered[first + 1], ...
 
   Args:
     numbered: the batches by number; it is pickled for every worker.
@@ -81,10 +101,4 @@ def read(
     .to_iter_dataset(one_by_one)
     .mp_prefetch(options, _begin)
   )
-  try:
-    for batch in iterator:
-      # A copy: shared memory goes back when Grain's own array is collected,
-      # and a device may still be reading from it.
-      yield jax.tree.map(np.array, batch)
-  finally:
-    iterator.close()
+  return Reading(iterator)
