@@ -117,7 +117,8 @@ import workers_test
 from jaxdiff import data
 
 if __name__ == "__main__":
-  next(data.batches(workers_test.Squares(22), 4, seed=0, workers=2))
+  iterator = data.batches(workers_test.Squares(22), 4, seed=0, workers=2)
+  next(iterator)
   print(*[p.pid for p in multiprocessing.active_children()], flush=True)
   os.kill(os.getpid(), signal.SIGKILL)
 """
