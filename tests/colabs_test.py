@@ -13,18 +13,11 @@ LONG = (
   "bring_your_own_checkpoint",
   "learn_your_own_solver",
   "pfgmpp",
-  "stochastic_interpolants",
-)
-SOLVERS = ("ddim", "dpmpp_2m", "default")  # of bring_your_own_checkpoint
-  "learn_your_own_solver",
-  "pfgmpp",
   "sharded_sampling",
-  "stochastic_interpolants",
-  "learn_your_own_solver",
-  "pfgmpp",
   "stochastic_interpolants",
   "train_on_your_own_data",
 )
+SOLVERS = ("ddim", "dpmpp_2m", "default")  # of bring_your_own_checkpoint
 
 
 def test_there_are_notebooks():

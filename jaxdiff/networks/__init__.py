@@ -8,9 +8,9 @@ makes a model of it. (`NoiseClassifier` is no denoiser: logits of x alone.)
 from jaxdiff.networks import ddpm_mnist
 from jaxdiff.networks import edm2
 from jaxdiff.networks.adm import ADM
-from jaxdiff.networks.edm2 import EDM2
 from jaxdiff.networks.dit import DiT
 from jaxdiff.networks.dit import SIZES as DIT_SIZES
+from jaxdiff.networks.edm2 import EDM2
 from jaxdiff.networks.embeddings import Condition
 from jaxdiff.networks.embeddings import fourier
 from jaxdiff.networks.mlp import MLP

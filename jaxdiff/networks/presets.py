@@ -7,11 +7,10 @@ import jax.numpy as jnp
 
 from jaxdiff.networks import adm
 from jaxdiff.networks import ddpm_mnist
+from jaxdiff.networks import dit
 from jaxdiff.networks import edm2
 from jaxdiff.networks import mlp
 from jaxdiff.networks import song_unet
-from jaxdiff.networks import dit
-from jaxdiff.networks import mlp
 from jaxdiff.networks import tokens
 from jaxdiff.networks import unet
 from jaxdiff.networks import unet2d

@@ -5,29 +5,21 @@ a file is ever run; `experiments/convert.py` writes the result as a run folder.
 """
 
 from jaxdiff.weights import ddpm_mnist
+from jaxdiff.weights import diffusers
+from jaxdiff.weights import dit
 from jaxdiff.weights import edm
 from jaxdiff.weights import edm2
 from jaxdiff.weights import pickles
 from jaxdiff.weights import score_sde
+from jaxdiff.weights import uvit
 
 __all__ = [
   "ddpm_mnist",
+  "diffusers",
+  "dit",
   "edm",
   "edm2",
   "pickles",
   "score_sde",
-"""Weights that others trained, as (ModelConfig, params).
-
-Every converter returns (training.ModelConfig, params); nothing in a file is
-ever run.
-"""
-
-from jaxdiff.weights import diffusers
-from jaxdiff.weights import dit
-from jaxdiff.weights import uvit
-
-__all__ = [
-  "diffusers",
-  "dit",
   "uvit",
 ]
