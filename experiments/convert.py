@@ -30,6 +30,7 @@ from experiments import sources
 from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
+from jaxdiff import pickles
 from jaxdiff import training
 from jaxdiff import weights
 
@@ -78,7 +79,7 @@ def guess(source: pathlib.Path) -> str:
     return "ddpm_mnist"
   if source.suffix in (".pkl", ".pickle"):
     classes = (*weights.edm.CLASSES, *weights.edm2.CLASSES)
-    network = weights.edm.network(weights.pickles.load(source), classes, source)
+    network = weights.edm.network(pickles.load(source), classes, source)
     return "edm2" if network.name in weights.edm2.CLASSES else "edm"
   return "score_sde"  # its files have no suffix
 

@@ -331,7 +331,7 @@ def test_a_file_that_wants_to_run_code_is_refused(tmp_path, layout):
   else:
     path.write_bytes(evil)
   with pytest.raises(
-    ValueError, match="asks for .*open.*Nothing in it was run"
+    ValueError, match="was refused, and nothing in it was run"
   ):
     torch_file.read(path)
   assert not mark.exists()
@@ -343,7 +343,7 @@ def test_a_file_that_wants_to_run_code_is_refused(tmp_path, layout):
 def test_files_of_another_kind_are_refused(tmp_path, content):
   path = tmp_path / "weights.pth"
   path.write_bytes(content)
-  with pytest.raises(ValueError, match="cannot be read as the tensors"):
+  with pytest.raises(ValueError, match="cannot be read|is no state dict"):
     torch_file.read(path)
 
 

@@ -15,7 +15,18 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Lowest first; units of one line do not know each other. A layer of the
 # diagram may be two lines here, where one of its modules builds on others.
 LAYERS = [
-  ("0", {"numerics", "tree", "checks", "jacobians", "parallel", "checkpoints"}),
+  (
+    "0",
+    {
+      "numerics",
+      "tree",
+      "checks",
+      "jacobians",
+      "parallel",
+      "checkpoints",
+      "pickles",
+    },
+  ),
   (
     "1a",
     {"processes", "predictions", "tableau", "networks", "data", "metrics"},

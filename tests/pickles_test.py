@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import reference_networks as reference
 
+from jaxdiff import pickles
 from jaxdiff import weights
-from jaxdiff.weights import pickles
 
 
 def test_pickles_of_plain_values_are_what_they_were():

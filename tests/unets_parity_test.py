@@ -17,10 +17,10 @@ import pytest
 import reference_networks as reference
 import weights_test
 
+from jaxdiff import pickles
 from jaxdiff import training
 from jaxdiff import weights
 from jaxdiff.networks import edm2
-from jaxdiff.weights import pickles
 
 torch = pytest.importorskip("torch")
 REFERENCES = os.environ.get("JAXDIFF_REFERENCES")

@@ -9,7 +9,6 @@ from jaxdiff.weights import diffusers
 from jaxdiff.weights import dit
 from jaxdiff.weights import edm
 from jaxdiff.weights import edm2
-from jaxdiff.weights import pickles
 from jaxdiff.weights import score_sde
 from jaxdiff.weights import uvit
 
@@ -19,7 +18,6 @@ __all__ = [
   "dit",
   "edm",
   "edm2",
-  "pickles",
   "score_sde",
   "uvit",
 ]

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import pickles
 from jaxdiff import training
 from jaxdiff.weights import edm
 from jaxdiff.weights import fitting
-from jaxdiff.weights import pickles
 from jaxdiff.weights import torch_modules
 
 # Option of the network: (argument of the class, its default).

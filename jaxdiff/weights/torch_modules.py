@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff.weights import pickles
+from jaxdiff import pickles
 
 
 def state_dict(module: pickles.Record) -> dict[str, np.ndarray]:

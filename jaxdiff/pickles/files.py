@@ -21,10 +21,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.weights import machine
-from jaxdiff.weights.machine import Forbidden
-from jaxdiff.weights.machine import like
-from jaxdiff.weights.machine import Record
+from jaxdiff.pickles import machine
+from jaxdiff.pickles.machine import Forbidden
+from jaxdiff.pickles.machine import like
+from jaxdiff.pickles.machine import Record
 
 _DTYPES = {
   "Bool": np.bool_,
