@@ -45,6 +45,12 @@ FORMATS = {
   "edm2": ("edm2", "load"),
   "score_sde": ("score_sde", "load"),
 }
+# Those of torch's state dicts, whose files do not say of which network.
+STATE_DICTS = {
+  "dit_pt": ("dit", "from_dit"),
+  "sit_pt": ("dit", "from_sit"),
+  "uvit_pt": ("uvit", "from_uvit"),
+}
 _DIFFUSERS = {"UNet2DModel": "diffusers_unet", "DiTTransformer2DModel": "dit"}
 _SAMPLES = 8
 
@@ -81,31 +87,46 @@ def guess(source: pathlib.Path) -> str:
     classes = (*weights.edm.CLASSES, *weights.edm2.CLASSES)
     network = weights.edm.network(pickles.load(source), classes, source)
     return "edm2" if network.name in weights.edm2.CLASSES else "edm"
+  if source.suffix in (".pt", ".pth"):
+    raise ValueError(
+      f"{source} is a state dict of torch, which does not say of which network;"
+      f" give --format, one of {', '.join(STATE_DICTS)}"
+    )
   return "score_sde"  # its files have no suffix
 
 
-def load(
-  form: str, source: pathlib.Path, config: str | None = None
-) -> tuple[training.ModelConfig, Any]:
-  """Returns (config, params) of a file in one of `FORMATS`, or "auto".
+def load(form: str, source: pathlib.Path, **options: Any) -> tuple[Any, Any]:
+  """Returns (config, params) of a file in one of the formats, or "auto".
+
+  Args:
+    form: a key of `FORMATS` or `STATE_DICTS`.
+    source: file or folder.
+    **options: what the flags of the same names give, None for nothing.
 
   Raises:
-    ValueError: for a format that has no `config`, and what its converter
-      raises.
+    ValueError: for an option that the format does not take or lacks, and what
+      its converter raises.
   """
   form = guess(source) if form == "auto" else form
-  module, function = FORMATS[form]
-  function = getattr(
-    importlib.import_module(f"jaxdiff.weights.{module}"), function
-  )
-  if config is None:
-    return function(source)
-  if "config" not in inspect.signature(function).parameters:
-    raise ValueError(
-      f"--config={config} names a configuration of score_sde, but the format is"
-      f" {form}, whose files say how they were made; leave it out"
+  module, name = (FORMATS | STATE_DICTS)[form]
+  function = getattr(importlib.import_module(f"jaxdiff.weights.{module}"), name)
+  known = inspect.signature(function).parameters
+  given = {k: v for k, v in options.items() if v is not None}
+  for option, value in given.items():
+    if option not in known:
+      raise ValueError(
+        f"--{option}={value} says what files of the format {form} say"
+        " themselves, or have not; leave it out"
+      )
+  for option in options:
+    needed = (
+      option in known and known[option].default is inspect.Signature.empty
     )
-  return function(source, config=config)
+    if needed and option not in given:
+      raise ValueError(f"files of the format {form} need --{option} as well")
+  if form in STATE_DICTS:
+    return function(pickles.state_dict(source), **given)
+  return function(source, **given)
 
 
 def write(
@@ -208,7 +229,7 @@ def _options(text: str) -> dict[str, Any]:
 def define_flags() -> None:
   """Defines the command line; not at import, for others import this file."""
   flags.DEFINE_enum(
-    "format", "auto", ["auto", *FORMATS], "Who wrote the weights."
+    "format", "auto", ["auto", *FORMATS, *STATE_DICTS], "Who wrote the weights."
   )
   flags.DEFINE_string(
     "source", None, "File or folder of the weights.", required=True
@@ -216,6 +237,9 @@ def define_flags() -> None:
   flags.DEFINE_string("out", None, "Run folder to make.", required=True)
   flags.DEFINE_string(
     "config", None, "Configuration of score_sde, vp/cifar10_ddpmpp_continuous."
+  )
+  flags.DEFINE_integer(
+    "heads", None, "Attention heads of a state dict of DiT, SiT or U-ViT."
   )
   flags.DEFINE_string(
     "data", None, "Data set, as data.load takes it, to measure errors on."
@@ -230,7 +254,9 @@ def define_flags() -> None:
 def main() -> None:
   source = pathlib.Path(FLAGS.source).expanduser()
   out = pathlib.Path(FLAGS.out).expanduser()
-  config, params = load(FLAGS.format, source, FLAGS.config)
+  config, params = load(
+    FLAGS.format, source, config=FLAGS.config, heads=FLAGS.heads
+  )
   params = jax.tree.map(jnp.asarray, params)
   model = dataclasses.replace(training.make_denoiser(config), params=params)
   images = None

@@ -77,8 +77,13 @@ def test_files_tell_their_format(tmp_path):
   path.write_bytes(pickle.dumps(dict(step=1)))
   with pytest.raises(ValueError, match="EDMPrecond.*, Precond"):
     convert.guess(path)
-  with pytest.raises(ValueError, match="names a configuration of score_sde"):
-    convert.load("edm", path, "vp/cifar10_ddpmpp")
+  with pytest.raises(ValueError, match=r"--config=vp/c.* format edm .* leave"):
+    convert.load("edm", path, config="vp/cifar10_ddpmpp", heads=None)
+  state = _touch(tmp_path / "DiT-XL-2.pt")
+  with pytest.raises(ValueError, match=r"of which network.* dit_pt, sit_pt, u"):
+    convert.guess(state)
+  with pytest.raises(ValueError, match="format uvit_pt need --heads"):
+    convert.load("uvit_pt", state, config=None, heads=None)
 
 
 def _touch(path):

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from jaxdiff import data
+from jaxdiff import pickles
 from jaxdiff.metrics import features
+from jaxdiff.metrics.features import checksum
 from jaxdiff.metrics.features import convolution
 from jaxdiff.metrics.features import digits
 from jaxdiff.metrics.features import efficientnet
 from jaxdiff.metrics.features import extractor
 from jaxdiff.metrics.features import inception
-from jaxdiff.metrics.features import torch_file
 
 
 def close(value, expected, rtol):
@@ -333,7 +334,7 @@ def test_a_file_that_wants_to_run_code_is_refused(tmp_path, layout):
   with pytest.raises(
     ValueError, match="was refused, and nothing in it was run"
   ):
-    torch_file.read(path)
+    pickles.state_dict(path)
   assert not mark.exists()
   pickle.loads(evil)["a"].close()  # it is a working one
   assert mark.exists()
@@ -344,7 +345,7 @@ def test_files_of_another_kind_are_refused(tmp_path, content):
   path = tmp_path / "weights.pth"
   path.write_bytes(content)
   with pytest.raises(ValueError, match="cannot be read|is no state dict"):
-    torch_file.read(path)
+    pickles.state_dict(path)
 
 
 def test_a_truncated_file_is_refused(tmp_path):
@@ -354,7 +355,7 @@ def test_a_truncated_file_is_refused(tmp_path):
   for size in (100, 30_000, 1_000_000):
     path.write_bytes(whole[:size])
     with pytest.raises(ValueError, match="cannot be read"):
-      torch_file.read(path)
+      pickles.state_dict(path)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -373,7 +374,7 @@ def test_both_layouts_of_pytorch_are_read(tmp_path, legacy):
   for tree in (tensors, {"state_dict": tensors, "epoch": 3}):
     path = tmp_path / "weights.pth"
     torch.save(tree, path, _use_new_zipfile_serialization=not legacy)
-    read = torch_file.read(path)
+    read = pickles.state_dict(path)
     assert set(read) == set(tensors)
     for name, value in tensors.items():
       np.testing.assert_array_equal(read[name], value.detach().numpy())
@@ -384,5 +385,5 @@ def test_a_checksum_in_the_name_is_compared(tmp_path):
   path = tmp_path / "net-6726825d.pth"
   path.write_bytes(b"something else")
   with pytest.raises(ValueError, match=r"SHA-256 6726825d.*, but has [0-9a-f]"):
-    torch_file.checksum(path)
-  assert len(torch_file.checksum(path.rename(tmp_path / "net.pth"))) == 64
+    checksum.of(path)
+  assert len(checksum.of(path.rename(tmp_path / "net.pth"))) == 64

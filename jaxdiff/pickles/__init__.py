@@ -2,7 +2,8 @@
 
 from jaxdiff.pickles.files import load
 from jaxdiff.pickles.files import loads
+from jaxdiff.pickles.files import state_dict
 from jaxdiff.pickles.machine import Forbidden
 from jaxdiff.pickles.machine import Record
 
-__all__ = ["Forbidden", "Record", "load", "loads"]
+__all__ = ["Forbidden", "Record", "load", "loads", "state_dict"]

@@ -68,6 +68,34 @@ def load(path: str | os.PathLike) -> Any:
     ) from e
 
 
+def state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Returns the tensors of a state dict saved by torch.save, by name.
+
+  A file {"state_dict": {...}} is read as its state dict; what is no tensor is
+  left out.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: the file is of another kind, was cut short, or asks to run
+      code, which it does not.
+  """
+  tree = load(path)
+  if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
+    tree = tree["state_dict"]
+  tensors = {
+    str(name): value
+    for name, value in (tree.items() if isinstance(tree, dict) else ())
+    if isinstance(value, np.ndarray)
+  }
+  if not tensors:
+    raise ValueError(
+      f"{os.fspath(path)!r} is no state dict: it holds no tensors by"
+      " name; save one with torch.save(model.state_dict(), path), or give an"
+      " .npz of the arrays"
+    )
+  return tensors
+
+
 def loads(data: bytes) -> Any:
   """Returns what bytes hold: a pickle, or either format of torch.save.
 

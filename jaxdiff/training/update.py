@@ -142,7 +142,7 @@ def projection(denoiser: Any) -> Callable[[PyTree], PyTree] | None:
   """Returns how a network's parameters are brought back after an update.
 
   A Linen module may have a static method `project(params) -> params`, as the
-  magnitude-preserving `networks.edm2.EDM2UNet` has; others need none.
+  magnitude-preserving `networks.EDM2` has; others need none.
   """
   return getattr(getattr(denoiser.apply, "module", None), "project", None)
 

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import pickles
+from jaxdiff.metrics.features import checksum
 from jaxdiff.metrics.features import digits
 from jaxdiff.metrics.features import efficientnet
 from jaxdiff.metrics.features import inception
-from jaxdiff.metrics.features import torch_file
 
 _FID = "6726825d"  # how the SHA-256 of the published weights begins
 
@@ -180,9 +181,9 @@ def _check_digits(images: np.ndarray) -> None:
 
 def _arrays(path: str) -> tuple[dict[str, np.ndarray], str]:
   """Returns the arrays of a file, and what it is, in words."""
-  read = _npz if pathlib.Path(path).suffix == ".npz" else torch_file.read
+  read = _npz if pathlib.Path(path).suffix == ".npz" else pickles.state_dict
   arrays = read(path)
-  digest = torch_file.checksum(path)
+  digest = checksum.of(path)
   return arrays, f"{pathlib.Path(path).name}, SHA-256 {digest}"
 
 
@@ -252,7 +253,7 @@ def _digits(weights: str | None) -> Extractor:
     apply=_digits_apply,
     params=digits.load(path),
     check=_check_digits,
-    weights=f"{path.name}, SHA-256 {torch_file.checksum(path)}",
+    weights=f"{path.name}, SHA-256 {checksum.of(path)}",
   )
 
 
