@@ -101,7 +101,9 @@ def _is(x: Features, y: Features, jackknife: Callable) -> Found:
 
 def _modes(x: Features, y: Features, jackknife: Callable) -> Found:
   p, classes = x.probabilities, x.probabilities.shape[1]
-  shares = np.bincount(y.probabilities.argmax(1), minlength=classes) / len(y)
+  # Half a count for every class: one that the reference lacks is not infinite.
+  counts = np.bincount(y.probabilities.argmax(1), minlength=classes) + 0.5
+  shares = counts / counts.sum()
   coverage = lambda w: np.stack(
     metrics.mode_coverage(p, shares, weights=w), axis=-1
   )

@@ -105,6 +105,22 @@ def test_features_of_the_reference_are_kept(run, monkeypatch):
   assert read == ["samples", "samples", "reference"]
 
 
+def test_a_class_that_the_reference_lacks_is_not_infinitely_far():
+  rng = np.random.default_rng(0)
+  values = rng.standard_normal((40, 3))
+  x = measures.Features(values, np.eye(4)[np.arange(40) % 4])
+  y = measures.Features(values, np.eye(4)[np.arange(40) % 3])
+  (row,) = (
+    row
+    for row in measures.measure(["modes"], x, y, {})[0]
+    if row.name == "classes_kl"
+  )
+  shares = np.array([14.5, 13.5, 13.5, 0.5]) / 42
+  expected = np.sum(0.25 * np.log(0.25 / shares))
+  np.testing.assert_allclose(row.interval.value, expected)
+  assert np.isfinite([row.interval.low, row.interval.high]).all()
+
+
 def test_remarks_say_when_a_covariance_is_not_of_full_rank():
   said = evaluate.remarks(50, 500, 64, 250)
   assert len(said) == 1
