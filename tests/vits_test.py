@@ -207,6 +207,12 @@ def changed(name, value):
     ("unet", changed("conv_in.bias", np.full(8, np.nan)), "are not finite"),
     ("unet", changed("add_embedding.bias", np.zeros(7)), "has no place for"),
     ("unet_adm", without("class_embedding.weight"), "lacks 'class_embedding"),
+    ("dit", changed("proj_out_2.bias", np.zeros(7)), r"of shape \(7,\)"),
+    (
+      "original_dit",
+      changed("final_layer.linear.bias", np.zeros(7)),
+      "final_layer.linear.* becomes out/out/",
+    ),
     (
       "dit",
       without("transformer_blocks.0.attn1.to_k.weight"),

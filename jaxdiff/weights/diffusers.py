@@ -158,13 +158,7 @@ def _cut_variance(
       f"config.json has {channels} channels in and {outputs} out; as many out,"
       " or twice as many (with a learned variance), are supported"
     )
-  cut = {}
-  for name in (f"{module}.weight", f"{module}.bias"):
-    if name in arrays:
-      value = arrays[name]  # [pixels of a patch x outputs, ...]
-      value = value.reshape(-1, outputs, *value.shape[1:])[:, :channels]
-      cut[name] = value.reshape(-1, *value.shape[2:])
-  return arrays | cut
+  return torch_layout.first_channels(arrays, module, outputs, channels)
 
 
 def _modern_attention(arrays: Arrays) -> Arrays:

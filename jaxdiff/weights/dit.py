@@ -100,11 +100,11 @@ def _converted(
       f"{source} has positions that were trained; DiT's are fixed, and only"
       " this is supported"
     )
-  for kind in ("weight", "bias"):
-    name = f"final_layer.linear.{kind}"
-    value = take(rest, name, source)
-    value = value.reshape(patch**2, -1, *value.shape[1:])[:, :channels]
-    rest[name] = value.reshape(-1, *value.shape[2:])
+  last = take(rest, "final_layer.linear.bias", source, keep=True)
+  outputs = max(len(last) // patch**2, 1)
+  rest = torch_layout.first_channels(
+    rest, "final_layer.linear", outputs, channels
+  )
   depth = torch_layout.depth(rest, "blocks")
   config = training.ModelConfig(
     shape=(side * patch, side * patch, channels),

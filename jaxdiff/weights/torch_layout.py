@@ -85,6 +85,26 @@ def take(
   return arrays[name] if keep else arrays.pop(name)
 
 
+def first_channels(
+  arrays: Mapping[str, np.ndarray], module: str, outputs: int, channels: int
+) -> dict[str, np.ndarray]:
+  """Returns the arrays with the first outputs of a last layer alone.
+
+  Args:
+    arrays: the state dict.
+    module: the last layer, whose outputs run over (pixel of a patch, channel).
+    outputs: its channels.
+    channels: how many of them to keep.
+  """
+  cut = {}
+  for name in (f"{module}.weight", f"{module}.bias"):
+    value = np.asarray(arrays.get(name, 0.0))
+    if value.ndim and not len(value) % outputs:  # else `fit` names it
+      value = value.reshape(-1, outputs, *value.shape[1:])[:, :channels]
+      cut[name] = value.reshape(-1, *value.shape[2:])
+  return {**arrays, **cut}
+
+
 def depth(arrays: Mapping[str, np.ndarray], prefix: str) -> int:
   """Returns the number of blocks called `prefix`.0, `prefix`.1, ..."""
   found = [re.match(rf"{prefix}\.(\d+)\.", name) for name in arrays]
