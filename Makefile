@@ -31,9 +31,10 @@ demo: $(STAMP)  ## a small end-to-end run on the CPU
 test: $(STAMP)  ## the fast tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow" tests
 
-parity: $(STAMP)  ## converted networks against torch's (installs it: 1 GB)
+parity: $(STAMP)  ## networks and metrics against torch's (installs it: 1 GB)
 	$(BIN)/python -m pip install -q -e ".[parity]"
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q tests/*parity_test.py
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q tests/*parity_test.py \
+	  tests/features_test.py tests/distances_test.py
 
 lint: $(STAMP)  ## style and likely bugs, changes nothing
 	$(BIN)/ruff check .

@@ -108,9 +108,11 @@ def main() -> None:
     example,
     jax.random.key(0),
   ).compile()
-  peak = flops.peak(denoiser.apply.module.dtype or jnp.float32)
-  work = flops.count(update, state, example)
-  used = flops.utilisation(work * rate / config.batch_size, peak)
+  used = flops.utilisation(
+    flops.count(update, state, example),
+    rate / config.batch_size,
+    dtype=denoiser.apply.module.dtype or jnp.float32,
+  )
   results = dict(
     device=jax.devices()[0].device_kind,
     devices=jax.device_count(),
@@ -124,10 +126,8 @@ def main() -> None:
     state_mb=_mb(sum(_bytes(v) for v in jax.tree.leaves(state))),
     ours=memory(compiled),
     bare=memory(other),
-    gflops_per_image=round(work / config.batch_size / 1e9, 4),
-    utilisation=round(used, 4),
-    peak=peak.flops,
-    peak_source=peak.source,
+    gflops_per_image=round(used["flops"] / config.batch_size / 1e9, 4),
+    **used,
   )
   print(
     f"throughput: {ratio:.3f} of the bare loop (median of {len(pairs)} pairs"
@@ -136,7 +136,7 @@ def main() -> None:
   )
   print(
     f"model FLOPs: {results['gflops_per_image']} G for an image of an update,"
-    f" {100 * used:.1f} % of the peak ({peak.source})"
+    f" {100 * used['utilisation']:.1f} % of the peak ({used['peak_source']})"
   )
   print(f"waiting for data: {100 * wait:.2f} % of the time")
   for name in ("ours", "bare"):

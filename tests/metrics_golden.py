@@ -3,7 +3,7 @@ r"""What reference implementations say of inputs that anybody can make again.
   python tests/metrics_golden.py
 
 writes golden/inception.npz, golden/effnet.npz and golden/fidelity.npz, by
-torch-fidelity and efficientnet_lite_pytorch; see golden/metrics.md. The tests
+torch-fidelity and efficientnet_lite_pytorch; see golden/README.md. The tests
 compare with the files, and where the packages are installed with them.
 """
 

@@ -1,6 +1,6 @@
 """Reference networks at reduced width: their weights, inputs and outputs.
 
-Run as a script, with PyTorch and the checkouts that golden/unets.md names, it
+Run as a script, with PyTorch and the checkouts that golden/README.md names, it
 writes the outputs of the authors' own code to golden/*.npz. The tests rebuild
 weights and inputs from names and shapes, and so need neither.
 """
