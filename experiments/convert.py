@@ -51,7 +51,11 @@ STATE_DICTS = {
   "sit_pt": ("dit", "from_sit"),
   "uvit_pt": ("uvit", "from_uvit"),
 }
-_DIFFUSERS = {"UNet2DModel": "diffusers_unet", "DiTTransformer2DModel": "dit"}
+_DIFFUSERS = {
+  "UNet2DModel": "diffusers_unet",
+  "DiTTransformer2DModel": "dit",
+  "Transformer2DModel": "dit",  # its name until 2024
+}
 _SAMPLES = 8
 
 

@@ -285,8 +285,8 @@ def test_directories_that_are_incomplete_say_what_is_missing(tmp_path):
     diffusers.load_unet(tmp_path)
   _, config = reference.DIFFUSERS["unet"]
   (tmp_path / "config.json").write_text(json.dumps(config))
-  (tmp_path / "diffusion_pytorch_model.bin").touch()
-  with pytest.raises(FileNotFoundError, match="which holds config.json, diff"):
+  (tmp_path / "model.onnx").touch()
+  with pytest.raises(FileNotFoundError, match="it holds config.json, model.on"):
     diffusers.load_unet(tmp_path)
 
 

@@ -71,8 +71,8 @@ def load(path: str | os.PathLike) -> Any:
 def state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Returns the tensors of a state dict saved by torch.save, by name.
 
-  A file {"state_dict": {...}} is read as its state dict; what is no tensor is
-  left out.
+  A file {"ema": {...}} or {"state_dict": {...}} is read as that entry, the
+  average first; what is no tensor is left out.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -80,8 +80,9 @@ def state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
       code, which it does not.
   """
   tree = load(path)
-  if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
-    tree = tree["state_dict"]
+  for name in ("ema", "state_dict"):
+    if isinstance(tree, dict) and isinstance(tree.get(name), dict):
+      tree = tree[name]
   tensors = {
     str(name): value
     for name, value in (tree.items() if isinstance(tree, dict) else ())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import pickles
 from jaxdiff import predictions
 from jaxdiff import processes
 from jaxdiff.weights import safetensors
@@ -66,18 +67,20 @@ def read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the weights in a network's folder.
 
   Raises:
-    FileNotFoundError: if there are none in safetensors.
-    ImportError, ValueError: as `safetensors.read`.
+    FileNotFoundError: if there are none in safetensors, nor in torch's .bin.
+    ImportError, ValueError: as `safetensors.read` and `pickles.state_dict`.
   """
   endings = (".safetensors", ".safetensors.index.json", ".fp16.safetensors")
   for ending in endings:
     if (folder / (_WEIGHTS + ending)).is_file():
       return safetensors.read(folder / (_WEIGHTS + ending))
+  old = folder / f"{_WEIGHTS}.bin"
+  if old.is_file():
+    return pickles.state_dict(old)
   held = sorted(p.name for p in folder.iterdir() if p.is_file())
   raise FileNotFoundError(
-    f"there is no {_WEIGHTS}.safetensors in {folder}, which holds"
-    f" {', '.join(held)}; a .bin becomes one where diffusers is installed:"
-    " from_pretrained(FOLDER).save_pretrained(OTHER_FOLDER)"
+    f"there is no {_WEIGHTS}.safetensors in {folder}, nor .bin; it holds"
+    f" {', '.join(held)}: copy the file that its authors have beside them"
   )
 
 
