@@ -39,7 +39,7 @@ FLAGS = flags.FLAGS
 def main() -> None:
   config = FLAGS.config
   source = data.load(config.dataset, **recipe.plain(config, "dataset_options"))
-  model = recipe.model(config, data.scaled(sources.subset(source)))
+  model = recipe.model(config, sources.subset(source))
   denoiser = training.make_denoiser(model)
   optimizer = recipe.optimizer(config)
   params = training.make_denoiser(model, jax.random.key(0)).params
@@ -59,7 +59,6 @@ def main() -> None:
     source,
     config.batch_size,
     seed=0,
-    transform=data.scaled,
   )
 
   def ours(updates: int) -> None:
@@ -171,7 +170,7 @@ def bare_update(
 
   def step(state, batch, key):
     params, opt_state, mean = state
-    y = batch["image"]
+    y = data.scaled(batch)["image"]
     level, noise, drop = jax.random.split(key, 3)
     sigma = jnp.exp(-1.2 + 1.2 * jax.random.normal(level, (len(y), 1, 1, 1)))
     x = y + sigma * jax.random.normal(noise, y.shape)

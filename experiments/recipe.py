@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from ml_collections import config_dict
 
+from jaxdiff import data
 from jaxdiff import losses
 from jaxdiff import training
 
@@ -66,7 +67,7 @@ def loss(config: config_dict.ConfigDict, denoiser: Any) -> training.Loss:
     ValueError: for unknown names of times or augmentations, or arguments that
       they do not take.
   """
-  return losses.denoising(
+  loss = losses.denoising(
     denoiser,
     times=time_sampler(config, denoiser.process),
     weighting=config.weighting,
@@ -75,6 +76,8 @@ def loss(config: config_dict.ConfigDict, denoiser: Any) -> training.Loss:
     augment=_augmentation(config),
     learned_weighting=config.learned_weighting,
   )
+  # bytes become numbers on the device: a quarter of them travels there
+  return lambda key, params, batch: loss(key, params, data.scaled(batch))
 
 
 def time_sampler(config: config_dict.ConfigDict, process) -> losses.times.Times:

@@ -69,7 +69,7 @@ def train(
       or the data do not fit the configuration.
   """
   source = data.load(config.dataset, **recipe.plain(config, "dataset_options"))
-  sample = data.scaled(sources.subset(source))
+  sample = sources.subset(source)
   _check_labels(config, sources.labels(source, sample))
   model = recipe.model(config, sample)
   denoiser = training.make_denoiser(model)
@@ -120,7 +120,6 @@ def train(
         host_index=jax.process_index(),
         host_count=jax.process_count(),
         workers=config.workers,
-        transform=data.scaled,
       ),
       shardings and shardings[1],
       size=config.prefetch,

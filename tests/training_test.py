@@ -307,7 +307,7 @@ def kill_at_random(directory, draw):
   process.communicate()
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_bit_identical(tmp_path, uninterrupted, kills):
   # a checkpoint is written after every update: the kill meets a write
   draw = random.Random(kills)
