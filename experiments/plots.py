@@ -135,14 +135,19 @@ def image_grid(
   for i, image in enumerate(images):
     top, left = i // columns * (height + 1), i % columns * (width + 1)
     sheet[top : top + height, left : left + width] = image
-  scale = 0.9 / max(8, height) * 8
-  figure = plt.figure(figsize=(columns * scale * 0.6, rows * scale * 0.6 + 0.4))
+  dpi = 150
+  side = max(80, 2 * height) / dpi  # pixels of an image are no smaller than two
+  figure = plt.figure(figsize=(columns * side, rows * side + 0.4))
   axis = figure.add_axes((0.01, 0.01, 0.98, 0.94 if title else 0.98))
-  axis.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=1)
+  axis.imshow(
+    sheet.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+  )
   axis.axis("off")
   if title:
-    axis.set_title(title, fontsize=9)
-  figure.savefig(path, dpi=150)
+    # a letter is about 0.6 of its size wide, of which 72 are an inch
+    fits = 72 * figure.get_figwidth() / (0.6 * len(title))
+    axis.set_title(title, fontsize=min(9.0, fits))
+  figure.savefig(path, dpi=dpi)
   plt.close(figure)
 
 
