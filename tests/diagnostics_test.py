@@ -230,6 +230,7 @@ def test_the_loss_of_the_exact_potential_has_no_residual(x64):
   assert 0.1 < metrics_["dsm"] < 2.0
 
 
+@pytest.mark.slow
 def test_training_with_the_residual_lowers_it():
   network = networks.Potential((32, 32))
   apply = denoisers.LinenApply(network)

@@ -211,6 +211,7 @@ def test_draws_of_an_auxiliary_depend_on_their_index(fitted):
   np.testing.assert_allclose(whole[5:7], part, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_bound_with_an_auxiliary_beats_the_prior_at_its_time(fitted):
   law, aux = fitted
   x0 = law.sample(jax.random.key(4), 1000)[0]

@@ -194,6 +194,7 @@ def test_the_langevin_step_has_its_stationary_variance():
   assert expected > 1.3 * w
 
 
+@pytest.mark.slow
 def test_any_process_gives_the_same_chain():
   """In x / alpha VP of the same noise levels walks EDM's path."""
   vp = processes.vp_linear_covering(0.005, 60.0)

@@ -188,6 +188,7 @@ def test_sample_seven_is_bit_identical_alone_and_in_a_batch(build):
   assert np.array_equal(batch[20], few[0])
 
 
+@pytest.mark.slow
 def test_with_a_unet_sample_seven_agrees_to_rounding():
   """Convolutions round by the batch; the largest difference stays tiny."""
   network = networks.digits_unet()

@@ -839,7 +839,13 @@ ALL_GRIDS = {
 }
 
 
-@pytest.mark.parametrize("process_name", PROCESSES)
+@pytest.mark.parametrize(
+  "process_name",
+  [  # the pair finds its inverse by bisection: 30 s for all its tables
+    pytest.param(name, marks=[pytest.mark.slow] * (name == "pair"))
+    for name in PROCESSES
+  ],
+)
 def test_every_solver_on_every_grid_is_finite_and_keeps_its_nfe(process_name):
   """1..10 steps, to t_min and to sigma = 0, in float32, all in one program."""
   process = PROCESSES[process_name]
