@@ -3,11 +3,8 @@ r"""Class-conditional U-Net for MNIST, small enough for two CPU cores.
   python -m experiments.train --config=experiments/configs/mnist.py \
       --workdir=runs/mnist
 
-MNIST is read from TensorFlow Datasets, which says how to prepare it; a file
-mnist.npz as Keras has it does as well:
-
-  --config.dataset=npz:mnist.npz \
-  --config.dataset_options="{'keys': {'image': 'x_train', 'label': 'y_train'}}"
+MNIST is read from TensorFlow Datasets, which says how to prepare it, or from
+Keras's mnist.npz: --config.dataset_options="{'path': 'mnist.npz'}"
 
 Cost: about 20 minutes of one CPU core, 12 of two. docs/results.md says what to
 expect.
