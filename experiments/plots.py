@@ -228,8 +228,8 @@ def search(
 def training(table: pathlib.Path, path: pathlib.Path, title: str) -> str:
   """Draws the losses of a run against updates; returns a line about it.
 
-  Left the loss and, where it was learned, its weighted form; right the loss of
-  every bucket of the noise, which tells where the network still improves.
+  Left the loss, without learned weighting; right the loss of every bucket of
+  the noise, which tells where the network still improves.
 
   Args:
     table: metrics.csv of the run.
@@ -241,7 +241,8 @@ def training(table: pathlib.Path, path: pathlib.Path, title: str) -> str:
   column = lambda name: np.array([float(r.get(name) or "nan") for r in rows])
   figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharex=True)
   step = column("step")
-  axes[0].plot(step, column("loss"), color="tab:blue")
+  plain = "plain_loss" if "plain_loss" in rows[0] else "loss"
+  axes[0].plot(step, column(plain), color="tab:blue")
   axes[0].set(title="loss", xlabel="updates", yscale="log")
   names = [name for name in rows[0] if name.startswith("bucket_loss_")]
   for i, name in enumerate(names):

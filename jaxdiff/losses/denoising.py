@@ -65,7 +65,8 @@ def denoising(
   multiplies the loss of each sample (importance weights). Metrics are "loss"
   and, over equal buckets of the log-SNR from the noisy end to the clean one,
   "bucket_loss" f32[buckets] (weighted loss, 0 where no sample fell) and
-  "bucket_count" f32[buckets]. A network with dropout trains with it.
+  "bucket_count" f32[buckets]; with learned weighting also "plain_loss", which
+  is without it. A network with dropout trains with it.
 
   Args:
     denoiser: a `denoisers.Denoiser`; its parameters are replaced by the ones
@@ -148,13 +149,13 @@ def denoising(
     metrics = dict(bucket_loss=by_bucket, bucket_count=count)
     if "weight" in batch:
       per_sample = per_sample * batch["weight"]
-    metrics["loss"] = value = jnp.mean(per_sample)
+    value = jnp.mean(per_sample)
     if learned_weighting:
+      metrics["plain_loss"] = value
       lam = jnp.clip(process.log_snr(t), -_CLIP, _CLIP)
       u = uncertainty.log_loss(loss_params, -0.25 * lam)
       value = jnp.mean(per_sample * jnp.exp(-u) + u)
-      metrics["weighted_loss"] = value
-    return value, metrics
+    return value, metrics | dict(loss=value)
 
   return loss
 
