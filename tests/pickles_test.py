@@ -38,6 +38,25 @@ def test_pickles_of_plain_values_are_what_they_were():
       assert found[name] == values[name]
 
 
+def test_arrays_of_python_2_are_read():
+  """Whose strings are bytes, as in the published batches of CIFAR-10."""
+  short = lambda b: b"U" + bytes([len(b)]) + b
+  raw = bytes(range(200, 206))
+  data = (
+    b"\x80\x02}(" + short(b"data") + b"cnumpy.core.multiarray\n_reconstruct\n"
+    b"cnumpy\nndarray\nK\x00\x85" + short(b"b") + b"\x87R(K\x01K\x02K\x03\x86"
+    b"cnumpy\ndtype\n" + short(b"u1") + b"K\x00K\x01\x87R(K\x03" + short(b"|")
+    + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+    + short(raw) + b"tb" + short(b"labels") + b"](K\x03K\x04eu."
+  )  # fmt: skip
+  assert pickle.loads(data, encoding="bytes")[b"labels"] == [3, 4]
+  found = pickles.loads(data)
+  assert found["labels"] == [3, 4]
+  np.testing.assert_array_equal(
+    found["data"], np.frombuffer(raw, np.uint8).reshape(2, 3)
+  )
+
+
 class Calls:
   """Pickled as a call of module.name(*args), the function as it is named."""
 

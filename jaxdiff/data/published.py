@@ -6,18 +6,16 @@ of downsampled ImageNet (Chrabaszcz et al. 2017). Pixels stay u8 here.
 """
 
 import gzip
-import io
 import os
 import pathlib
-import pickle
 import zipfile
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import pickles
 
 Fields = dict[str, np.ndarray]
 Path = str | os.PathLike[str]
@@ -123,33 +121,16 @@ def imagenet(path: Path, split: str, size: int) -> Fields:
   return {"image": image, "label": np.concatenate(labels) - 1}
 
 
-class _PlainUnpickler(pickle.Unpickler):
-  """Reads dicts, bytes and NumPy arrays; a pickle can name nothing else."""
-
-  def find_class(self, module: str, name: str) -> Any:
-    module = module.replace("numpy.core", "numpy._core")
-    if (module, name) == ("numpy._core.multiarray", "_reconstruct"):
-      return np._core.multiarray._reconstruct
-    if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-      return getattr(np, name)
-    if (module, name) == ("_codecs", "encode"):
-      # How Python 2's strings come when a pickle was written by Python 3.
-      return lambda text, encoding: text.encode("latin1")
-    raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
 def _cifar_pickle(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   try:
-    stored = _PlainUnpickler(
-      io.BytesIO(file.read_bytes()), encoding="bytes"
-    ).load()
+    stored = pickles.loads(file.read_bytes())
     named = {
       k.decode() if isinstance(k, bytes) else k: v for k, v in stored.items()
     }
     rows, labels = np.asarray(named["data"]), np.asarray(named["labels"])
     if rows.shape != (len(labels), 3072) or rows.dtype != np.uint8:
       raise ValueError(f"data of shape {rows.shape}, {len(labels)} labels")
-  except Exception as error:  # bytes that are no pickle raise almost anything
+  except (ValueError, AttributeError, KeyError, TypeError) as error:
     raise ValueError(
       f"path: {str(file)!r} is no batch of CIFAR-10 ({error}), or was cut "
       "short. Unpack cifar-10-python.tar.gz again."

@@ -131,6 +131,8 @@ def _empty_array(*_: Any) -> Record:
 
 def _numpy_array(state: Any) -> np.ndarray:
   *_, shape, dtype, fortran, data = like(state, tuple)
+  if isinstance(data, str):  # bytes of Python 2 are read as text
+    data = data.encode("latin1")
   order = "F" if fortran else "C"
   return _numpy_buffer(data, dtype, shape, order)
 
