@@ -63,6 +63,7 @@ _ON_DEMAND = (
   "checkpoints",
   "data",
   "diagnostics",
+  "distillation",
   "fields",
   "learning",
   "likelihood",

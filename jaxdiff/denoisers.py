@@ -20,7 +20,7 @@ from jaxdiff.processes import GaussianProcess
 
 PyTree = Any
 
-TIMES = ("log_snr", "log_half_sigma", "steps", "t")
+TIMES = ("log_snr", "log_half_sigma", "none", "steps", "t")
 
 _CLIP = 20.0  # of the log-SNR that the network sees: sigma = 0 or alpha = 0
 
@@ -42,7 +42,14 @@ class Denoiser:
   | "log_half_sigma"  | log(sigma / (2 alpha)), as in EDM's VE networks        |
   | "steps"           | N t - 1, the step 0..N-1 of `processes.vp_discrete`    |
   | "t"               | t                                                      |
+  | "none"            | 0: maps that are told of no time                       |
   | a function        | of t, as in time=lambda t: 999.0 * t                   |
+
+  A network that jumps (`jumps=True`) is told a second time, `until`, in the
+  same way, and c is f32[batch, 2]. Its pair (x0, eps) is then the one whose
+  straight path alpha x0 + sigma eps leads from x at t to where the ODE is at
+  `until`: one DDIM step is the jump. Without `until` it is told t twice, and
+  its x0 is that of an ordinary denoiser.
 
   Attributes:
     params: parameters, a tree of arrays.
@@ -56,6 +63,7 @@ class Denoiser:
     scale_input: whether x is divided by sqrt(alpha^2 sigma_data^2 + sigma^2);
       None does so for the prediction "edm" alone.
     dtype: what the network's input is cast to; None keeps x's dtype.
+    jumps: whether the network is told where to jump.
   """
 
   params: PyTree
@@ -71,6 +79,7 @@ class Denoiser:
     default=None, metadata={"static": True}
   )
   dtype: Any = dataclasses.field(default=None, metadata={"static": True})
+  jumps: bool = dataclasses.field(default=False, metadata={"static": True})
 
   def __call__(
     self,
@@ -78,6 +87,7 @@ class Denoiser:
     t: jax.Array,
     label: Any = None,
     *,
+    until: jax.Array | None = None,
     augment: jax.Array | None = None,
     key: jax.Array | None = None,
   ) -> predictions.Prediction:
@@ -87,36 +97,35 @@ class Denoiser:
       x: noisy data.
       t: scalar or f[batch].
       label: takes the place of the label held.
+      until: scalar or f[batch], where a network that jumps goes; t if None.
       augment: f[batch, d], how the data were augmented, for networks that are
         told so; None says that they were not.
       key: of the dropout, which there is in training alone.
 
     Raises:
-      ValueError: if the network's output is not shaped like x.
+      ValueError: if the network's output is not shaped like x, or `until` is
+        given to a network that does not jump.
     """
-    label = self.label if label is None else label
-    t = jnp.asarray(t, tree.compute_dtype(x.dtype))
-    alpha = tree.expand(self.process.alpha(t), x)
-    sigma = tree.expand(self.process.sigma(t), x)
-    scaled = self.scale_input
-    if scaled is None:
-      scaled = self.prediction == "edm"
-    inputs = x
-    if scaled:
-      inputs = predictions.input_scale(alpha, sigma, self.sigma_data) * x
-    inputs = inputs.astype(self.dtype or x.dtype)
-    condition = jnp.broadcast_to(self._condition(t), x.shape[:1])
-    args = () if label is None else (_for_all(label, x.shape[0]),)
+    if until is not None and not self.jumps:
+      raise ValueError(
+        f"until={until} says where to jump, but this network is told one time"
+        " alone; make a student that jumps with distillation.student_of(key,"
+        " teacher, shape, jumps=True), or leave it out"
+      )
     # what is not given is not mentioned: most networks know nothing of it
     given = dict(augment=augment, key=key)
     given = {name: v for name, v in given.items() if v is not None}
-    output = self.apply(self.params, inputs, condition, *args, **given)
+    args = self.inputs(x, t, label, until=until)
+    output = self.apply(self.params, *args, **given)
     if output.shape != x.shape:
       raise ValueError(
         f"the network returned shape {output.shape} for an input of shape"
         f" {x.shape}; a denoiser predicts one value for every input value"
         " (check the number of output channels)"
       )
+    t = jnp.asarray(t, tree.compute_dtype(x.dtype))
+    alpha = tree.expand(self.process.alpha(t), x)
+    sigma = tree.expand(self.process.sigma(t), x)
     return predictions.decode(
       self.prediction,
       output.astype(alpha.dtype),
@@ -126,12 +135,40 @@ class Denoiser:
       self.sigma_data,
     )
 
+  def inputs(
+    self, x: jax.Array, t: jax.Array, label: Any = None, *, until: Any = None
+  ) -> tuple:
+    """Returns what the network is called with: (x, c) or (x, c, label).
+
+    Args are those of the call: x is scaled, c f[batch] or f[batch, 2].
+    """
+    label = self.label if label is None else label
+    t = jnp.asarray(t, tree.compute_dtype(x.dtype))
+    scaled = self.scale_input
+    if scaled is None:
+      scaled = self.prediction == "edm"
+    inputs = x
+    if scaled:
+      alpha = tree.expand(self.process.alpha(t), x)
+      sigma = tree.expand(self.process.sigma(t), x)
+      inputs = predictions.input_scale(alpha, sigma, self.sigma_data) * x
+    inputs = inputs.astype(self.dtype or x.dtype)
+    condition = jnp.broadcast_to(self._condition(t), x.shape[:1])
+    if self.jumps:
+      until = t if until is None else jnp.asarray(until, t.dtype)
+      second = jnp.broadcast_to(self._condition(until), x.shape[:1])
+      condition = jnp.stack([condition, second], axis=-1)
+    args = () if label is None else (_for_all(label, x.shape[0]),)
+    return inputs, condition, *args
+
   def _condition(self, t: jax.Array) -> jax.Array:
     """Returns what the network is told about the time."""
     if callable(self.time):
       return self.time(t)
     if self.time == "t":
       return t
+    if self.time == "none":
+      return jnp.zeros_like(t)
     if self.time == "steps":
       return t / self.process.t_min - 1.0
     log_noise = -self._clipped_log_snr(t)

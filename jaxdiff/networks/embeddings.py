@@ -48,6 +48,10 @@ def fourier(
 class Condition(nn.Module):
   """An embedding of the time and, with `num_classes`, of a class label.
 
+  A network that jumps is told two times, where it is and where it goes. The
+  second one enters by a matrix that begins at zero: a network that was trained
+  with one time goes on as it was.
+
   Attributes:
     features: width of the embedding.
     num_classes: number of classes; label `num_classes` stands for "no class"
@@ -63,20 +67,32 @@ class Condition(nn.Module):
   def __call__(self, c: jax.Array, label: Any = None) -> jax.Array:
     """Returns [batch, features] for c f32[batch], label i32[batch] or None.
 
-    Labels are looked up, not clipped: one above `num_classes` gives NaN.
+    Two times are c f32[batch, 2]. Labels are looked up, not clipped: one above
+    `num_classes` gives NaN.
 
     Raises:
-      ValueError: if c is not 1-D, or a label is given to a network without
-        classes, or is not an integer.
+      ValueError: if c is neither f[batch] nor f[batch, 2], or a label is given
+        to a network without classes, or is not an integer.
     """
-    if c.ndim != 1:
+    if c.ndim != 1 and c.shape[1:] != (2,):
       raise ValueError(
-        f"the time condition c must be f[batch], got shape {c.shape};"
-        " broadcast a scalar with jnp.full(x.shape[:1], c)"
+        "the time condition c must be f[batch], or f[batch, 2] for a network"
+        f" that is told where to jump, got shape {c.shape}; broadcast a scalar"
+        " with jnp.full(x.shape[:1], c)"
       )
+    until = c[:, 1] if c.ndim == 2 else None
+    c = c[:, 0] if c.ndim == 2 else c
     h = nn.Dense(self.features, dtype=self.dtype, name="time_in")(
       fourier(c, self.features)
     )
+    if until is not None:
+      h = h + nn.Dense(
+        self.features,
+        use_bias=False,
+        dtype=self.dtype,
+        kernel_init=nn.initializers.zeros,
+        name="until_in",
+      )(fourier(until, self.features))
     if self.num_classes:
       label = self.num_classes if label is None else label
       label = jnp.asarray(label)

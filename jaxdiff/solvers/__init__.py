@@ -38,6 +38,8 @@ from jaxdiff.solvers.euler_maruyama import euler_maruyama
 from jaxdiff.solvers.exponential_ab import exponential_ab
 from jaxdiff.solvers.exponential_rk import exponential_rk
 from jaxdiff.solvers.final_step import final_step
+from jaxdiff.solvers.gamma_sampling import gamma_sampling
+from jaxdiff.solvers.gamma_sampling import jump_times
 from jaxdiff.solvers.heun import heun
 from jaxdiff.solvers.heun import heun_churn
 from jaxdiff.solvers.inject_noise import inject_noise
@@ -95,12 +97,14 @@ __all__ = [
   "fon",
   "euler_maruyama",
   "for_budget",
+  "gamma_sampling",
   "heun",
   "heun_churn",
   "inject_noise",
   "ipndm",
   "ipndm_v",
   "lms",
+  "jump_times",
   "langevin",
   "midpoint",
   "model_statistics",

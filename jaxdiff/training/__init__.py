@@ -1,9 +1,12 @@
 """Training: state, update, loop, and models read back from checkpoints."""
 
+from jaxdiff.training import alternating
 from jaxdiff.training import ema
+from jaxdiff.training.alternating import Player
 from jaxdiff.training.averaging import average
 from jaxdiff.training.digits import digits_denoiser
 from jaxdiff.training.labels import check_labels
+from jaxdiff.training.loop import Guard
 from jaxdiff.training.loop import Trace
 from jaxdiff.training.loop import train
 from jaxdiff.training.models import check_config
@@ -26,10 +29,13 @@ from jaxdiff.training.writers import tensorboard_writer
 from jaxdiff.training.writers import together
 
 __all__ = [
+  "Guard",
   "Loss",
   "ModelConfig",
+  "Player",
   "Trace",
   "TrainState",
+  "alternating",
   "average",
   "check_config",
   "check_labels",

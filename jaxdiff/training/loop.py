@@ -23,6 +23,30 @@ from jaxdiff.training.writers import OnMetrics
 
 
 @dataclasses.dataclass(frozen=True)
+class Guard:
+  """When a run counts as diverged.
+
+  A loss, "loss" or ".../loss", that between two reports is on average more than
+  `factor` times the largest magnitude of the first `reports` reports of this
+  run of the loop, or than `factor` times `least`. (Losses of distillation rise
+  and fall as their networks take turns, and may begin near 0; a thousandfold is
+  no longer that.)
+  """
+
+  factor: float = 1000.0
+  reports: int = 5
+  least: float = 0.01
+
+  def __post_init__(self):
+    if not (self.factor > 1 and self.reports >= 1):
+      raise ValueError(
+        "a guard compares with the first reports >= 1 reports by a factor > 1,"
+        f" got factor={self.factor} and reports={self.reports}; guard=None is"
+        " none"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
 class Trace:
   """Which updates the profiler records: first to last, counted from 1.
 
@@ -48,6 +72,7 @@ def train(
   snapshot_every: int = 1000,
   trace: Trace | None = None,
   progress: bool = True,
+  guard: Guard | None = Guard(),
 ) -> TrainState:
   """Returns the state after `steps` updates in all, resumed ones included.
 
@@ -74,10 +99,13 @@ def train(
     snapshot_every: updates between snapshots.
     trace: what the profiler records, if anything.
     progress: show a progress bar.
+    guard: when a run counts as diverged, if ever. It is asked before every
+      checkpoint, so that the last one is of a state that was still good.
 
   Raises:
     FloatingPointError: if every update since the last report was skipped for a
-      loss or gradient that was not finite; the step and the leaf are named.
+      loss or gradient that was not finite, or a loss diverged; the step and the
+      loss, or the leaf, are named.
     KeyboardInterrupt: after saving, on Ctrl-C.
     SystemExit: after saving, on SIGTERM.
     OSError: if a checkpoint cannot be written.
@@ -88,7 +116,7 @@ def train(
     iterator.set_state(position)
   start = int(state.step)
   leaves = _leaf_names(states.trained(state.params, state.loss_params))
-  pending, latest = [], {}
+  pending, latest, first = [], {}, []
   clock, waited = time.monotonic(), 0.0
   first_process = jax.process_index() == 0
 
@@ -98,6 +126,8 @@ def train(
     pending.clear()
     fault = _first_fault(held, step - len(held) + 1, leaves)
     latest = average(held)
+    if guard is not None:
+      _check_divergence(guard, first, latest, step, checkpoints)
     seconds = time.monotonic() - clock
     latest["updates_per_second"] = len(held) / seconds
     latest["data_wait"] = waited / seconds
@@ -150,7 +180,9 @@ def train(
       ):
         jax.block_until_ready(state)
         jax.profiler.stop_trace()
-      at_report = step % log_every == 0 or step == steps
+      # of what is saved the losses have been seen
+      at_save = checkpoints is not None and step % every == 0
+      at_report = step % log_every == 0 or step == steps or (guard and at_save)
       if at_report:
         report(step)
       if snapshots is not None and step % snapshot_every == 0:
@@ -163,6 +195,34 @@ def train(
   if snapshots is not None:
     snapshots.wait()
   return state
+
+
+def _check_divergence(
+  guard: Guard,
+  first: list[dict[str, float]],
+  latest: dict[str, Any],
+  step: int,
+  checkpoints: Checkpoints | None,
+) -> None:
+  """Raises if a loss left the range of the first reports; adds to them."""
+  now = {k: v for k, v in latest.items() if k.split("/")[-1] == "loss"}
+  if len(first) < guard.reports:
+    first.append(now)
+    return
+  for name, value in now.items():
+    usual = max(guard.least, *(abs(r.get(name, 0.0)) for r in first))
+    if abs(value) > guard.factor * usual:
+      good = None if checkpoints is None else checkpoints.latest()
+      raise FloatingPointError(
+        f"{name} diverged: {value:.4g} on average up to step {step}, after"
+        f" {usual:.4g} at most in the first reports. Lower the learning rate,"
+        " or clip the gradient"
+        + (
+          f"; {checkpoints.directory} holds step {good}, from before"
+          if good is not None
+          else ""
+        )
+      )
 
 
 def _leaf_names(tree: Any) -> list[str]:
@@ -193,8 +253,15 @@ def _first_fault(metrics: list[dict], step: int, leaves: list[str]) -> str:
     if fault is None:
       continue
     row, leaf, count = map(int, fault)
+    wrong = [
+      name
+      for name, value in m.items()
+      if name.endswith("/loss") and not np.isfinite(value)
+    ]
     if row >= 0:
       found += f", whose batch has NaN or infinity in sample {row}"
+    elif wrong:  # of several players the first one infected the others
+      found += f", where {wrong[0]} was {m[wrong[0]]}"
     elif count == len(leaves):
       found += ", where the loss and every gradient were not finite"
     elif leaf >= 0:

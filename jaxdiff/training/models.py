@@ -49,6 +49,7 @@ class ModelConfig:
     sigma_data: standard deviation of the data.
     time: what the network is told about the time, one of `denoisers.TIMES`.
     scale_input: whether its input is scaled, as in `denoisers.Denoiser`.
+    jumps: whether the network is told where to jump, as students of CTM are.
     dataset: name of the data it was trained on, as `data.load` takes it, or "".
     dataset_options: the options of `data.load`.
   """
@@ -63,6 +64,7 @@ class ModelConfig:
   sigma_data: float = 0.5
   time: str = "log_snr"
   scale_input: bool | None = None
+  jumps: bool = False
   dataset: str = ""
   dataset_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -98,7 +100,8 @@ def make_denoiser(
   process = getattr(processes, config.process)(**config.process_options)
 
   def init(key):
-    x, c = jnp.zeros((1, *config.shape)), jnp.zeros(1)
+    x = jnp.zeros((1, *config.shape))
+    c = jnp.zeros((1, 2) if config.jumps else 1)
     return network.init(key, x, c)["params"]
 
   if key is None:
@@ -113,6 +116,7 @@ def make_denoiser(
     sigma_data=config.sigma_data,
     time=config.time,
     scale_input=config.scale_input,
+    jumps=config.jumps,
   )
 
 
@@ -179,6 +183,7 @@ def check_config(directory: str | os.PathLike, config: ModelConfig) -> None:
   """
   stored = _stored(directory)
   wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+  stored = {"jumps": False} | stored  # written before there were jumps
   for name, value in wanted.items():
     if name not in _DATA and stored.get(name) != value:
       raise ValueError(

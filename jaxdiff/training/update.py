@@ -92,7 +92,7 @@ def make_update(
     key = jax.random.fold_in(state.key, state.step)
     old = states.trained(state.params, state.loss_params)
     value, metrics, grads = _gradient(loss, key, old, batch, accumulate)
-    squares = jnp.stack([_square(g) for g in jax.tree.leaves(grads)])
+    squares = jnp.stack([square(g) for g in jax.tree.leaves(grads)])
     grad_norm = jnp.sqrt(jnp.sum(squares))
     if clip_norm is not None:
       clip = optax.clip_by_global_norm(clip_norm)
@@ -121,9 +121,9 @@ def make_update(
     metrics = metrics | dict(
       loss=value,
       grad_norm=grad_norm,
-      param_norm=jnp.sqrt(sum(map(_square, jax.tree.leaves(after.params)))),
+      param_norm=jnp.sqrt(sum(map(square, jax.tree.leaves(after.params)))),
       skipped=1.0 - finite.astype(jnp.float32),
-      fault=_fault(batch, squares),
+      fault=fault(batch, squares),
     )
     return after, metrics
 
@@ -186,8 +186,13 @@ def _gradient(
   return jnp.mean(values), averaging.merge(metrics, empty=0.0), grads
 
 
-def _fault(batch: Any, squares: jax.Array) -> jax.Array:
-  """Returns (first bad sample, first bad leaf, number of bad leaves)."""
+def fault(batch: Any, squares: jax.Array) -> jax.Array:
+  """Returns (first bad sample, first bad leaf, number of bad leaves), i32[3].
+
+  Args:
+    batch: whose samples are looked at.
+    squares: f[leaves], the squared norm of every leaf of the gradient.
+  """
   rows = [
     ~jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1)
     for leaf in jax.tree.leaves(batch)
@@ -199,5 +204,6 @@ def _fault(batch: Any, squares: jax.Array) -> jax.Array:
   return jnp.stack([row, first(bad), bad.sum()]).astype(jnp.int32)
 
 
-def _square(v: jax.Array) -> jax.Array:
+def square(v: jax.Array) -> jax.Array:
+  """Returns the squared norm of an array, in float32 or wider."""
   return jnp.sum(jnp.square(v.astype(jnp.promote_types(v.dtype, jnp.float32))))

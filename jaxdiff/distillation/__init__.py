@@ -1,0 +1,38 @@
+"""Distillation: few-step students of a teacher. One method, one file.
+
+Every method is a builder of a `Method`, which `init_state`, `make_update` and
+`training.train` run; `sampler` draws from what it made. To add one: its file, a
+line here, an entry in METHODS of experiments/distill.py.
+"""
+
+from jaxdiff.distillation import generators
+from jaxdiff.distillation.dmd import dmd
+from jaxdiff.distillation.dmd import matching as dmd_loss
+from jaxdiff.distillation.fake_score import fake_score
+from jaxdiff.distillation.imitation import imitation
+from jaxdiff.distillation.jumps import Along
+from jaxdiff.distillation.jumps import along
+from jaxdiff.distillation.jumps import jump
+from jaxdiff.distillation.method import init_state
+from jaxdiff.distillation.method import make_update
+from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.method import sampler
+from jaxdiff.distillation.students import student_of
+from jaxdiff.distillation.students import with_params
+
+__all__ = [
+  "Along",
+  "Method",
+  "along",
+  "dmd",
+  "dmd_loss",
+  "fake_score",
+  "generators",
+  "imitation",
+  "init_state",
+  "jump",
+  "make_update",
+  "sampler",
+  "student_of",
+  "with_params",
+]

@@ -1,0 +1,110 @@
+r"""Adversarial terms: a small head on what a denoiser knows already.
+
+The head reads the activations of one layer of a network, averaged over
+positions, at noised data and noised samples: noise makes the two laws overlap,
+and a denoiser's features tell them apart from the first step on. The network is
+the fake score (DMD2, Presto, which train it along) or a frozen teacher.
+
+| kind            | discriminator: real, fake       | generator            |
+|-----------------|---------------------------------|----------------------|
+| "softplus"      | softplus(-d_r), softplus(d_f)   | softplus(-d_f)       |
+| "hinge"         | relu(1 - d_r), relu(1 + d_f)    | -d_f                 |
+| "least_squares" | (1 - d_r)^2, d_f^2              | (1 - d_f)^2          |
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import checks
+
+KINDS = ("softplus", "hinge", "least_squares")
+
+
+class Head(nn.Module):
+  """Two layers from features f[batch, d] to a logit f[batch].
+
+  Attributes:
+    width: of the hidden layer.
+  """
+
+  width: int = 64
+
+  @nn.compact
+  def __call__(self, features: jax.Array) -> jax.Array:
+    h = nn.silu(nn.LayerNorm()(nn.Dense(self.width)(features)))
+    return nn.Dense(1, kernel_init=nn.initializers.zeros)(h)[:, 0]
+
+
+def features(
+  denoiser: Any, layer: str, x: jax.Array, t: Any, *label: Any
+) -> jax.Array:
+  """Returns the activations of a layer, averaged over positions: f[batch, d].
+
+  Args:
+    denoiser: a Denoiser of a Linen module.
+    layer: name of a submodule of it, "Dense_2" of an MLP or "middle" of a UNet.
+    x: noisy samples, [batch, ...].
+    t: scalar or f[batch].
+    *label: the labels, if there are any.
+
+  Raises:
+    ValueError: if the network has no such layer; those it has are named.
+  """
+  module = denoiser.apply.module
+  found = set()
+
+  def wanted(submodule, method):
+    del method
+    found.add(submodule.name)
+    return submodule.name == layer
+
+  _, kept = module.apply(
+    {"params": denoiser.params},
+    *denoiser.inputs(x, t, *label),
+    capture_intermediates=wanted,
+    mutable=["intermediates"],
+  )
+  leaves = jax.tree.leaves(kept)
+  if not leaves:
+    names = sorted(name for name in found if name)
+    raise ValueError(
+      f"{type(module).__name__} has no layer {layer!r}; it has"
+      f" {', '.join(names)}"
+    )
+  h = leaves[0]
+  return jnp.mean(h, axis=tuple(range(1, h.ndim - 1))) if h.ndim > 2 else h
+
+
+def discriminator_loss(
+  kind: str, real: jax.Array, fake: jax.Array
+) -> jax.Array:
+  """Returns the loss of logits of real data and of samples, f[].
+
+  Raises:
+    ValueError: for an unknown kind.
+  """
+  checks.one_of(kind, KINDS, "the kind of adversarial loss")
+  if kind == "softplus":
+    parts = nn.softplus(-real), nn.softplus(fake)
+  elif kind == "hinge":
+    parts = nn.relu(1.0 - real), nn.relu(1.0 + fake)
+  else:
+    parts = (1.0 - real) ** 2, fake**2
+  return jnp.mean(parts[0]) + jnp.mean(parts[1])
+
+
+def generator_loss(kind: str, fake: jax.Array) -> jax.Array:
+  """Returns the loss of a generator whose samples have these logits, f[].
+
+  Raises:
+    ValueError: for an unknown kind.
+  """
+  checks.one_of(kind, KINDS, "the kind of adversarial loss")
+  if kind == "softplus":
+    return jnp.mean(nn.softplus(-fake))
+  if kind == "hinge":
+    return -jnp.mean(fake)
+  return jnp.mean((1.0 - fake) ** 2)

@@ -1,0 +1,138 @@
+r"""Distribution matching distillation: DMD, DMD2.
+
+The student's samples x = G(z) follow the gradient of KL(p_fake || p_teacher)
+between the two laws noised to a random level,
+
+  x_t = sg(alpha x + sigma eps),   g = (D_fake(x_t) - D_teacher(x_t)) / c,
+  loss = 1/2 mean |x - sg(x - g)|^2,   c = mean |x - D_teacher(x_t)|,
+
+where D_fake is the denoiser of the student's own samples, trained beside it
+(`fake_score`), `fake_steps` times for every step of the student. For Gaussians
+c g has the mean sigma^2 d KL / d mean. c is one number for each sample, floored
+so that a perfect student does not divide by nothing.
+
+DMD2 takes 5 fake steps and needs no regression on stored pairs; several steps
+by `generators.backward_simulation`. Guidance goes around the teacher, whose
+labels are then the batch's. Reference: Yin et al. (2024),
+https://arxiv.org/abs/2311.18828, eq. 7 and 8; DMD2,
+https://arxiv.org/abs/2405.14867, section 4.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdiff import losses
+from jaxdiff import training
+from jaxdiff import tree
+from jaxdiff.distillation import generators
+from jaxdiff.distillation.fake_score import fake_score
+from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.students import with_params
+
+FLOOR = 1e-3
+
+
+def dmd(
+  teacher: Any,
+  student: Any,
+  *,
+  optimizer: optax.GradientTransformation,
+  fake: Any = None,
+  fake_optimizer: optax.GradientTransformation | None = None,
+  fake_steps: int = 5,
+  generator: generators.Generator | None = None,
+  times: Any = None,
+  fake_times: Any = None,
+  ema: float = 0.999,
+) -> Method:
+  """Returns the method.
+
+  Args:
+    teacher: model(x, t[, label]) -> Prediction.
+    student: a Denoiser, which begins as a copy of the teacher.
+    optimizer: of the student; Adam with b1=0 is usual.
+    fake: the fake denoiser before the first step; by default a copy of the
+      student.
+    fake_optimizer: its optimizer; by default the student's.
+    fake_steps: steps of the fake score for each step of the student.
+    generator: how the student is asked; by default one step from t_max.
+    times: of x_t, a sampler of `losses.times`; by default log-uniform in sigma
+      / alpha.
+    fake_times: those that the fake score is trained at; by default the same.
+    ema: decay of the student's average.
+  """
+  fake = student if fake is None else fake
+  process = student.process
+  generator = generator or generators.one_step(process)
+  times = times or losses.times.uniform_log_snr(process)
+
+  def loss(key, params, nets, batch):
+    draw_key, match_key = jax.random.split(key)
+    x = generator(draw_key, with_params(student, params), batch)
+    other = with_params(fake, nets["fake"])
+    return matching(match_key, x, nets["teacher"], other, times, batch), {}
+
+  fake_loss = fake_score(fake, student, generator, times=fake_times or times)
+  return Method(
+    student=student,
+    players={
+      "fake": training.Player(
+        fake_loss, fake_optimizer or optimizer, steps=fake_steps
+      ),
+      "student": training.Player(loss, optimizer),
+    },
+    params={"fake": fake.params},
+    frozen={"teacher": teacher},
+    ema=ema,
+  )
+
+
+def matching(
+  key: jax.Array,
+  x: jax.Array,
+  teacher: Callable,
+  fake: Any,
+  times: Any,
+  batch: dict,
+) -> jax.Array:
+  """Returns the loss whose gradient in x is DMD's, f[].
+
+  Args:
+    key: PRNG key.
+    x: the generator's samples, like batch["image"].
+    teacher: model(x, t[, label]) -> Prediction, guided if it is to be.
+    fake: a Denoiser of the generator's samples.
+    times: sampler of `losses.times`.
+    batch: labels and index of the samples.
+  """
+  time_key, noise_key = jax.random.split(key)
+  t = times(time_key, x.shape[0])
+  clean = jax.lax.stop_gradient(x)
+  x_t, _ = fake.process.perturb(noise_key, clean, t, batch.get("index"))
+  labels = generators.label(batch)
+  gradient = direction(
+    clean, teacher(x_t, t, *labels).x0, fake(x_t, t, *labels).x0
+  )
+  aim = jax.lax.stop_gradient(clean - gradient)
+  return 0.5 * jnp.mean(jnp.square(x - aim))
+
+
+def direction(
+  x: jax.Array,
+  teacher_x0: jax.Array,
+  fake_x0: jax.Array,
+  floor: float = FLOOR,
+) -> jax.Array:
+  """Returns g = (D_fake - D_teacher) / max(mean |x - D_teacher|, floor).
+
+  The mean is over the values of a sample. Samples whose g is not finite get 0.
+  """
+  axes = tuple(range(1, x.ndim))
+  scale = jnp.mean(abs(x - teacher_x0), axis=axes)
+  gradient = (fake_x0 - teacher_x0) / tree.expand(jnp.maximum(scale, floor), x)
+  finite = jnp.isfinite(gradient).all(axis=axes, keepdims=True)
+  return jnp.where(finite, gradient, 0.0)

@@ -1,0 +1,53 @@
+r"""The fake score: a denoiser of what the generator makes now.
+
+It is trained by ordinary denoising on the generator's samples: the density of a
+generator is not known, but the score of its noised samples can be learned.
+
+  loss = E lambda(sigma) |D_fake(sg(x) + sigma eps, sigma) - sg(x)|^2,  x = G(z)
+"""
+
+from typing import Any
+
+import jax
+
+from jaxdiff import losses
+from jaxdiff.distillation.generators import Generator
+from jaxdiff.distillation.students import with_params
+from jaxdiff.training import alternating
+
+
+def fake_score(
+  fake: Any,
+  student: Any,
+  generator: Generator,
+  *,
+  times: Any = None,
+  weighting: Any = "edm",
+) -> alternating.Loss:
+  """Returns loss(key, params, nets, batch) of the fake denoiser.
+
+  Args:
+    fake: a Denoiser; its parameters are those that are trained.
+    student: the student, whose parameters are nets["student"].
+    generator: how it is asked, of `generators`.
+    times: sampler of `losses.times`; by default EDM's log-normal.
+    weighting: as in `losses.denoising`.
+  """
+  module = getattr(fake.apply, "module", None)
+  classes = getattr(module, "num_classes", 0)
+  denoising = losses.denoising(
+    fake,
+    times=times,
+    weighting=weighting,
+    num_classes=classes,
+    label_dropout=0.0,
+  )
+
+  def loss(key, params, nets, batch):
+    draw_key, noise_key = jax.random.split(key)
+    model = with_params(student, nets["student"])
+    x = jax.lax.stop_gradient(generator(draw_key, model, batch))
+    value, _ = denoising(noise_key, params, {**batch, "image": x})
+    return value, {}
+
+  return loss

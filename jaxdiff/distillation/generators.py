@@ -1,0 +1,100 @@
+r"""What a student is asked while it is trained: generators.
+
+generator(key, model, batch) -> x0, like batch["image"]. The model is the
+student with the parameters that are trained; x0 carries gradients through its
+last call alone.
+
+| generator             | the student is called at                           |
+|-----------------------|----------------------------------------------------|
+| `one_step`            | noise, at one time                                 |
+| `noised_data`         | noised data, at random times (Presto, DMD2's first |
+|                       | stage of several steps)                            |
+| `backward_simulation` | its own samples, at a random time of a grid (DMD2; |
+|                       | stochastic gradient truncation of Self-Forcing)    |
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import tree
+from jaxdiff.processes import GaussianProcess
+
+Generator = Callable[[jax.Array, Any, Mapping[str, Any]], jax.Array]
+
+
+def noise(key: jax.Array, batch: Mapping[str, Any]) -> jax.Array:
+  """Returns standard normal noise like batch["image"], by the index."""
+  return tree.normal(key, batch["image"], batch.get("index"))
+
+
+def label(batch: Mapping[str, Any]) -> tuple:
+  """Returns the labels as arguments of a model: () if there are none."""
+  return (batch["label"],) if "label" in batch else ()
+
+
+def one_step(
+  process: GaussianProcess, t: float | None = None, data_std: float = 0.0
+) -> Generator:
+  """Returns x0(x, t) of noise x.
+
+  Args:
+    process: the forward process.
+    t: where the noise is taken to be; t_max by default, 2.5 for SIM on EDM.
+    data_std: adds the data's spread to the noise, as `process.prior` does.
+  """
+  t = process.t_max if t is None else t
+  scale = float(np.hypot(process.sigma(t), process.alpha(t) * data_std))
+
+  def generate(key, model, batch):
+    return model(scale * noise(key, batch), t, *label(batch)).x0
+
+  return generate
+
+
+def noised_data(process: GaussianProcess, times: Any) -> Generator:
+  """Returns x0(x_t, t) of noised data, t of `losses.times`."""
+
+  def generate(key, model, batch):
+    time_key, noise_key = jax.random.split(key)
+    x = batch["image"]
+    t = times(time_key, x.shape[0])
+    x, _ = process.perturb(noise_key, x, t, batch.get("index"))
+    return model(x, t, *label(batch)).x0
+
+  return generate
+
+
+def backward_simulation(
+  process: GaussianProcess, grid: np.ndarray
+) -> Generator:
+  """Returns x0 of a random call of the student's own sampler.
+
+  The sampler renoises, x' = alpha' x0 + sigma' z, as `solvers.gamma_sampling`
+  with gamma = 1 on a grid that ends without noise. Each sample stops at a call
+  of its own, all equally likely; calls before it carry no gradients.
+
+  Args:
+    process: the forward process.
+    grid: f64[n + 1], of the sampler that the student will be run with.
+  """
+  times = np.asarray(grid, np.float64)[:-1]
+  n = len(times)
+  alpha, sigma = process.alpha(times), process.sigma(times)
+
+  def generate(key, model, batch):
+    keys = jax.random.split(key, n + 1)
+    size = batch["image"].shape[0]
+    stop = jax.random.randint(keys[n], (size,), 0, n)
+    x = sigma[0] * noise(keys[0], batch)
+    for i in range(1, n):
+      x0 = jax.lax.stop_gradient(model(x, times[i - 1], *label(batch)).x0)
+      further = alpha[i] * x0 + sigma[i] * noise(keys[i], batch)
+      x = jnp.where(tree.expand(stop >= i, x), further, x)
+    t = jnp.asarray(times, x.dtype)[stop]
+    return model(x, t, *label(batch)).x0
+
+  return generate

@@ -1,0 +1,125 @@
+"""What every method of distillation is: players, and what they look at.
+
+A builder, one for each method, takes a teacher and a student and returns a
+`Method`. The rest is the same for all of them:
+
+  method = distillation.dmd(teacher, student, optimizer=optax.adam(1e-4))
+  state = distillation.init_state(key, method)
+  update = distillation.make_update(method)
+  state = training.train(state, update, batches, steps=...)
+  student = method.finished(state)
+
+What a player's loss finds in `nets`: "teacher", a model; "student" and the
+other players' parameters by name; "ema", the student's averaged parameters;
+"step"; "memory". A batch is a dict with "image" f[batch, ...], "index"
+i32[batch] and, for conditional models, "label".
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdiff import checks
+from jaxdiff import solvers
+from jaxdiff import tableau as tables
+from jaxdiff import training
+from jaxdiff.distillation import jumps
+from jaxdiff.training import alternating
+from jaxdiff.training import ema as emas
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A method of distillation, ready to be trained.
+
+  Attributes:
+    student: the model that is trained, with its initial parameters.
+    players: `training.Player`s by name, in the order in which they move; the
+      one called "student" trains the student.
+    params: initial parameters of the other players.
+    frozen: what is looked at alone: the teacher.
+    memory: numbers that are remembered from update to update.
+    remember: how, as in `training.alternating.make_update`.
+    ema: decay of the student's average, or a profile of `training.ema`.
+    gamma: of the student's own sampler, `solvers.gamma_sampling`.
+  """
+
+  student: Any
+  players: Mapping[str, training.Player]
+  params: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
+  frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  memory: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  remember: Callable[..., Mapping] | None = None
+  ema: float | emas.Profile = 0.999
+  gamma: float = 1.0
+
+  def finished(self, state: training.TrainState, ema: bool = True) -> Any:
+    """Returns the student with the parameters of a state, averaged or last."""
+    params = state.ema_params if ema else state.params
+    return dataclasses.replace(self.student, params=params)
+
+
+def init_state(
+  key: jax.Array, method: Method, *, averages: int = 0
+) -> training.TrainState:
+  """Returns the state before the first update.
+
+  Args:
+    key: of the run.
+    method: what is to be trained.
+    averages: how many further averages of the student are kept.
+  """
+  return alternating.init_state(
+    key,
+    method.players,
+    {"student": method.student.params, **method.params},
+    memory=method.memory,
+    averages=averages,
+  )
+
+
+def make_update(
+  method: Method,
+  *,
+  averages: tuple[emas.Profile, ...] = (),
+  shardings: tuple[PyTree, PyTree] | None = None,
+) -> alternating.Update:
+  """Returns update(state, batch) -> (state, metrics), one jitted program.
+
+  All inner steps, all optimizers and the averages are in it; the state is
+  donated. See `training.alternating.make_update` for metrics and arguments.
+  """
+  return alternating.make_update(
+    method.players,
+    frozen=method.frozen,
+    ema=method.ema,
+    averages=averages,
+    remember=method.remember,
+    shardings=shardings,
+  )
+
+
+def sampler(
+  student: Any, grid: np.ndarray, *, gamma: float = 1.0
+) -> tuple[Any, tables.Tableau]:
+  """Returns (model, table) with which `sampling.sample` draws from a student.
+
+  One call for each step of the grid. A student that jumps is bound to the
+  jumps that the table makes; every other one is an ordinary model already.
+
+  Args:
+    student: a Denoiser.
+    grid: f64[n + 1]; to_zero=True ends it without noise.
+    gamma: of `solvers.gamma_sampling`: 1 renoises (consistency models and
+      distribution matching), 0 jumps from time to time.
+  """
+  checks.process(student.process, "sampler(student, grid)")
+  table = solvers.gamma_sampling(student.process, grid, gamma=gamma)
+  if getattr(student, "jumps", False):
+    student = jumps.along(student, student.process, grid, gamma=gamma)
+  return student, table

@@ -1,0 +1,321 @@
+r"""One update of several networks that train one another, as one program.
+
+  for each player, in their order:
+    steps times:
+      params <- params + optimizer(grad loss(key, params, nets, batch))
+  averages of the main player's params
+
+`nets` holds what a loss may look at beside the parameters that it trains: those
+of all players as they are now, the main player's average, frozen models, the
+step, and numbers remembered from update to update. Gradients reach the player's
+own parameters alone: no stop_gradient is needed to keep them off the others'.
+
+Five steps of a fake score and one of a generator are one jitted function with
+donated state; the inner steps are a scan, so their number does not lengthen the
+program. Step j of player i draws from fold_in(fold_in(fold_in(key, step), i),
+j). An update in which any loss or gradient is not finite changes nothing but
+the step.
+
+The state is training's: `params` are the main player's, `loss_params` those of
+the others, which end with the training, under their names, and "memory".
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdiff import parallel
+from jaxdiff import tree
+from jaxdiff.training import averaging
+from jaxdiff.training import ema as emas
+from jaxdiff.training import state as states
+from jaxdiff.training import update as updates
+from jaxdiff.training.state import TrainState
+
+PyTree = Any
+Nets = Mapping[str, Any]
+Loss = Callable[[jax.Array, PyTree, Nets, Any], tuple[jax.Array, dict]]
+
+MEMORY = "memory"
+_RESERVED = ("ema", "step", MEMORY)
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+  """One network that is trained, and how.
+
+  Attributes:
+    loss: loss(key, params, nets, batch) -> (scalar, metrics).
+    optimizer: any optax transformation.
+    steps: how often it moves in one update.
+    clip_norm: largest global norm of its gradient; None does not clip.
+    when: when(step) -> bool[], whether it moves in update `step` = 0, 1, ...;
+      None is always.
+    project: applied to its parameters after every step.
+  """
+
+  loss: Loss
+  optimizer: optax.GradientTransformation
+  steps: int = 1
+  clip_norm: float | None = 1.0
+  when: Callable[[jax.Array], jax.Array] | None = None
+  project: Callable[[PyTree], PyTree] | None = None
+
+  def __post_init__(self):
+    if self.steps < 1:
+      raise ValueError(
+        f"a player makes at least one step in an update, got steps={self.steps}"
+      )
+    if self.clip_norm is not None and not self.clip_norm > 0:
+      raise ValueError(
+        f"clip_norm must be positive, got {self.clip_norm}; None does not clip"
+      )
+
+
+def init_state(
+  key: jax.Array,
+  players: Mapping[str, Player],
+  params: Mapping[str, PyTree],
+  *,
+  main: str = "student",
+  memory: Mapping[str, Any] | None = None,
+  averages: int = 0,
+) -> TrainState:
+  """Returns the state before the first update; everything is copied.
+
+  Args:
+    key: of the run.
+    players: those that `make_update` is given.
+    params: initial parameters of each of them.
+    main: the player whose parameters are averaged and kept.
+    memory: numbers that are remembered from update to update, if any.
+    averages: how many averages are kept beside `ema_params`.
+
+  Raises:
+    ValueError: if players and parameters have other names.
+  """
+  _check(players, params, main)
+  others = {name: params[name] for name in players if name != main}
+  if memory:
+    others[MEMORY] = jax.tree.map(jnp.asarray, dict(memory))
+  state = states.init_state(
+    key,
+    params[main],
+    optax.identity(),
+    loss_params=others,
+    averages=averages,
+  )
+  opt_state = {n: p.optimizer.init(params[n]) for n, p in players.items()}
+  return state._replace(opt_state=jax.tree.map(jnp.copy, opt_state))
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+  """update(state, batch) -> (state, metrics), with the frozen models bound.
+
+  Attributes:
+    program: the jitted function of (frozen, state, batch); lower it to see what
+      was compiled.
+    frozen: the arrays of the frozen models: arguments, not constants.
+  """
+
+  program: Any
+  frozen: PyTree
+
+  def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict]:
+    return self.program(self.frozen, state, batch)
+
+  def lower(self, state: TrainState, batch: Any) -> Any:
+    """Returns the lowered program."""
+    return self.program.lower(self.frozen, state, batch)
+
+
+def make_update(
+  players: Mapping[str, Player],
+  *,
+  frozen: Mapping[str, Any] | None = None,
+  main: str = "student",
+  ema: float | emas.Profile = 0.999,
+  ema_warmup: bool = True,
+  averages: tuple[emas.Profile, ...] = (),
+  remember: Callable[[Mapping, dict, Nets], Mapping] | None = None,
+  shardings: tuple[PyTree, PyTree] | None = None,
+) -> Update:
+  """Returns update(state, batch) -> (state, metrics), jitted, state donated.
+
+  Metrics are those of the losses, each under "NAME/" of its player but for the
+  main player's, and "loss", "grad_norm" likewise (means over inner steps);
+  "param_norm", "skipped" and "fault" as in `training.make_update`. A batch
+  without "index" is given one, i32[batch], the numbers of its samples: noise
+  drawn by it is laid out over the devices as the batch is.
+
+  Args:
+    players: by name, in the order in which they move.
+    frozen: models and parameters that are looked at alone: a teacher.
+    main: the player whose parameters are averaged and kept.
+    ema: decay of its average per update, or a profile of `ema`.
+    ema_warmup: let the decay grow to `ema`.
+    averages: profiles of `state.averages`.
+    remember: remember(memory, metrics, nets) -> memory, after the players.
+    shardings: (of the state, of the batch) on a mesh.
+
+  Raises:
+    ValueError: for a name that is taken; if `ema` is outside [0, 1).
+  """
+  profile = ema if callable(ema) else emas.exponential(ema, ema_warmup)
+  frozen = dict(frozen or {})
+  taken = [n for n in (*frozen, *players) if n in _RESERVED]
+  taken += [n for n in frozen if n in players]
+  if taken:
+    raise ValueError(
+      f"{', '.join(map(repr, taken))} cannot name a player or a frozen model:"
+      f" {', '.join(map(repr, _RESERVED))} are what losses find beside them,"
+      " and every name is given once"
+    )
+  _check(players, players, main)
+  averages = tuple(averages)
+
+  # a teacher may be a plain function, or hold one beside its arrays
+  arrays, static = tree.partition(frozen)
+
+  def update(arrays, state: TrainState, batch) -> tuple[TrainState, dict]:
+    frozen = tree.combine(arrays, static)
+    batch = _numbered(batch, shardings)
+    key = jax.random.fold_in(state.key, state.step)
+    memory = state.loss_params.get(MEMORY, {}) if len(state.loss_params) else {}
+    params = {main: state.params} | {
+      n: p for n, p in dict(state.loss_params or {}).items() if n != MEMORY
+    }
+    opt_state, metrics, squares = dict(state.opt_state), {}, {}
+    finite = jnp.asarray(True)
+    view = lambda: {
+      **frozen,
+      **params,
+      "ema": state.ema_params,
+      "step": state.step,
+      MEMORY: memory,
+    }
+    for i, (name, player) in enumerate(players.items()):
+      own, opt_state[name], said, squares[name] = _play(
+        player,
+        jax.random.fold_in(key, i),
+        params[name],
+        opt_state[name],
+        view(),
+        batch,
+        state.step,
+      )
+      finite &= jnp.isfinite(said["loss"]) & jnp.isfinite(said["grad_norm"])
+      params = params | {name: own}
+      prefix = "" if name == main else f"{name}/"
+      metrics |= {f"{prefix}{k}": v for k, v in said.items()}
+    if remember is not None:
+      memory = remember(memory, metrics, view())
+    others = {n: params[n] for n in state.loss_params or {} if n != MEMORY}
+    squares = {n: squares[n] for n in (main, *others)}
+    if memory:
+      others[MEMORY] = memory
+      squares[MEMORY] = jax.tree.map(lambda v: jnp.zeros(()), memory)
+    k = state.step.astype(jnp.float32) + 1.0
+    after = state._replace(
+      params=params[main],
+      opt_state=opt_state,
+      ema_params=emas.average(profile, k, state.ema_params, params[main]),
+      loss_params=others if others else state.loss_params,
+      averages=tuple(
+        emas.average(p, k, mean, params[main])
+        for p, mean in zip(averages, state.averages, strict=True)
+      ),
+    )
+    keep = lambda new, old: jnp.where(finite, new, old)
+    after = jax.tree.map(
+      keep, after._replace(key=()), state._replace(key=())
+    )._replace(step=state.step + 1, key=state.key)
+    rest = {n: v for n, v in squares.items() if n != main}
+    leaves = jax.tree.leaves(states.trained(squares[main], rest))
+    metrics |= dict(
+      param_norm=optax.tree.norm(after.params),
+      skipped=1.0 - finite.astype(jnp.float32),
+      fault=updates.fault(batch, jnp.stack(leaves)),
+    )
+    return after, metrics
+
+  if shardings is None:
+    return Update(jax.jit(update, donate_argnums=1), arrays)
+  state_sharding, batch_sharding = shardings
+  program = jax.jit(
+    update,
+    donate_argnums=1,
+    in_shardings=(None, state_sharding, batch_sharding),
+    out_shardings=(state_sharding, None),
+  )
+  mesh = batch_sharding.mesh
+  return Update(program, jax.device_put(arrays, parallel.replicated(mesh)))
+
+
+def _play(player, key, params, opt_state, nets, batch, step):
+  """Returns (params, opt_state, metrics, squared gradients) of one player."""
+
+  def move(carry, j):
+    params, opt_state = carry
+    grad = jax.value_and_grad(player.loss, argnums=1, has_aux=True)
+    (value, said), grads = grad(jax.random.fold_in(key, j), params, nets, batch)
+    squares = jax.tree.map(updates.square, grads)
+    norm = jnp.sqrt(sum(jax.tree.leaves(squares)))
+    if player.clip_norm is not None:
+      clip = optax.clip_by_global_norm(player.clip_norm)
+      grads, _ = clip.update(grads, clip.init(params))
+    changes, opt_state = player.optimizer.update(grads, opt_state, params)
+    params = optax.apply_updates(params, changes)
+    if player.project is not None:
+      params = player.project(params)
+    return (params, opt_state), (
+      said | dict(loss=value, grad_norm=norm),
+      squares,
+    )
+
+  def play(carry):
+    if player.steps == 1:  # the commonest case, without a loop around it
+      return move(carry, 0)
+    carry, (said, squares) = jax.lax.scan(move, carry, jnp.arange(player.steps))
+    return carry, (
+      averaging.merge(said, empty=0.0),
+      jax.tree.map(jnp.sum, squares),
+    )
+
+  carry = (params, opt_state)
+  if player.when is None:
+    (params, opt_state), (said, squares) = play(carry)
+    return params, opt_state, said, squares
+
+  def rest(carry):
+    _, kept = jax.eval_shape(play, carry)
+    return carry, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), kept)
+
+  (params, opt_state), (said, squares) = jax.lax.cond(
+    player.when(step), play, rest, carry
+  )
+  return params, opt_state, said, squares
+
+
+def _numbered(batch, shardings):
+  """Returns the batch with an "index", laid out as the batch is."""
+  if not isinstance(batch, dict) or "index" in batch or not batch:
+    return batch
+  index = jnp.arange(jax.tree.leaves(batch)[0].shape[0])
+  if shardings is not None:
+    index = jax.lax.with_sharding_constraint(index, shardings[1])
+  return batch | dict(index=index)
+
+
+def _check(players, params, main):
+  if main not in players or set(players) != set(params):
+    raise ValueError(
+      f"an update trains the players {', '.join(map(repr, players))}, of which"
+      f" {main!r} is to be the main one, but parameters are given of"
+      f" {', '.join(map(repr, params)) or 'none'}; give every player its own"
+    )
