@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -61,6 +62,25 @@ def _parse(argv: list[str]) -> list[str]:
       raise
   print(f"error: {mistake}", file=sys.stderr)
   sys.exit(1)
+
+
+def define_config(config: Any, help_string: str) -> None:
+  """Defines --config.NAME=VALUE over a configuration; mistakes end in a line.
+
+  Args:
+    config: a ConfigDict.
+    help_string: of the flag.
+  """
+  from ml_collections import config_flags
+
+  try:
+    config_flags.DEFINE_config_dict("config", config, help_string)
+  except (AttributeError, KeyError) as e:
+    mistake = unknown_entry(e, sys.argv)
+    if mistake is None:
+      raise
+    print(f"error: {mistake}", file=sys.stderr)
+    sys.exit(1)
 
 
 def with_config(argv: list[str]) -> list[str]:

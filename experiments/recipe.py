@@ -1,7 +1,7 @@
 """From a configuration of experiments/train.py to the parts of a training."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def loss(config: config_dict.ConfigDict, denoiser: Any) -> training.Loss:
   """
   loss = losses.denoising(
     denoiser,
-    times=time_sampler(config, denoiser.process),
+    times=time_sampler(config.times, denoiser.process),
     weighting=config.weighting,
     num_classes=config.num_classes,
     label_dropout=config.label_dropout,
@@ -80,24 +80,31 @@ def loss(config: config_dict.ConfigDict, denoiser: Any) -> training.Loss:
   return lambda key, params, batch: loss(key, params, data.scaled(batch))
 
 
-def time_sampler(config: config_dict.ConfigDict, process) -> losses.times.Times:
+def time_sampler(
+  spec: Sequence[Any], process: Any, field: str = "config.times"
+) -> losses.times.Times:
   """Returns the sampler of times that a configuration names.
+
+  Args:
+    spec: its name in `losses.times`, and its arguments.
+    process: the forward process.
+    field: the entry of the configuration, for errors.
 
   Raises:
     ValueError: for an unknown name, or arguments that it does not take.
   """
-  name, *options = config.times
+  name, *options = spec
   if name not in TIMES:
     raise ValueError(
-      f"config.times begins with {name!r}, but must begin with a sampler of"
+      f"{field} begins with {name!r}, but must begin with a sampler of"
       f" jaxdiff.losses.times: {', '.join(TIMES)}; for instance"
-      " --config.times=\"('log_normal', -1.2, 1.2)\""
+      f" --{field}=\"('log_normal', -1.2, 1.2)\""
     )
   sampler = getattr(losses.times, name)
   arguments = list(inspect.signature(sampler).parameters)[1:]
   if len(options) > len(arguments):
     raise ValueError(
-      f"config.times={tuple(config.times)}, but {name} takes at most"
+      f"{field}={tuple(spec)}, but {name} takes at most"
       f" {len(arguments)} arguments: {', '.join(arguments)}"
     )
   return sampler(process, *options)

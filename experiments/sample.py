@@ -41,6 +41,7 @@ from experiments import console
 from experiments import plots
 from experiments import sample_job
 from jaxdiff import denoisers
+from jaxdiff import distillation
 from jaxdiff import grids
 from jaxdiff import parallel
 from jaxdiff import sampling
@@ -53,6 +54,7 @@ from jaxdiff.data import shards
 FLAGS = flags.FLAGS
 _ONE_FILE = 1000  # samples, at most, that become one file by themselves
 _SHOWN = 100
+_STUDENT = "gamma_sampling"
 
 
 def table_for(
@@ -133,6 +135,8 @@ def setting_of(
     del fields[name]
   names = ("solver", "grid", "calls", "label", "guidance_scale", "seed")
   setting = {name: FLAGS[name].value for name in names}
+  if setting["solver"] == _STUDENT:
+    setting["gamma"] = FLAGS.gamma
   if setting["solver"] == "default":
     setting["grid"] = None
   return {
@@ -229,8 +233,15 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     "solver",
     "unipc_3",
-    ["default", *sorted(solvers.CASES)],
-    "Solver to sample with; `default` brings its own grid.",
+    ["default", _STUDENT, *sorted(solvers.CASES)],
+    "Solver to sample with; `default` brings its own grid, and `gamma_sampling`"
+    " is for students of experiments.distill: one call for each step.",
+  )
+  flags.DEFINE_float(
+    "gamma",
+    1.0,
+    "Of gamma_sampling: 1 renoises, as students of distribution matching and"
+    " consistency models are sampled; 0 jumps from time to time.",
   )
   flags.DEFINE_enum(
     "grid", "vp_quadratic", sorted(grids.GRIDS), "Grid of times."
@@ -315,10 +326,15 @@ def main() -> None:
   if step is None:
     step = int(training.fingerprint(workdir).partition("-")[0])
   out = pathlib.Path(FLAGS.out or workdir)
-  table = table_for(model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls)
   setting = setting_of(config, model, step)
+  model = sample_job.place(model, mesh, FLAGS.params)
+  if FLAGS.solver == _STUDENT:
+    grid = grids.GRIDS[FLAGS.grid](model.process, FLAGS.calls, to_zero=True)
+    model, table = distillation.sampler(model, grid, gamma=FLAGS.gamma)
+  else:
+    table = table_for(model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls)
   job = sample_job.Job(
-    sample_job.place(model, mesh, FLAGS.params),
+    model,
     table,
     config.shape,
     seed=FLAGS.seed,

@@ -86,7 +86,7 @@ def train(
     )
 
   mesh = parallel.data_mesh(config.devices or None)
-  shardings = _shardings(config, mesh, begin)
+  shardings = shardings_of(config, mesh, begin)
   update = training.make_update(
     recipe.loss(config, denoiser),
     optimizer,
@@ -145,7 +145,7 @@ def train(
   return dataclasses.replace(denoiser, params=state.ema_params)
 
 
-def _shardings(
+def shardings_of(
   config: config_dict.ConfigDict, mesh: Any, begin: Any
 ) -> tuple[Any, Any] | None:
   """Returns where the state and a batch live; None on a single device."""
@@ -155,11 +155,12 @@ def _shardings(
       " every device) or sharded (split over them)"
     )
   devices = mesh.devices.size
-  if config.batch_size % (devices * config.accumulate):
+  parts = config.get("accumulate", 1)
+  if config.batch_size % (devices * parts):
     raise ValueError(
       f"config.batch_size={config.batch_size} cannot be shared by {devices}"
-      f" devices in {config.accumulate} part(s); choose a multiple of"
-      f" {devices * config.accumulate}, or set --config.devices"
+      f" devices in {parts} part(s); choose a multiple of {devices * parts}, or"
+      " set --config.devices"
     )
   if devices == 1:
     return None

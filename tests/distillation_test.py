@@ -174,7 +174,7 @@ def test_a_diverging_loss_is_named_and_not_saved(tmp_path):
         checkpoints=opened,
         every=2,
         log_every=1,
-        guard=training.Guard(reports=2),
+        guard=training.Guard(reports=1),
         progress=False,
       )
     last = opened.latest()

@@ -416,10 +416,10 @@ def test_data_of_a_large_scale_are_warned_of(capsys):
 def test_an_unknown_sampler_of_times_lists_the_samplers():
   config = points_config("", times=("lognormal",))
   with pytest.raises(ValueError, match="uniform, log_normal, logit_normal"):
-    recipe.time_sampler(config, processes.edm())
+    recipe.time_sampler(config.times, processes.edm())
   config.times = ("uniform", True, 3, 4)
   with pytest.raises(ValueError, match="at most 1 arguments: stratified"):
-    recipe.time_sampler(config, processes.edm())
+    recipe.time_sampler(config.times, processes.edm())
 
 
 def test_another_network_and_process_are_chosen_on_the_command_line(tmp_path):

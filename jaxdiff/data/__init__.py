@@ -43,6 +43,7 @@ __all__ = [
 
 _NAMES: Mapping[str, Callable[..., Any]] = {
   "digits": digits,
+  "patches8": functools.partial(patches, 8),
   "patches16": functools.partial(patches, 16),
   "patches32": functools.partial(patches, 32),
   **{name: functools.partial(named.load, name) for name in named.SETS},
@@ -60,9 +61,9 @@ def load(name: str, **options: Any) -> Any:
   """Opens the data set `name`.
 
   Args:
-    name: `"digits"`, `"patches16"`, `"patches32"`; `"cifar10"`, `"mnist"`,
-      `"celeba"`, `"imagenet32"`, `"imagenet64"`, where they are prepared;
-      `"npz:/path/to/file.npz"`, `"folder:/path/to/pictures"`,
+    name: `"digits"`, `"patches8"`, `"patches16"`, `"patches32"`; `"cifar10"`,
+      `"mnist"`, `"celeba"`, `"imagenet32"`, `"imagenet64"`, where they are
+      prepared; `"npz:/path/to/file.npz"`, `"folder:/path/to/pictures"`,
       `"shards:/folder"` (as experiments.sample writes them), or
       `"tfds:mnist"` (with a config and a version where wanted).
     **options: handed on to `digits`, `patches`, `named.load`, `from_npz`,

@@ -57,14 +57,25 @@ class Along:
     model: called as model(x, t, label, until=s).
     times: f[n], where the table calls it.
     until: f[n], where it jumps from there.
+    label: i32[batch] or None; the condition of every sample.
   """
 
   model: Any
   times: Any
   until: Any
+  label: Any = None
 
-  def __call__(self, x: jax.Array, t: jax.Array, label: Any = None) -> Any:
+  @property
+  def process(self) -> GaussianProcess:
+    """The forward process."""
+    return self.model.process
+
+  def __call__(
+    self, x: jax.Array, t: jax.Array, label: Any = None
+  ) -> Prediction:
     """Returns (x0, eps) of the jump that begins next to t, a scalar."""
+    label = self.label if label is None else label
+    t = jnp.asarray(t)
     times = jnp.asarray(self.times, t.dtype)
     until = jnp.asarray(self.until, t.dtype)
     there = jnp.argmin(abs(times - t))

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import data
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
@@ -100,6 +101,7 @@ def make_update(
     ema=method.ema,
     averages=averages,
     remember=method.remember,
+    prepare=data.scaled,  # bytes become numbers on the device
     shardings=shardings,
   )
 

@@ -48,6 +48,33 @@ class CFG:
     return Prediction(guide(pair.x0), guide(pair.eps))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Guided:
+  """A model that guides toward the label of each call; see `guided`."""
+
+  model: Any
+  null: Any
+  scale: Any
+
+  def __call__(self, x: jax.Array, t: jax.Array, label: Any) -> Prediction:
+    """Returns the (x0, eps) guided toward label, i32[batch] or a scalar."""
+    return CFG(self.model, jnp.asarray(label), self.null, self.scale)(x, t)
+
+
+def guided(model: Any, *, null: Any, scale: Any) -> Guided:
+  """Returns model(x, t, label), guided toward the label of the call.
+
+  What a distillation's teacher is, whose labels are those of the batch.
+
+  Args:
+    model: as in `cfg`.
+    null: the label that stands for "no condition".
+    scale: scalar or [batch]; 1.0 is conditional, 0.0 unconditional.
+  """
+  return Guided(model, null, jnp.asarray(scale, jnp.float32))
+
+
 def cfg(model: Any, *, label: Any, null: Any, scale: Any) -> CFG:
   """Returns `model` guided toward `label`.
 

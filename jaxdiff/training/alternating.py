@@ -50,7 +50,8 @@ class Player:
 
   Attributes:
     loss: loss(key, params, nets, batch) -> (scalar, metrics).
-    optimizer: any optax transformation.
+    optimizer: any optax transformation; a schedule in it counts this player's
+      own steps, `steps` of them in an update.
     steps: how often it moves in one update.
     clip_norm: largest global norm of its gradient; None does not clip.
     when: when(step) -> bool[], whether it moves in update `step` = 0, 1, ...;
@@ -143,6 +144,7 @@ def make_update(
   ema_warmup: bool = True,
   averages: tuple[emas.Profile, ...] = (),
   remember: Callable[[Mapping, dict, Nets], Mapping] | None = None,
+  prepare: Callable[[Any], Any] | None = None,
   shardings: tuple[PyTree, PyTree] | None = None,
 ) -> Update:
   """Returns update(state, batch) -> (state, metrics), jitted, state donated.
@@ -161,6 +163,7 @@ def make_update(
     ema_warmup: let the decay grow to `ema`.
     averages: profiles of `state.averages`.
     remember: remember(memory, metrics, nets) -> memory, after the players.
+    prepare: prepare(batch) -> batch, on the device before anything else.
     shardings: (of the state, of the batch) on a mesh.
 
   Raises:
@@ -184,6 +187,7 @@ def make_update(
 
   def update(arrays, state: TrainState, batch) -> tuple[TrainState, dict]:
     frozen = tree.combine(arrays, static)
+    batch = batch if prepare is None else prepare(batch)
     batch = _numbered(batch, shardings)
     key = jax.random.fold_in(state.key, state.step)
     memory = state.loss_params.get(MEMORY, {}) if len(state.loss_params) else {}

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -27,10 +27,10 @@ class Guard:
   """When a run counts as diverged.
 
   A loss, "loss" or ".../loss", that between two reports is on average more than
-  `factor` times the largest magnitude of the first `reports` reports of this
-  run of the loop, or than `factor` times `least`. (Losses of distillation rise
-  and fall as their networks take turns, and may begin near 0; a thousandfold is
-  no longer that.)
+  `factor` times the median magnitude of the first `reports` reports of this run
+  of the loop, and than `factor` times `least`. (Losses of distillation rise and
+  fall as their networks take turns, and may begin near 0; a thousandfold is no
+  longer that.)
   """
 
   factor: float = 1000.0
@@ -73,6 +73,7 @@ def train(
   trace: Trace | None = None,
   progress: bool = True,
   guard: Guard | None = Guard(),
+  on_checkpoint: Callable[[int, TrainState], None] | None = None,
 ) -> TrainState:
   """Returns the state after `steps` updates in all, resumed ones included.
 
@@ -101,6 +102,9 @@ def train(
     progress: show a progress bar.
     guard: when a run counts as diverged, if ever. It is asked before every
       checkpoint, so that the last one is of a state that was still good.
+    on_checkpoint: called with (step, state) every `every` updates and after the
+      last one, checkpoints or not: pictures of samples, for instance. It may
+      not keep the state, which is donated.
 
   Raises:
     FloatingPointError: if every update since the last report was skipped for a
@@ -192,6 +196,8 @@ def train(
         stop.leave(step, checkpoints)
       if step % every == 0 or step == steps:
         save(step, wait=step == steps)
+        if on_checkpoint is not None:
+          on_checkpoint(step, state)
   if snapshots is not None:
     snapshots.wait()
   return state
@@ -206,16 +212,14 @@ def _check_divergence(
 ) -> None:
   """Raises if a loss left the range of the first reports; adds to them."""
   now = {k: v for k, v in latest.items() if k.split("/")[-1] == "loss"}
-  if len(first) < guard.reports:
-    first.append(now)
-    return
-  for name, value in now.items():
-    usual = max(guard.least, *(abs(r.get(name, 0.0)) for r in first))
+  for name, value in now.items() if first else ():
+    usual = np.median([abs(report.get(name, 0.0)) for report in first])
+    usual = max(usual, guard.least)
     if abs(value) > guard.factor * usual:
       good = None if checkpoints is None else checkpoints.latest()
       raise FloatingPointError(
         f"{name} diverged: {value:.4g} on average up to step {step}, after"
-        f" {usual:.4g} at most in the first reports. Lower the learning rate,"
+        f" {usual:.4g} in the first reports. Lower the learning rate,"
         " or clip the gradient"
         + (
           f"; {checkpoints.directory} holds step {good}, from before"
@@ -223,6 +227,8 @@ def _check_divergence(
           else ""
         )
       )
+  if len(first) < guard.reports:
+    first.append(now)
 
 
 def _leaf_names(tree: Any) -> list[str]:

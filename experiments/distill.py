@@ -1,0 +1,462 @@
+r"""Distils a teacher into a student of few steps.
+
+  python -m experiments.distill --method=dmd --workdir=runs/dmd
+  python -m experiments.distill --method=dmd --workdir=runs/dmd4 \
+      --config.teacher=runs/digits --config.guidance_scale=2 \
+      --config.options.generator="('backward_simulation', 4)"
+
+Every entry of a method's configuration (experiments/configs/distill.py) can be
+set on the command line. The teacher is a model of the zoo, the folder of a run
+of experiments.train, or "mixture": the exact denoiser of 25 Gaussians. The
+working directory receives
+
+  checkpoints/<step>/         student, average, other players, optimizers
+  checkpoints/config.json     the student, from which it is rebuilt
+  metrics.csv                 one row per report: the losses of all players
+  quality.csv                 distance to the data at 1, 2, 4 calls
+  samples_1.png ...           the student's samples at 1, 2, 4 calls
+
+If it holds a checkpoint already, training goes on from there, bit for bit.
+Ctrl-C and SIGTERM save first; a loss that diverges ends the run before it is
+saved. The student is an ordinary model,
+
+  jaxdiff.training.load_denoiser("runs/dmd")
+
+which its own sampler draws from:
+
+  python -m experiments.sample --workdir=runs/dmd --solver=gamma_sampling \
+      --grid=karras --calls=1
+"""
+
+import dataclasses
+import inspect
+import os
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from absl import flags
+from ml_collections import config_dict
+
+from experiments import console
+from experiments import plots
+from experiments import recipe
+from experiments import sample_job
+from experiments import sources
+from experiments import train
+from experiments.configs import distill as configs
+from jaxdiff import checkpoints
+from jaxdiff import data
+from jaxdiff import denoisers
+from jaxdiff import distillation
+from jaxdiff import grids
+from jaxdiff import guidance
+from jaxdiff import losses
+from jaxdiff import metrics
+from jaxdiff import oracles
+from jaxdiff import parallel
+from jaxdiff import processes
+from jaxdiff import training
+from jaxdiff import zoo
+
+_MIXTURE = "mixture"
+_POOL = 65_536  # draws of the mixture that batches are taken from
+
+
+class Task(NamedTuple):
+  """A teacher, what it was trained on, and the network of its students.
+
+  Attributes:
+    config: of the teacher's network, or of the one that will imitate it.
+    teacher: model(x, t[, label]) -> Prediction, guided if it is to be.
+    network: the teacher as a Denoiser; None if it is exact.
+    source: the data.
+  """
+
+  config: training.ModelConfig
+  teacher: Any
+  network: denoisers.Denoiser | None
+  source: Any
+
+
+def task(config: config_dict.ConfigDict) -> Task:
+  """Returns what a configuration names as its teacher.
+
+  Raises:
+    FileNotFoundError: if there is no such teacher.
+    ValueError: for guidance of a teacher without classes.
+  """
+  name = config.teacher
+  if name == _MIXTURE:
+    return _mixture(config)
+  if name in zoo.names():
+    model_config, network = zoo.describe(name).config, zoo.load(name)
+  else:
+    model_config = training.load_config(training.checkpoint_directory(name))
+    network = training.load_denoiser(name)
+  teacher = network
+  if config.guidance_scale != 1.0:
+    if not model_config.num_classes:
+      raise _without_classes(config)
+    teacher = guidance.guided(
+      network, null=model_config.num_classes, scale=config.guidance_scale
+    )
+  options = dict(model_config.dataset_options)
+  if config.dataset:
+    options = {}
+  source = data.load(config.dataset or model_config.dataset, **options)
+  return Task(model_config, teacher, network, source)
+
+
+def _without_classes(config: config_dict.ConfigDict) -> ValueError:
+  return ValueError(
+    f"config.guidance_scale={config.guidance_scale}, but the teacher"
+    f" {config.teacher!r} is one without classes; leave it out"
+  )
+
+
+def _mixture(config: config_dict.ConfigDict) -> Task:
+  if config.guidance_scale != 1.0:
+    raise _without_classes(config)
+  law = oracles.grid25()
+  options = dict(sigma_min=0.02, sigma_max=20.0)
+  x, _ = law.sample(jax.random.key(0), _POOL)
+  return Task(
+    training.ModelConfig(
+      shape=(2,),
+      network="mlp",
+      network_options=dict(features=(128, 128, 128)),
+      process_options=options,
+      sigma_data=0.71,
+    ),
+    oracles.exact(law, processes.edm(**options)),
+    None,
+    {"image": np.asarray(x, np.float32)},
+  )
+
+
+def batches(config: config_dict.ConfigDict, on: Task) -> data.Batches:
+  """Returns the iterator of batches; with labels where there are classes."""
+  source = on.source
+  if isinstance(source, dict):
+    names = ("image", "label") if on.config.num_classes else ("image",)
+    source = {name: source[name] for name in names}
+  return data.batches(
+    source,
+    config.batch_size,
+    seed=config.seed,
+    host_index=jax.process_index(),
+    host_count=jax.process_count(),
+  )
+
+
+def student(
+  config: config_dict.ConfigDict,
+  on: Task,
+  workdir: pathlib.Path,
+  progress: bool = True,
+) -> tuple[training.ModelConfig, denoisers.Denoiser]:
+  """Returns the student before its training: a copy of the teacher.
+
+  One of an exact teacher imitates it first; the result is kept in the folder
+  `start` of the working directory, so that a resumed run begins with the same.
+  """
+  key = jax.random.fold_in(jax.random.key(config.seed), 1)
+  model_config = dataclasses.replace(on.config, jumps=config.jumps)
+  if on.network is not None:
+    return model_config, distillation.student_of(
+      key, on.network, on.config.shape, jumps=config.jumps
+    )
+  steps = config.imitation_steps
+  fresh = training.make_denoiser(model_config, key)
+  chosen = distillation.imitation(
+    on.teacher,
+    fresh,
+    optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, steps)),
+    times=losses.times.uniform_log_snr(fresh.process),
+  )
+  opened = checkpoints.open(workdir / "start", keep=1)
+  training.save_config(workdir / "start", model_config)
+  try:
+    if progress and opened.latest() != steps:
+      print("The student imitates its exact teacher first.", flush=True)
+    state = training.train(
+      distillation.init_state(key, chosen),
+      distillation.make_update(chosen),
+      batches(config, on),
+      steps=steps,
+      checkpoints=opened,
+      every=steps,
+      progress=progress,
+    )
+  finally:
+    opened.close()
+  return model_config, chosen.finished(state)
+
+
+def method(
+  config: config_dict.ConfigDict, on: Task, begin: denoisers.Denoiser
+) -> distillation.Method:
+  """Returns the method that a configuration asks for, ready to be trained.
+
+  Raises:
+    ValueError: for an unknown builder, or options that it does not take.
+  """
+  builder = getattr(distillation, config.builder, None)
+  if not callable(builder):
+    raise ValueError(
+      f"config.builder={config.builder!r} is no function of"
+      f" jaxdiff.distillation; --method is one of {', '.join(configs.METHODS)}"
+    )
+  options, rates = (
+    {k: v for k, v in recipe.plain(config, name).items() if v is not None}
+    for name in ("options", "learning_rates")
+  )
+  known = list(inspect.signature(builder).parameters)
+  wrong = sorted({*options, *rates} - set(known))
+  if wrong:
+    raise ValueError(
+      f"config.options and config.learning_rates have {', '.join(wrong)}, which"
+      f" {config.builder} does not take; it takes {', '.join(known)}"
+    )
+  made = {
+    name: _option(name, value, begin.process) for name, value in options.items()
+  }
+  for name, rate in rates.items():
+    # several steps in an update: a schedule made for the student's would end
+    # early, and leave the student to a fake score that no longer follows it
+    made[name] = _optimizer(config, rate, "constant")
+  return builder(
+    *_players(builder, on.teacher, begin),
+    optimizer=_optimizer(config, config.learning_rate, config.schedule),
+    **made,
+  )
+
+
+def _players(builder: Any, teacher: Any, begin: Any) -> tuple:
+  """Returns (teacher, student), or what of them a builder takes."""
+  given = dict(teacher=teacher, student=begin)
+  names = inspect.signature(builder).parameters
+  return tuple(given[name] for name in names if name in given)
+
+
+def _option(name: str, value: Any, process: Any) -> Any:
+  """Returns an option of a builder as it takes it."""
+  if name.endswith("times") and isinstance(value, (tuple, list)):
+    return recipe.time_sampler(value, process, f"config.options.{name}")
+  if name == "grid" and isinstance(value, (tuple, list)):
+    kind, n, *to_zero = value
+    return grids.GRIDS[kind](process, n, to_zero=bool(to_zero and to_zero[0]))
+  if name == "generator":
+    kind, *arguments = value
+    if kind == "backward_simulation":
+      grid = grids.karras(process, *arguments, to_zero=True)
+      return distillation.generators.backward_simulation(process, grid)
+    if kind == "noised_data":
+      return distillation.generators.noised_data(
+        process, recipe.time_sampler(arguments, process, "config.options")
+      )
+    return distillation.generators.one_step(process, *arguments)
+  return value
+
+
+def _optimizer(
+  config: config_dict.ConfigDict, rate: float, schedule: str
+) -> optax.GradientTransformation:
+  config = config.copy_and_resolve_references()
+  config.learning_rate, config.schedule = rate, schedule
+  return recipe.optimizer(config)
+
+
+def draw(
+  config: config_dict.ConfigDict,
+  model: denoisers.Denoiser,
+  shape: tuple[int, ...],
+  calls: int,
+  num: int,
+  classes: int = 0,
+) -> np.ndarray:
+  """Returns samples f32[num, *shape] of a student's own sampler."""
+  grid = grids.karras(model.process, calls, to_zero=True)
+  model, table = distillation.sampler(model, grid, gamma=config.gamma)
+  job = sample_job.Job(model, table, shape, seed=config.seed, classes=classes)
+  x, _ = sample_job.launch(job, np.arange(num))
+  return np.asarray(x)
+
+
+def distance(x: np.ndarray, reference: np.ndarray) -> float:
+  """Returns a distance to the data, of as many of either.
+
+  The sliced Wasserstein distance of points, the Frechet distance of random
+  features of images.
+  """
+  n = min(len(x), len(reference))
+  x, reference = x[:n], reference[:n]
+  if x.ndim == 2:
+    key = jax.random.key(0)
+    return float(metrics.sliced_wasserstein(key, x, reference, 256))
+  return metrics.random_feature_frechet(x, reference)
+
+
+def distil(
+  config: config_dict.ConfigDict,
+  workdir: str | os.PathLike,
+  progress: bool = True,
+) -> denoisers.Denoiser:
+  """Returns the student, with averaged parameters.
+
+  Args:
+    config: as `configs.distill.get_config(method)` returns it.
+    workdir: directory for checkpoints, metrics and pictures; training goes on
+      from the last checkpoint in it.
+    progress: show a progress bar.
+
+  Raises:
+    FloatingPointError: if the training diverges; the loss and step are named.
+    ValueError: if the working directory holds another student, or the options
+      do not fit the method.
+  """
+  on = task(config)
+  workdir = pathlib.Path(workdir).expanduser().absolute()
+  directory = training.checkpoint_directory(workdir)
+  opened = checkpoints.open(directory, keep=config.keep)
+  try:
+    model_config, begin = student(config, on, workdir, progress)
+    if opened.latest() is not None:
+      training.check_config(directory, model_config)
+    training.save_config(directory, model_config)
+    chosen = method(config, on, begin)
+    state = distillation.init_state(jax.random.key(config.seed), chosen)
+    mesh = parallel.data_mesh(config.devices or None)
+    shardings = train.shardings_of(config, mesh, lambda: state)
+    if shardings:
+      state = jax.device_put(state, shardings[0])
+    writers = [training.csv_writer(workdir / "metrics.csv")]
+    if config.tensorboard:
+      writers.append(training.tensorboard_writer(workdir / "tensorboard"))
+    with data.to_device(
+      batches(config, on), shardings and shardings[1]
+    ) as iterator:
+      state = training.train(
+        state,
+        distillation.make_update(chosen, shardings=shardings),
+        iterator,
+        steps=config.steps,
+        checkpoints=opened,
+        every=config.checkpoint_every,
+        log_every=config.log_every,
+        on_metrics=training.together(*writers),
+        on_checkpoint=_looks(config, on, chosen, workdir),
+        progress=progress,
+      )
+  finally:
+    opened.close()
+  return chosen.finished(state)
+
+
+def _looks(
+  config: config_dict.ConfigDict,
+  on: Task,
+  chosen: distillation.Method,
+  workdir: pathlib.Path,
+) -> Any:
+  """Returns on_checkpoint: measures and draws the student as it is."""
+  if jax.process_index():
+    return None
+  write = training.csv_writer(workdir / "quality.csv")
+  reference = sources.images(on.source)[: config.samples]
+
+  def look(step: int, state: training.TrainState) -> None:
+    model = jax.device_get(chosen.finished(state))
+    found = {}
+    for calls in config.calls:
+      x = draw(
+        config,
+        model,
+        on.config.shape,
+        calls,
+        config.samples,
+        on.config.num_classes,
+      )
+      found[f"distance_{calls}"] = distance(x, reference)
+      title = f"{config.method}, {calls} call(s), update {step}"
+      plots.samples(x, workdir / f"samples_{calls}.png", title=title)
+    write(step, found)
+
+  return look
+
+
+def report(config: config_dict.ConfigDict, workdir: pathlib.Path) -> str:
+  """Returns what a finished run shows: the student beside its teacher."""
+  on = task(config)
+  images = sources.images(on.source)
+  n = min(config.samples, len(images) // 2)
+  reference, other = images[:n], images[n : 2 * n]
+  shape, classes = on.config.shape, on.config.num_classes
+  rows = [("data, other half", "", distance(other, reference))]
+  model = on.network
+  if model is None:
+    model = training.load_denoiser(workdir / "start", ema=True)
+  options = config.copy_and_resolve_references()
+  options.gamma = 0.0
+  for calls in (1, 18):
+    x = draw(options, model, shape, calls, n, classes)
+    rows.append(("teacher, DDIM", calls, distance(x, reference)))
+  model = training.load_denoiser(workdir)
+  for calls in config.calls:
+    x = draw(config, model, shape, calls, n, classes)
+    rows.append((f"student, {config.method}", calls, distance(x, reference)))
+  lines = [f"{'':24} calls  distance to {n} of the data"]
+  lines += [
+    f"{name:24} {calls!s:>5}  {value:.4g}" for name, calls, value in rows
+  ]
+  return "\n".join(lines)
+
+
+def _named_method(argv: list[str]) -> str:
+  """Returns --method of a command line, "dmd" if there is none.
+
+  The entries of the configuration depend on it, so it is read first.
+  """
+  for i, argument in enumerate(argv):
+    name, equals, value = argument.lstrip("-").partition("=")
+    if name == "method":
+      return value if equals else (argv[i + 1 :] or [""])[0]
+  return "dmd"
+
+
+def main() -> None:
+  """Distils what the flags ask for."""
+  config, workdir = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir)
+  distil(config, workdir)
+  if jax.process_index() == 0:
+    print(report(config, workdir))
+    names = ", ".join(f"samples_{calls}.png" for calls in config.calls)
+    print(f"Distilled: {workdir} ({names}, quality.csv, metrics.csv).")
+
+
+if __name__ == "__main__":
+  flags.DEFINE_enum(
+    "method",
+    "dmd",
+    sorted(configs.METHODS),
+    "How: a name in experiments/configs/distill.py.",
+  )
+  chosen_method = _named_method(sys.argv[1:])
+  if chosen_method not in configs.METHODS:
+    chosen_method = "dmd"  # the flag itself is refused with the names
+  console.define_config(
+    configs.get_config(chosen_method),
+    "The method's configuration; set entries with --config.NAME=VALUE.",
+  )
+  flags.DEFINE_string(
+    "workdir",
+    None,
+    "Directory for checkpoints, metrics and pictures. Made if it does not"
+    " exist; if it holds a checkpoint, training goes on from there.",
+  )
+  flags.mark_flag_as_required("workdir")
+  console.run(main)
