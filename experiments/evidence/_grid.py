@@ -37,7 +37,7 @@ SHAPE = (2,)
 BATCH = 512
 SAMPLES = 4096  # that a student is measured by
 _POOL = 65536  # draws of the law that training batches are taken from
-_RECIPE = 1  # raise it when the training below changes
+_RECIPE = 2  # raise it when the training below changes
 
 
 def fresh(
@@ -48,10 +48,17 @@ def fresh(
   jumps: bool = False,
   prediction: str = "edm",
 ) -> denoisers.Denoiser:
-  """Returns the untrained network."""
+  """Returns the untrained network.
+
+  x enters beside 64 features of time, which its weights are drawn as one of:
+  the network is nearly constant in x, and after 4000 steps of imitation 43 % of
+  what its ODE draws is in a mode. With 8 times larger weights for x it is 99 %.
+  """
   module = networks.MLP(features=features)
   x, c = jnp.zeros((1, 2)), jnp.zeros((1, 2) if jumps else 1)
   params = jax.jit(module.init)(jax.random.key(seed), x, c)["params"]
+  first = params["Dense_0"]
+  first["kernel"] = first["kernel"].at[:2].multiply(8.0)
   return denoisers.from_linen(
     module,
     params,
