@@ -128,7 +128,7 @@ def _mixture(config: config_dict.ConfigDict) -> Task:
     training.ModelConfig(
       shape=(2,),
       network="mlp",
-      network_options=dict(features=(128, 128, 128)),
+      network_options=dict(features=(128, 128, 128), gain=8.0),
       process_options=options,
       sigma_data=0.71,
     ),

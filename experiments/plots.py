@@ -260,3 +260,29 @@ def training(table: pathlib.Path, path: pathlib.Path, title: str) -> str:
   figure.savefig(path, dpi=110)
   plt.close(figure)
   return f"Wrote {path}."
+
+
+def point_panels(
+  points: dict[str, np.ndarray], path: pathlib.Path, columns: int = 6
+) -> None:
+  """Saves a picture with a panel of points of the plane for each entry.
+
+  Args:
+    points: f[n, 2] each, by its label.
+    path: of the PNG file.
+    columns: panels beside one another.
+  """
+  rows = math.ceil(len(points) / columns)
+  figure, axes = plt.subplots(
+    rows, columns, figsize=(1.7 * columns, 1.9 * rows), squeeze=False
+  )
+  for axis in axes.flat:
+    axis.axis("off")
+  for axis, (label, x) in zip(axes.flat, points.items(), strict=False):
+    axis.scatter(*np.asarray(x).T, s=1.5, linewidths=0)
+    axis.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4))
+    axis.set_aspect("equal")
+    axis.set_title(label, fontsize=7)
+  figure.tight_layout(pad=0.3)
+  figure.savefig(path, dpi=130)
+  plt.close(figure)
