@@ -271,6 +271,20 @@ def _optimizer(
   return recipe.optimizer(config)
 
 
+def student_grid(
+  process: Any, calls: int, start: float | None = None
+) -> np.ndarray:
+  """Returns Karras's grid to no noise, f64[calls + 1].
+
+  Args:
+    process: of the student.
+    calls: network calls.
+    start: sigma / alpha that it begins at; None is t_max.
+  """
+  first = None if start is None else float(process.time_at(start))
+  return grids.karras(process, calls, start=first, to_zero=True)
+
+
 def draw(
   config: config_dict.ConfigDict,
   model: denoisers.Denoiser,
@@ -280,7 +294,7 @@ def draw(
   classes: int = 0,
 ) -> np.ndarray:
   """Returns samples f32[num, *shape] of a student's own sampler."""
-  grid = grids.karras(model.process, calls, to_zero=True)
+  grid = student_grid(model.process, calls, config.start)
   model, table = distillation.sampler(model, grid, gamma=config.gamma)
   job = sample_job.Job(model, table, shape, seed=config.seed, classes=classes)
   x, _ = sample_job.launch(job, np.arange(num))
@@ -401,7 +415,7 @@ def report(config: config_dict.ConfigDict, workdir: pathlib.Path) -> str:
   if model is None:
     model = training.load_denoiser(workdir / "start", ema=True)
   options = config.copy_and_resolve_references()
-  options.gamma = 0.0
+  options.gamma, options.start = 0.0, None
   for calls in (1, 18):
     x = draw(options, model, shape, calls, n, classes)
     rows.append(("teacher, DDIM", calls, distance(x, reference)))

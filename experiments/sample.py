@@ -136,7 +136,7 @@ def setting_of(
   names = ("solver", "grid", "calls", "label", "guidance_scale", "seed")
   setting = {name: FLAGS[name].value for name in names}
   if setting["solver"] == _STUDENT:
-    setting["gamma"] = FLAGS.gamma
+    setting |= dict(gamma=FLAGS.gamma, start=FLAGS.start)
   if setting["solver"] == "default":
     setting["grid"] = None
   return {
@@ -243,6 +243,12 @@ def define_flags() -> None:
     "Of gamma_sampling: 1 renoises, as students of distribution matching and"
     " consistency models are sampled; 0 jumps from time to time.",
   )
+  flags.DEFINE_float(
+    "start",
+    None,
+    "Of gamma_sampling: sigma / alpha that it begins at, where its student"
+    " does (2.5 for SIM); by default the largest.",
+  )
   flags.DEFINE_enum(
     "grid", "vp_quadratic", sorted(grids.GRIDS), "Grid of times."
   )
@@ -329,7 +335,10 @@ def main() -> None:
   setting = setting_of(config, model, step)
   model = sample_job.place(model, mesh, FLAGS.params)
   if FLAGS.solver == _STUDENT:
-    grid = grids.GRIDS[FLAGS.grid](model.process, FLAGS.calls, to_zero=True)
+    first = FLAGS.start and float(model.process.time_at(FLAGS.start))
+    grid = grids.GRIDS[FLAGS.grid](
+      model.process, FLAGS.calls, start=first, to_zero=True
+    )
     model, table = distillation.sampler(model, grid, gamma=FLAGS.gamma)
   else:
     table = table_for(model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls)

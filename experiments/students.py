@@ -152,7 +152,7 @@ def baseline(task: str, runs: pathlib.Path) -> list[Row]:
   if model is None:
     model = training.load_denoiser(runs / task / LEFT_OUT[0] / "start")
   rows = []
-  config.gamma = 0.0
+  config.gamma, config.start = 0.0, None
   for calls in _TEACHER_CALLS:
     x = distill.draw(
       config,

@@ -28,6 +28,7 @@ BASE = dict(
   builder="",  # of jaxdiff.distillation; the method's name by default
   jumps=False,  # whether the student is told where to jump
   gamma=1.0,  # of the student's sampler
+  start=config_dict.placeholder(float),  # sigma / alpha where it begins
   options=dict(),  # of the builder
   steps=2000,
   batch_size=256,
