@@ -5,8 +5,8 @@ is imported when first needed), and `config.json`, which describes the model:
 
   directory/config.json
   directory/1000/state/       the arrays, under their names in the state's tree
-  directory/1000/position/    names, shapes and dtypes of the leaves, and where
-                              the data iterator stood
+  directory/1000/position/    names, shapes and dtypes of the leaves, where the
+                              data iterator stood, and notes
   directory/1000/metrics/
 
 A step's folder gets its name once it is complete, so that a run which is
@@ -59,6 +59,7 @@ class Checkpoints:
     data_state: Any = None,
     metrics: dict | None = None,
     wait: bool = False,
+    notes: Any = None,
   ) -> None:
     """Writes a checkpoint in the background; a step that exists is kept.
 
@@ -69,6 +70,7 @@ class Checkpoints:
       data_state: where the data iterator stands, as JSON can store it.
       metrics: name to number; `best_metric` must be among them.
       wait: returns only when the checkpoint is complete.
+      notes: whatever else is to be kept, as JSON can store it.
 
     Raises:
       OSError: if this checkpoint, or the one before it, which was still being
@@ -95,6 +97,8 @@ class Checkpoints:
       arrays = {k: _snapshot(v) for k, v in _named(state).items()}
       leaves = {k: [list(v.shape), str(v.dtype)] for k, v in arrays.items()}
       position = {"step": int(step), "leaves": leaves, "data": data_state}
+      if notes:
+        position["notes"] = notes
       with self._writing():
         self.manager.save(
           int(step),
@@ -167,6 +171,10 @@ class Checkpoints:
   def latest(self) -> int | None:
     """Returns the last complete step, None if there is none."""
     return max(self.steps(), default=None)
+
+  def notes(self, step: int) -> Any:
+    """Returns what was noted with a step, None if nothing was."""
+    return self._position(step).get("notes")
 
   def best(self) -> int | None:
     """Returns the step with the smallest `best_metric`, None without one."""

@@ -102,7 +102,7 @@ def init_state(
   _check(players, params, main)
   others = {name: params[name] for name in players if name != main}
   if memory:
-    others[MEMORY] = jax.tree.map(jnp.asarray, dict(memory))
+    others[MEMORY] = dict(memory)
   state = states.init_state(
     key,
     params[main],
@@ -111,7 +111,7 @@ def init_state(
     averages=averages,
   )
   opt_state = {n: p.optimizer.init(params[n]) for n, p in players.items()}
-  return state._replace(opt_state=jax.tree.map(jnp.copy, opt_state))
+  return state._replace(opt_state=states.copied(opt_state))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +122,13 @@ class Update:
     program: the jitted function of (frozen, state, batch); lower it to see what
       was compiled.
     frozen: the arrays of the frozen models: arguments, not constants.
+    losses: names of the players' losses in the metrics, in the players' order:
+      of several that are not finite the first one infected the others.
   """
 
   program: Any
   frozen: PyTree
+  losses: tuple[str, ...] = ()
 
   def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict]:
     return self.program(self.frozen, state, batch)
@@ -150,7 +153,8 @@ def make_update(
   """Returns update(state, batch) -> (state, metrics), jitted, state donated.
 
   Metrics are those of the losses, each under "NAME/" of its player but for the
-  main player's, and "loss", "grad_norm" likewise (means over inner steps);
+  main player's, and "loss", "grad_norm" likewise (means over inner steps); of a
+  player that may rest also "moved", 0 where it did, and then the others are 0.
   "param_norm", "skipped" and "fault" as in `training.make_update`. A batch
   without "index" is given one, i32[batch], the numbers of its samples: noise
   drawn by it is laid out over the devices as the batch is.
@@ -167,7 +171,9 @@ def make_update(
     shardings: (of the state, of the batch) on a mesh.
 
   Raises:
-    ValueError: for a name that is taken; if `ema` is outside [0, 1).
+    ValueError: for a name that is taken; if `ema` is outside [0, 1); in the
+      update, if the state does not have these averages, or `remember` returns
+      other numbers than it was given.
   """
   profile = ema if callable(ema) else emas.exponential(ema, ema_warmup)
   frozen = dict(frozen or {})
@@ -185,7 +191,10 @@ def make_update(
   # a teacher may be a plain function, or hold one beside its arrays
   arrays, static = tree.partition(frozen)
 
+  prefix = {name: "" if name == main else f"{name}/" for name in players}
+
   def update(arrays, state: TrainState, batch) -> tuple[TrainState, dict]:
+    states.check_averages(state, averages)
     frozen = tree.combine(arrays, static)
     batch = batch if prepare is None else prepare(batch)
     batch = _numbered(batch, shardings)
@@ -215,10 +224,9 @@ def make_update(
       )
       finite &= jnp.isfinite(said["loss"]) & jnp.isfinite(said["grad_norm"])
       params = params | {name: own}
-      prefix = "" if name == main else f"{name}/"
-      metrics |= {f"{prefix}{k}": v for k, v in said.items()}
+      metrics |= {f"{prefix[name]}{k}": v for k, v in said.items()}
     if remember is not None:
-      memory = remember(memory, metrics, view())
+      memory = _remembered(memory, remember(memory, metrics, view()))
     others = {n: params[n] for n in state.loss_params or {} if n != MEMORY}
     squares = {n: squares[n] for n in (main, *others)}
     if memory:
@@ -248,8 +256,12 @@ def make_update(
     )
     return after, metrics
 
+  losses = tuple(f"{prefix[name]}loss" for name in players)
   if shardings is None:
-    return Update(jax.jit(update, donate_argnums=1), arrays)
+    # once, not at every update: they may lie in the host's memory
+    return Update(
+      jax.jit(update, donate_argnums=1), jax.device_put(arrays), losses
+    )
   state_sharding, batch_sharding = shardings
   program = jax.jit(
     update,
@@ -258,7 +270,8 @@ def make_update(
     out_shardings=(state_sharding, None),
   )
   mesh = batch_sharding.mesh
-  return Update(program, jax.device_put(arrays, parallel.replicated(mesh)))
+  arrays = jax.device_put(arrays, parallel.replicated(mesh))
+  return Update(program, arrays, losses)
 
 
 def _play(player, key, params, opt_state, nets, batch, step):
@@ -300,10 +313,27 @@ def _play(player, key, params, opt_state, nets, batch, step):
     _, kept = jax.eval_shape(play, carry)
     return carry, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), kept)
 
-  (params, opt_state), (said, squares) = jax.lax.cond(
-    player.when(step), play, rest, carry
-  )
+  moves = jnp.asarray(player.when(step), bool)
+  (params, opt_state), (said, squares) = jax.lax.cond(moves, play, rest, carry)
+  said = said | dict(moved=moves.astype(jnp.float32))
   return params, opt_state, said, squares
+
+
+def _remembered(old, new):
+  """Returns what is remembered; refuses what the state has no place for."""
+  new = dict(new)
+  shapes = lambda tree: {
+    jax.tree_util.keystr(path): f"{jnp.result_type(v)}{list(jnp.shape(v))}"
+    for path, v in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  given, returned = shapes(dict(old)), shapes(new)
+  if given != returned:
+    raise ValueError(
+      f"remember returned {returned or 'nothing'}, but the state has"
+      f" {given or 'nothing'}; begin with as many numbers, of the same dtypes,"
+      " in memory="
+    )
+  return new
 
 
 def _numbered(batch, shardings):

@@ -27,10 +27,11 @@ class Guard:
   """When a run counts as diverged.
 
   A loss, "loss" or ".../loss", that between two reports is on average more than
-  `factor` times the median magnitude of the first `reports` reports of this run
-  of the loop, and than `factor` times `least`. (Losses of distillation rise and
-  fall as their networks take turns, and may begin near 0; a thousandfold is no
-  longer that.)
+  `factor` times its median magnitude in the first `reports` reports that have
+  one, and than `factor` times `least`. (Losses of distillation rise and fall as
+  their networks take turns, and may begin near 0; a thousandfold is no longer
+  that.) What the first reports said is kept with the checkpoints: a run that
+  goes on is measured by how it began.
   """
 
   factor: float = 1000.0
@@ -101,7 +102,8 @@ def train(
     trace: what the profiler records, if anything.
     progress: show a progress bar.
     guard: when a run counts as diverged, if ever. It is asked before every
-      checkpoint, so that the last one is of a state that was still good.
+      checkpoint, also that of a run that is stopped, so that the last one is of
+      a state that was still good.
     on_checkpoint: called with (step, state) every `every` updates and after the
       last one, checkpoints or not: pictures of samples, for instance. It may
       not keep the state, which is donated.
@@ -115,12 +117,14 @@ def train(
     OSError: if a checkpoint cannot be written.
     ValueError: if the checkpoint is one of another model.
   """
+  usual = {}
   if checkpoints is not None and checkpoints.latest() is not None:
     state, position = checkpoints.restore(state)
     iterator.set_state(position)
+    usual = dict((checkpoints.notes(int(state.step)) or {}).get("usual", {}))
   start = int(state.step)
   leaves = _leaf_names(states.trained(state.params, state.loss_params))
-  pending, latest, first = [], {}, []
+  pending, latest = [], {}
   clock, waited = time.monotonic(), 0.0
   first_process = jax.process_index() == 0
 
@@ -128,10 +132,14 @@ def train(
     nonlocal latest, clock, waited
     held = jax.device_get(pending)
     pending.clear()
-    fault = _first_fault(held, step - len(held) + 1, leaves)
+    before = step - len(held)
+    losses = getattr(update, "losses", None) or tuple(
+      name for name in held[0] if name.split("/")[-1] == "loss"
+    )
+    fault = _first_fault(held, before + 1, leaves, losses)
     latest = average(held)
     if guard is not None:
-      _check_divergence(guard, first, latest, step, checkpoints)
+      _check_divergence(guard, usual, held, losses, before, checkpoints)
     seconds = time.monotonic() - clock
     latest["updates_per_second"] = len(held) / seconds
     latest["data_wait"] = waited / seconds
@@ -159,7 +167,14 @@ def train(
       if not scalars and pending:  # before the first report
         values = average([_without_fault(m) for m in pending])
         scalars = {k: v for k, v in values.items() if isinstance(v, float)}
-      checkpoints.save(step, state, iterator.get_state(), scalars, wait=wait)
+      checkpoints.save(
+        step,
+        state,
+        iterator.get_state(),
+        scalars,
+        wait=wait,
+        notes=dict(usual=dict(usual)),
+      )
 
   with (
     _Stop() as stop,
@@ -192,6 +207,8 @@ def train(
       if snapshots is not None and step % snapshot_every == 0:
         snapshots.save(step, dict(averages=state.averages))
       if stop.agreed(at_report):
+        if pending and guard is not None:
+          report(step)
         save(step, wait=True)
         stop.leave(step, checkpoints)
       if step % every == 0 or step == steps:
@@ -205,21 +222,40 @@ def train(
 
 def _check_divergence(
   guard: Guard,
-  first: list[dict[str, float]],
-  latest: dict[str, Any],
+  usual: dict[str, tuple[float, int]],
+  held: list[dict[str, Any]],
+  losses: tuple[str, ...],
   step: int,
   checkpoints: Checkpoints | None,
 ) -> None:
-  """Raises if a loss left the range of the first reports; adds to them."""
-  now = {k: v for k, v in latest.items() if k.split("/")[-1] == "loss"}
-  for name, value in now.items() if first else ():
-    usual = np.median([abs(report.get(name, 0.0)) for report in first])
-    usual = max(usual, guard.least)
-    if abs(value) > guard.factor * usual:
+  """Raises if a loss left the range of the first reports; adds to them.
+
+  Args:
+    guard: what that means.
+    usual: by loss its magnitudes in the first reports.
+    held: metrics of the updates since the last report, `step` + 1, ...
+    losses: names of the losses.
+    step: that of the last report.
+    checkpoints: of the run.
+  """
+  # an update that was skipped is told of elsewhere, and changed nothing
+  latest = average([m for m in held if not m.get("skipped", 0.0)])
+  for name in losses:
+    size = abs(latest.get(name, np.nan))
+    if np.isnan(size):  # its player rested
+      continue
+    sizes = usual.get(name, [])
+    middle = float(np.median(sizes)) if sizes else 0.0
+    bound = guard.factor * max(guard.least, middle)
+    if sizes and size > bound:
+      first = next(
+        (i for i, m in enumerate(held) if bound < abs(m[name]) < np.inf), 0
+      )
       good = None if checkpoints is None else checkpoints.latest()
       raise FloatingPointError(
-        f"{name} diverged: {value:.4g} on average up to step {step}, after"
-        f" {usual:.4g} in the first reports. Lower the learning rate,"
+        f"{name} diverged: {latest[name]:.4g} on average in updates {step + 1}"
+        f" to {step + len(held)}, first in update {step + 1 + first}, after"
+        f" {middle:.4g} in the first reports. Lower the learning rate,"
         " or clip the gradient"
         + (
           f"; {checkpoints.directory} holds step {good}, from before"
@@ -227,8 +263,8 @@ def _check_divergence(
           else ""
         )
       )
-  if len(first) < guard.reports:
-    first.append(now)
+    if len(sizes) < guard.reports:
+      usual[name] = [*sizes, float(size)]
 
 
 def _leaf_names(tree: Any) -> list[str]:
@@ -242,13 +278,16 @@ def _without_fault(metrics: dict) -> dict:
   return {name: v for name, v in metrics.items() if name != "fault"}
 
 
-def _first_fault(metrics: list[dict], step: int, leaves: list[str]) -> str:
+def _first_fault(
+  metrics: list[dict], step: int, leaves: list[str], losses: tuple[str, ...]
+) -> str:
   """Returns what was not finite first, "" for nothing; drops "fault".
 
   Args:
     metrics: of updates `step`, `step` + 1, ...
     step: number of the first.
     leaves: names of the parameters.
+    losses: names of the losses, in the order in which they are computed.
   """
   found = ""
   for i, m in enumerate(metrics):
@@ -259,14 +298,10 @@ def _first_fault(metrics: list[dict], step: int, leaves: list[str]) -> str:
     if fault is None:
       continue
     row, leaf, count = map(int, fault)
-    wrong = [
-      name
-      for name, value in m.items()
-      if name.endswith("/loss") and not np.isfinite(value)
-    ]
+    wrong = [name for name in losses if not np.isfinite(m.get(name, 0.0))]
     if row >= 0:
       found += f", whose batch has NaN or infinity in sample {row}"
-    elif wrong:  # of several players the first one infected the others
+    elif wrong and len(losses) > 1:  # the first one infected the others
       found += f", where {wrong[0]} was {m[wrong[0]]}"
     elif count == len(leaves):
       found += ", where the loss and every gradient were not finite"

@@ -56,16 +56,34 @@ def init_state(
     key = jax.random.wrap_key_data(data, impl=str(jax.random.key_impl(key)))
   else:
     key = jnp.copy(key)
-  copy = lambda tree: jax.tree.map(jnp.copy, tree)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=copy(params),
-    opt_state=copy(optimizer.init(trained(params, loss_params))),
-    ema_params=copy(params),
+    params=copied(params),
+    opt_state=copied(optimizer.init(trained(params, loss_params))),
+    ema_params=copied(params),
     key=key,
-    loss_params=copy(loss_params),
-    averages=tuple(copy(params) for _ in range(averages)),
+    loss_params=copied(loss_params),
+    averages=tuple(copied(params) for _ in range(averages)),
   )
+
+
+def copied(tree: PyTree) -> PyTree:
+  """Returns a copy of which every leaf insists on its dtype.
+
+  What was made of a Python number does not (it is weakly typed), but comes out
+  of an update as if it did: the next one would be compiled again.
+  """
+  return jax.tree.map(lambda v: jnp.array(v, jnp.result_type(v)), tree)
+
+
+def check_averages(state: TrainState, profiles: tuple) -> None:
+  """Raises a ValueError unless the state keeps an average for each profile."""
+  if len(state.averages) != len(profiles):
+    raise ValueError(
+      f"the state keeps {len(state.averages)} averages, but the update has"
+      f" {len(profiles)} profiles; make it with"
+      f" init_state(..., averages={len(profiles)})"
+    )
 
 
 def trained(params: PyTree, loss_params: PyTree) -> PyTree:

@@ -83,12 +83,7 @@ def make_update(
   averages = tuple(averages)
 
   def update(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
-    if len(state.averages) != len(averages):
-      raise ValueError(
-        f"the state keeps {len(state.averages)} averages, but the update has"
-        f" {len(averages)} profiles; make it with"
-        f" init_state(..., averages={len(averages)})"
-      )
+    states.check_averages(state, averages)
     key = jax.random.fold_in(state.key, state.step)
     old = states.trained(state.params, state.loss_params)
     value, metrics, grads = _gradient(loss, key, old, batch, accumulate)
