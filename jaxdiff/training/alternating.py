@@ -168,7 +168,8 @@ def make_update(
     averages: profiles of `state.averages`.
     remember: remember(memory, metrics, nets) -> memory, after the players.
     prepare: prepare(batch) -> batch, on the device before anything else.
-    shardings: (of the state, of the batch) on a mesh.
+    shardings: (of the state, of the batch) on a mesh. What is split of the
+      state is gathered where a loss looks at it: the batch stays split.
 
   Raises:
     ValueError: for a name that is taken; if `ema` is outside [0, 1); in the
@@ -191,6 +192,10 @@ def make_update(
   # a teacher may be a plain function, or hold one beside its arrays
   arrays, static = tree.partition(frozen)
 
+  gather = lambda tree: tree
+  if shardings is not None:
+    everywhere = parallel.replicated(shardings[1].mesh)
+    gather = lambda tree: jax.lax.with_sharding_constraint(tree, everywhere)
   prefix = {name: "" if name == main else f"{name}/" for name in players}
 
   def update(arrays, state: TrainState, batch) -> tuple[TrainState, dict]:
@@ -207,8 +212,8 @@ def make_update(
     finite = jnp.asarray(True)
     view = lambda: {
       **frozen,
-      **params,
-      "ema": state.ema_params,
+      **gather(params),
+      "ema": gather(state.ema_params),
       "step": state.step,
       MEMORY: memory,
     }
@@ -221,6 +226,7 @@ def make_update(
         view(),
         batch,
         state.step,
+        gather,
       )
       finite &= jnp.isfinite(said["loss"]) & jnp.isfinite(said["grad_norm"])
       params = params | {name: own}
@@ -274,13 +280,15 @@ def make_update(
   return Update(program, arrays, losses)
 
 
-def _play(player, key, params, opt_state, nets, batch, step):
+def _play(player, key, params, opt_state, nets, batch, step, gather):
   """Returns (params, opt_state, metrics, squared gradients) of one player."""
 
   def move(carry, j):
     params, opt_state = carry
-    grad = jax.value_and_grad(player.loss, argnums=1, has_aux=True)
-    (value, said), grads = grad(jax.random.fold_in(key, j), params, nets, batch)
+    own = jax.random.fold_in(key, j)
+    (value, said), grads = jax.value_and_grad(
+      lambda p: player.loss(own, gather(p), nets, batch), has_aux=True
+    )(params)
     squares = jax.tree.map(updates.square, grads)
     norm = jnp.sqrt(sum(jax.tree.leaves(squares)))
     if player.clip_norm is not None:
