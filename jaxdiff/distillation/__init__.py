@@ -5,10 +5,18 @@ Every method is a builder of a `Method`, which `init_state`, `make_update` and
 line here, an entry in METHODS of experiments/distill.py.
 """
 
+from jaxdiff.distillation import critic
 from jaxdiff.distillation import generators
+from jaxdiff.distillation.consistency_distillation import (
+  consistency_distillation,
+)
+from jaxdiff.distillation.consistency_training import consistency_training
+from jaxdiff.distillation.ctm import ctm
 from jaxdiff.distillation.dmd import dmd
 from jaxdiff.distillation.dmd import matching as dmd_loss
+from jaxdiff.distillation.ect import ect
 from jaxdiff.distillation.fake_score import fake_score
+from jaxdiff.distillation.ict import ict
 from jaxdiff.distillation.imitation import imitation
 from jaxdiff.distillation.jumps import Along
 from jaxdiff.distillation.jumps import along
@@ -17,6 +25,7 @@ from jaxdiff.distillation.method import init_state
 from jaxdiff.distillation.method import make_update
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.method import sampler
+from jaxdiff.distillation.progressive import progressive
 from jaxdiff.distillation.students import student_of
 from jaxdiff.distillation.students import with_params
 
@@ -24,14 +33,21 @@ __all__ = [
   "Along",
   "Method",
   "along",
+  "consistency_distillation",
+  "consistency_training",
+  "critic",
+  "ctm",
   "dmd",
   "dmd_loss",
+  "ect",
   "fake_score",
   "generators",
+  "ict",
   "imitation",
   "init_state",
   "jump",
   "make_update",
+  "progressive",
   "sampler",
   "student_of",
   "with_params",

@@ -1,0 +1,292 @@
+r"""Consistency trajectory models: one network for every jump, and the score.
+
+The student jumps from any t to any s <= t, G(x, t, s) of `jumps`, and g(x, t)
+= x0 at s = t is a denoiser. With u between, s <= u < t, and x_u by h steps of
+the teacher from x_t, both ways to s are compared as clean samples,
+
+  est = G_ema(G(x_t, t, s), s, t_min),
+  aim = G_ema(G_target(x_u, u, s), s, t_min),
+  loss = E d(est, sg aim) + a_D E_edm |g(x_t, t) - x0|^2 + a_G GAN(est),
+
+gradients passing through the frozen G_ema of est. On a grid of n intervals h
+has the probability ~ h of 1..max_steps, one draw for a batch, t any grid time
+with h steps below it, s any from u down to t_min. Where the last layer's
+gradients are g, a = |g_CTM| / |g_own|, which makes every term pull alike, at
+most 1e4 for the denoising term and within [0.01, 10] for the adversarial one; a
+number in place of "adaptive" is a itself.
+
+until="end" and max_steps=1 are consistency distillation, loss and gradient.
+Without a teacher x_u is made with the average's own denoiser. A student is
+sampled by `solvers.gamma_sampling`, gamma = 0 deterministic, and its x0 without
+`until` is an ordinary model: for any solver, and for `likelihood`.
+
+Departures: the critic reads noised samples by a denoiser's features, it and the
+student move in every update, and the ratio of gradients is not damped by 1e-4.
+Reference: Kim et al. (2024), https://arxiv.org/abs/2310.02279, eq. 9 to 12 and
+algorithm 1; target="student" as in the authors' code, "ema" as in the paper.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdiff import checks
+from jaxdiff import losses
+from jaxdiff import training
+from jaxdiff import tree
+from jaxdiff.distillation import consistency
+from jaxdiff.distillation import critic as critics
+from jaxdiff.distillation import discriminator
+from jaxdiff.distillation import generators
+from jaxdiff.distillation import jumps
+from jaxdiff.distillation import teacher_steps
+from jaxdiff.distillation.balance import balance
+from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.students import with_params
+
+UNTIL = ("uniform", "end")
+BOUNDS = {"dsm": (0.0, 1e4), "gan": (0.01, 10.0)}  # of adaptive weights
+
+
+def ctm(
+  teacher: Any,
+  student: Any,
+  *,
+  optimizer: optax.GradientTransformation,
+  grid: int | np.ndarray = 17,
+  solver: Any = "heun",
+  max_steps: int | None = None,
+  until: str = "uniform",
+  target: str = "student",
+  huber: float | None = None,
+  dsm: float | str = "adaptive",
+  dsm_times: Any = None,
+  gan: float | str = 0.0,
+  critic: critics.Critic | None = None,
+  critic_optimizer: optax.GradientTransformation | None = None,
+  gan_start: int = 0,
+  last: str = "out",
+  ema: float = 0.999,
+) -> Method:
+  """Returns the method.
+
+  Args:
+    teacher: model(x, t[, label]) -> Prediction; None trains from scratch.
+    student: a Denoiser that jumps, as `student_of(..., jumps=True)` makes it.
+    optimizer: any optax transformation.
+    grid: n, the intervals of a Karras grid, or the times f64[n + 1].
+    solver: of the teacher's steps, a name in `solvers.CASES` or a solver.
+    max_steps: largest number of the teacher's steps; None is n.
+    until: where jumps end: "uniform" on the grid, or at its "end" alone.
+    target: whose jump from x_u is aimed at, "student" or "ema".
+    huber: of `consistency.distance`; None is the squared distance.
+    dsm: weight of the denoising term, or "adaptive"; 0 leaves it out.
+    dsm_times: its times; by default a half EDM's log-normal, a half the Karras
+      clock but for its lowest 30 %.
+    gan: weight of the adversarial term, or "adaptive"; 0 leaves it out.
+    critic: of `critic.make`, for the adversarial term.
+    critic_optimizer: by default the student's.
+    gan_start: update in which the adversarial term begins.
+    last: name of the network's last layer, for "adaptive".
+    ema: decay of the average.
+
+  Raises:
+    ValueError: for a student that does not jump, a grid that does not fall to
+      t_min, more steps than it has, an adversarial term without a critic, a
+      last layer that there is not, or an unknown choice.
+  """
+  checks.one_of(until, UNTIL, "until")
+  checks.one_of(target, consistency.TARGETS, "target")
+  process = student.process
+  grid = teacher_steps.falling(process, grid)
+  n = len(grid) - 1
+  max_steps = n if max_steps is None else max_steps
+  weights = {"dsm": dsm, "gan": gan}
+  _check(student, weights, critic, last, max_steps, n)
+  steps = teacher_steps.of(solver, process, grid)
+  time = lambda i, x: teacher_steps.at(grid, i, x.dtype)
+  module = getattr(student.apply, "module", None)
+  denoising = losses.denoising(
+    student,
+    times=dsm_times or half_log_normal(process),
+    num_classes=getattr(module, "num_classes", 0),
+    label_dropout=0.0,
+  )
+
+  def places(key, size):
+    """Returns h i[], and i, j i[size]: of t = grid[i] and s = grid[j]."""
+    i_key, h_key, j_key = (jax.random.fold_in(key, k) for k in (0, 3, 4))
+    odds = jnp.log(jnp.arange(1.0, max_steps + 1.0))
+    h = 1 + jax.random.categorical(h_key, odds) if max_steps > 1 else 1
+    i = jax.random.randint(i_key, (size,), 0, n - h + 1)
+    if until == "end":
+      return h, i, jnp.full_like(i, n)
+    return h, i, jax.random.randint(j_key, (size,), i + h, n + 1)
+
+  def estimate(key, params, nets, batch, x, i, j):
+    """Returns est, like x; one mask of dropout for every jump."""
+    options = consistency.dropout(student, jax.random.fold_in(key, 2))
+    labels = generators.label(batch)
+    s = time(j, x)
+    there = flow_map(
+      with_params(student, params), x, time(i, x), s, *labels, **options
+    )
+    outer = with_params(student, nets["ema"])
+    return consistency.function(outer, there, s, *labels, **options)
+
+  def noised(key, batch, i):
+    x0 = batch["image"]
+    noise_key = jax.random.fold_in(key, 1)
+    return process.perturb(noise_key, x0, time(i, x0), batch.get("index"))[0]
+
+  def samples(key, nets, batch):
+    _, i, j = places(key, batch["image"].shape[0])
+    x = noised(key, batch, i)
+    return estimate(key, nets["student"], nets, batch, x, i, j)
+
+  def loss(key, params, nets, batch):
+    h, i, j = places(key, batch["image"].shape[0])
+    x = noised(key, batch, i)
+    if teacher is None:
+      guide = with_params(student, nets["ema"])
+    else:
+      guide = nets["teacher"]
+    labels = generators.label(batch)
+    x_u = teacher_steps.walk(guide, steps, x, i, h, labels)
+    aim = estimate(
+      key,
+      consistency.aimed_at(target, params, nets),
+      nets,
+      batch,
+      x_u,
+      i + h,
+      j,
+    )
+
+    def terms(params):
+      est = estimate(key, params, nets, batch, x, i, j)
+      values = {"ctm": consistency.distance(est, aim, huber).mean()}
+      if dsm:
+        values["dsm"] = denoising(jax.random.fold_in(key, 5), params, batch)[0]
+      if gan:
+        judge = dataclasses.replace(critic, network=nets["critic_network"])
+        seen = critics.logits(
+          jax.random.fold_in(key, 6), judge, nets["critic"], est, batch
+        )
+        values["gan"] = discriminator.generator_loss(critic.kind, seen)
+      return values
+
+    values = terms(params)
+    bounds = {k: BOUNDS[k] for k in values if weights.get(k) == "adaptive"}
+    found = balance(terms, params, last, "ctm", bounds) if bounds else {}
+    a = {k: found.get(k, weights.get(k, 1.0)) for k in values}
+    if gan:
+      a["gan"] = jnp.where(nets["step"] >= gan_start, a["gan"], 0.0)
+    said = values | {f"{k}_weight": v for k, v in found.items()}
+    return sum(a[k] * values[k] for k in values), said
+
+  players = {"student": training.Player(loss, optimizer)}
+  params, frozen = {}, {} if teacher is None else {"teacher": teacher}
+  if gan:
+    params["critic"] = critic.params
+    frozen["critic_network"] = critic.network
+    judge = critics.player(
+      critic,
+      samples,
+      critic_optimizer or optimizer,
+      when=lambda step: step >= gan_start,
+    )
+    players = {"critic": judge, **players}
+  return Method(
+    student=student,
+    players=players,
+    params=params,
+    frozen=frozen,
+    ema=ema,
+    gamma=0.0,
+  )
+
+
+def flow_map(
+  model: Any, x: jax.Array, t: Any, s: Any, *label: Any, **options: Any
+) -> jax.Array:
+  """Returns G(x, t, s), where a student's jump from t to s takes x.
+
+  Args:
+    model: a Denoiser that jumps.
+    x: [batch, ...].
+    t: scalar or f[batch].
+    s: scalar or f[batch], at most t.
+    *label: the labels, if there are any.
+    **options: of the model's call.
+
+  Raises:
+    ValueError: if s > t, where the times are concrete.
+  """
+  if checks.concrete(t) and checks.concrete(s):
+    pairs = np.stack(np.broadcast_arrays(t, s), -1).reshape(-1, 2)
+    for here, there in pairs[pairs[:, 1] > pairs[:, 0]]:
+      raise ValueError(
+        f"a jump goes toward the data, from t to s <= t, but t={here:.6g} and"
+        f" s={there:.6g}; swap them, or encode by the model's ODE"
+        " (solvers.encoder)"
+      )
+  t, s = (jnp.asarray(v, tree.compute_dtype(x.dtype)) for v in (t, s))
+  answer = model(x, t, *label, until=s, **options)
+  return jumps.jump(model.process, answer, x, t, s)
+
+
+def half_log_normal(process: Any, share: float = 0.7) -> Callable:
+  """Returns times of which a half is EDM's log-normal, for the details.
+
+  The other half is uniform on the noisiest `share` of the Karras clock: without
+  it the student's first step would be learned from few samples.
+  """
+  usual = losses.times.log_normal(process)
+  _, time = consistency.karras_clock(process)
+
+  def times(key, n):
+    keys = jax.random.split(key, 3)
+    high = time(1.0 - share * jax.random.uniform(keys[0], (n,)))
+    return jnp.where(
+      jax.random.bernoulli(keys[1], 0.5, (n,)), usual(keys[2], n), high
+    )
+
+  return times
+
+
+def _check(student, weights, critic, last, max_steps, n):
+  if not getattr(student, "jumps", False):
+    raise ValueError(
+      "a trajectory model is told where to jump, but this student is told one"
+      " time alone; make it with distillation.student_of(key, teacher, shape,"
+      " jumps=True)"
+    )
+  if not 1 <= max_steps <= n:
+    raise ValueError(
+      f"the teacher takes 1..{n} steps on a grid of {n} intervals, got"
+      f" max_steps={max_steps}"
+    )
+  for name, weight in weights.items():
+    if weight != "adaptive" and (isinstance(weight, str) or weight < 0):
+      raise ValueError(
+        f"{name} is the weight of a term, at least 0, or 'adaptive', got"
+        f" {weight!r}"
+      )
+  if weights["gan"] and critic is None:
+    raise ValueError(
+      f"gan={weights['gan']!r} asks for an adversarial term, which needs a"
+      " critic; make one with critic.make(key, network, layer, shape), or set"
+      " gan=0"
+    )
+  if "adaptive" in weights.values() and last not in student.params:
+    raise ValueError(
+      f"the network has no layer {last!r} whose gradients could be compared;"
+      f" it has {', '.join(student.params)}: name its last one, or give"
+      " weights as numbers"
+    )
