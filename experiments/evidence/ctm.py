@@ -28,7 +28,6 @@ from jaxdiff import grids
 from jaxdiff import likelihood
 from jaxdiff import sampling
 from jaxdiff import solvers
-from jaxdiff.distillation.ctm import flow_map
 
 TITLE = "Consistency trajectory models"
 CLAIM = (
@@ -189,7 +188,7 @@ def _trajectory(student, seed):
   """Returns the rmse of a coordinate after jumps to each of the places."""
   x, t = _noise(seed), _grid.PROCESS.t_max
   rmse = lambda s: jnp.sqrt(
-    jnp.mean((flow_map(student, x, t, s) - _solved(seed, s)) ** 2)
+    jnp.mean((distillation.flow_map(student, x, t, s) - _solved(seed, s)) ** 2)
   )
   return [float(rmse(s)) for s in _PLACES]
 

@@ -20,6 +20,7 @@ from jaxdiff.distillation.ict import ict
 from jaxdiff.distillation.imitation import imitation
 from jaxdiff.distillation.jumps import Along
 from jaxdiff.distillation.jumps import along
+from jaxdiff.distillation.jumps import flow_map
 from jaxdiff.distillation.jumps import jump
 from jaxdiff.distillation.method import init_state
 from jaxdiff.distillation.method import make_update
@@ -41,6 +42,7 @@ __all__ = [
   "dmd_loss",
   "ect",
   "fake_score",
+  "flow_map",
   "generators",
   "ict",
   "imitation",

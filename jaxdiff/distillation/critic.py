@@ -83,7 +83,8 @@ def make(
     network, layer, x, network.process.t_max
   )
   found = jax.eval_shape(read, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-  head = discriminator.Head(width).init(key, jnp.zeros(found.shape))["params"]
+  init = jax.jit(discriminator.Head(width).init)
+  head = init(key, jnp.zeros(found.shape))["params"]
   times = times or losses.times.log_normal(network.process)
   return Critic(network, layer, head, width, kind, times, trained)
 

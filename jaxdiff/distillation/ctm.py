@@ -38,7 +38,6 @@ import optax
 from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
-from jaxdiff import tree
 from jaxdiff.distillation import consistency
 from jaxdiff.distillation import critic as critics
 from jaxdiff.distillation import discriminator
@@ -133,7 +132,7 @@ def ctm(
     options = consistency.dropout(student, jax.random.fold_in(key, 2))
     labels = generators.label(batch)
     s = time(j, x)
-    there = flow_map(
+    there = jumps.flow_map(
       with_params(student, params), x, time(i, x), s, *labels, **options
     )
     outer = with_params(student, nets["ema"])
@@ -210,35 +209,6 @@ def ctm(
     ema=ema,
     gamma=0.0,
   )
-
-
-def flow_map(
-  model: Any, x: jax.Array, t: Any, s: Any, *label: Any, **options: Any
-) -> jax.Array:
-  """Returns G(x, t, s), where a student's jump from t to s takes x.
-
-  Args:
-    model: a Denoiser that jumps.
-    x: [batch, ...].
-    t: scalar or f[batch].
-    s: scalar or f[batch], at most t.
-    *label: the labels, if there are any.
-    **options: of the model's call.
-
-  Raises:
-    ValueError: if s > t, where the times are concrete.
-  """
-  if checks.concrete(t) and checks.concrete(s):
-    pairs = np.stack(np.broadcast_arrays(t, s), -1).reshape(-1, 2)
-    for here, there in pairs[pairs[:, 1] > pairs[:, 0]]:
-      raise ValueError(
-        f"a jump goes toward the data, from t to s <= t, but t={here:.6g} and"
-        f" s={there:.6g}; swap them, or encode by the model's ODE"
-        " (solvers.encoder)"
-      )
-  t, s = (jnp.asarray(v, tree.compute_dtype(x.dtype)) for v in (t, s))
-  answer = model(x, t, *label, until=s, **options)
-  return jumps.jump(model.process, answer, x, t, s)
 
 
 def half_log_normal(process: Any, share: float = 0.7) -> Callable:

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
@@ -46,6 +47,35 @@ def jump(
   )
   ratio = sigma_s / sigma
   return ratio * x + (alpha_s - alpha * ratio) * predicted.x0
+
+
+def flow_map(
+  model: Any, x: jax.Array, t: Any, s: Any, *label: Any, **options: Any
+) -> jax.Array:
+  """Returns G(x, t, s), where a student's jump from t to s takes x.
+
+  Args:
+    model: a Denoiser that jumps.
+    x: [batch, ...].
+    t: scalar or f[batch].
+    s: scalar or f[batch], at most t.
+    *label: the labels, if there are any.
+    **options: of the model's call.
+
+  Raises:
+    ValueError: if s > t, where the times are concrete.
+  """
+  if checks.concrete(t) and checks.concrete(s):
+    pairs = np.stack(np.broadcast_arrays(t, s), -1).reshape(-1, 2)
+    for here, there in pairs[pairs[:, 1] > pairs[:, 0]]:
+      raise ValueError(
+        f"a jump goes toward the data, from t to s <= t, but t={here:.6g} and"
+        f" s={there:.6g}; swap them, or encode by the model's ODE"
+        " (solvers.encoder)"
+      )
+  t, s = (jnp.asarray(v, tree.compute_dtype(x.dtype)) for v in (t, s))
+  answer = model(x, t, *label, until=s, **options)
+  return jump(model.process, answer, x, t, s)
 
 
 @jax.tree_util.register_dataclass
