@@ -22,8 +22,8 @@ sampled by `solvers.gamma_sampling`, gamma = 0 deterministic, and its x0 without
 
 Departures: the critic reads noised samples by a denoiser's features, it and the
 student move in every update, and the ratio of gradients is not damped by 1e-4.
-Reference: Kim et al. (2024), https://arxiv.org/abs/2310.02279, eq. 9 to 12 and
-algorithm 1; target="student" as in the authors' code, "ema" as in the paper.
+Reference: Kim et al. (2024), https://arxiv.org/abs/2310.02279, sections 3 and
+4; target="student" as in the authors' code, "ema" as in the paper.
 """
 
 import dataclasses
@@ -117,58 +117,44 @@ def ctm(
     label_dropout=0.0,
   )
 
-  def places(key, size):
-    """Returns h i[], and i, j i[size]: of t = grid[i] and s = grid[j]."""
-    i_key, h_key, j_key = (jax.random.fold_in(key, k) for k in (0, 3, 4))
+  def draw(key, batch):
+    """Returns (x at t = grid[i], i, j of s = grid[j], h): i, j i[batch]."""
+    i_key, x_key, h_key, j_key = (
+      jax.random.fold_in(key, k) for k in (0, 1, 3, 4)
+    )
+    x0 = batch["image"]
     odds = jnp.log(jnp.arange(1.0, max_steps + 1.0))
     h = 1 + jax.random.categorical(h_key, odds) if max_steps > 1 else 1
-    i = jax.random.randint(i_key, (size,), 0, n - h + 1)
-    if until == "end":
-      return h, i, jnp.full_like(i, n)
-    return h, i, jax.random.randint(j_key, (size,), i + h, n + 1)
+    i = jax.random.randint(i_key, x0.shape[:1], 0, n - h + 1)
+    j = jnp.full_like(i, n)
+    if until == "uniform":
+      j = jax.random.randint(j_key, i.shape, i + h, n + 1)
+    x, _ = process.perturb(x_key, x0, time(i, x0), batch.get("index"))
+    return x, i, j, h
 
-  def estimate(key, params, nets, batch, x, i, j):
-    """Returns est, like x; one mask of dropout for every jump."""
+  def estimate(key, params, nets, labels, x, i, j):
+    """Returns G_ema(G(x, t, s), s, t_min); one mask of dropout for both."""
     options = consistency.dropout(student, jax.random.fold_in(key, 2))
-    labels = generators.label(batch)
-    s = time(j, x)
-    there = jumps.flow_map(
-      with_params(student, params), x, time(i, x), s, *labels, **options
-    )
-    outer = with_params(student, nets["ema"])
+    model, outer = (with_params(student, p) for p in (params, nets["ema"]))
+    t, s = time(i, x), time(j, x)
+    there = jumps.flow_map(model, x, t, s, *labels, **options)
     return consistency.function(outer, there, s, *labels, **options)
 
-  def noised(key, batch, i):
-    x0 = batch["image"]
-    noise_key = jax.random.fold_in(key, 1)
-    return process.perturb(noise_key, x0, time(i, x0), batch.get("index"))[0]
-
   def samples(key, nets, batch):
-    _, i, j = places(key, batch["image"].shape[0])
-    x = noised(key, batch, i)
-    return estimate(key, nets["student"], nets, batch, x, i, j)
+    x, i, j, _ = draw(key, batch)
+    labels = generators.label(batch)
+    return estimate(key, nets["student"], nets, labels, x, i, j)
 
   def loss(key, params, nets, batch):
-    h, i, j = places(key, batch["image"].shape[0])
-    x = noised(key, batch, i)
-    if teacher is None:
-      guide = with_params(student, nets["ema"])
-    else:
-      guide = nets["teacher"]
+    x, i, j, h = draw(key, batch)
     labels = generators.label(batch)
+    guide = nets.get("teacher", with_params(student, nets["ema"]))
     x_u = teacher_steps.walk(guide, steps, x, i, h, labels)
-    aim = estimate(
-      key,
-      consistency.aimed_at(target, params, nets),
-      nets,
-      batch,
-      x_u,
-      i + h,
-      j,
-    )
+    own = consistency.aimed_at(target, params, nets)
+    aim = estimate(key, own, nets, labels, x_u, i + h, j)
 
     def terms(params):
-      est = estimate(key, params, nets, batch, x, i, j)
+      est = estimate(key, params, nets, labels, x, i, j)
       values = {"ctm": consistency.distance(est, aim, huber).mean()}
       if dsm:
         values["dsm"] = denoising(jax.random.fold_in(key, 5), params, batch)[0]
