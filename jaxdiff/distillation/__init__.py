@@ -12,6 +12,8 @@ from jaxdiff.distillation.consistency_distillation import (
 )
 from jaxdiff.distillation.consistency_training import consistency_training
 from jaxdiff.distillation.ctm import ctm
+from jaxdiff.distillation import tangents
+from jaxdiff.distillation import trigflow
 from jaxdiff.distillation.dmd import dmd
 from jaxdiff.distillation.dmd import matching as dmd_loss
 from jaxdiff.distillation.ect import ect
@@ -22,11 +24,19 @@ from jaxdiff.distillation.jumps import Along
 from jaxdiff.distillation.jumps import along
 from jaxdiff.distillation.jumps import flow_map
 from jaxdiff.distillation.jumps import jump
+from jaxdiff.distillation.mean_flow import mean_flow
 from jaxdiff.distillation.method import init_state
 from jaxdiff.distillation.method import make_update
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.method import sampler
 from jaxdiff.distillation.progressive import progressive
+from jaxdiff.distillation.rcm import random_simulation
+from jaxdiff.distillation.rcm import rcm
+from jaxdiff.distillation.reflow import pairs
+from jaxdiff.distillation.reflow import reflow
+from jaxdiff.distillation.reflow import straightness
+from jaxdiff.distillation.scm import scm
+from jaxdiff.distillation.shortcut import shortcut
 from jaxdiff.distillation.students import student_of
 from jaxdiff.distillation.students import with_params
 
@@ -50,7 +60,17 @@ __all__ = [
   "jump",
   "make_update",
   "progressive",
+  "mean_flow",
+  "pairs",
+  "random_simulation",
+  "rcm",
+  "reflow",
   "sampler",
+  "scm",
+  "shortcut",
+  "straightness",
   "student_of",
+  "tangents",
+  "trigflow",
   "with_params",
 ]

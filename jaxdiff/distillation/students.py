@@ -60,6 +60,15 @@ def with_params(model: Any, params: PyTree) -> Any:
   return dataclasses.replace(model, params=params)
 
 
+def must_jump(student: Any, method: str) -> None:
+  """Raises a ValueError unless the student is told where to jump."""
+  if not getattr(student, "jumps", False):
+    raise ValueError(
+      f"{method} trains jumps, but this student is told one time alone; make it"
+      " with distillation.student_of(key, teacher, shape, jumps=True)"
+    )
+
+
 def _grafted(fresh: PyTree, old: PyTree) -> PyTree:
   """Returns `fresh` with every leaf that `old` has taken from there."""
   if not isinstance(fresh, dict):
