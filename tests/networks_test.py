@@ -142,6 +142,17 @@ def test_equal_networks_share_one_program():
   assert len(calls) == 1
 
 
+def test_fourier_features_are_as_wide_as_the_time(x64):
+  """Derivatives in the time are part of some losses, also in float64."""
+  c = jnp.asarray([0.3], jnp.float64)
+  features = networks.fourier(c, 8)
+  assert features.dtype == jnp.float64
+  angle = np.geomspace(0.5, 16.0, 4) * 0.3
+  expected = np.concatenate([np.cos(angle), np.sin(angle)])
+  np.testing.assert_allclose(features[0], expected, rtol=1e-14)
+  assert networks.fourier(c.astype(jnp.bfloat16), 8).dtype == jnp.float32
+
+
 def test_fourier_features_have_unit_scale_and_tell_times_apart():
   c = jnp.linspace(-2.0, 2.0, 401)
   f = networks.fourier(c, 32)

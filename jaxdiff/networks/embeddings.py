@@ -20,17 +20,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import tree
+
 
 def fourier(
   c: jax.Array, features: int, low: float = 0.5, high: float = 16.0
 ) -> jax.Array:
-  """Returns the cosines, then the sines, of c: f32[batch, features].
+  """Returns the cosines, then the sines, of c, in float32 or wider.
 
   Args:
     c: f32[batch], the time condition.
     features: number of features, even.
     low: smallest angular frequency, radians per unit of c.
     high: largest angular frequency, radians per unit of c.
+
+  Returns:
+    f32[batch, features], float64 where c is.
 
   Raises:
     ValueError: if `features` is odd or below 4.
@@ -41,7 +46,8 @@ def fourier(
       f" be even and at least 4, got {features}"
     )
   w = np.geomspace(low, high, features // 2)
-  angle = c.astype(jnp.float32)[:, None] * w.astype(np.float32)
+  dtype = tree.compute_dtype(c.dtype)
+  angle = c.astype(dtype)[:, None] * jnp.asarray(w, dtype)
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
