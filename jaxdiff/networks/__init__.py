@@ -8,6 +8,7 @@ makes a model of it. (`NoiseClassifier` is no denoiser: logits of x alone.)
 from jaxdiff.networks import ddpm_mnist
 from jaxdiff.networks import edm2
 from jaxdiff.networks.adm import ADM
+from jaxdiff.networks.attention import attention_with_jvp
 from jaxdiff.networks.dit import DiT
 from jaxdiff.networks.dit import SIZES as DIT_SIZES
 from jaxdiff.networks.edm2 import EDM2
@@ -49,6 +50,7 @@ __all__ = [
   "UNet",
   "UNet2D",
   "UViT",
+  "attention_with_jvp",
   "ddpm_mnist",
   "digits_mlp",
   "digits_unet",

@@ -96,7 +96,8 @@ class TokenTransformer(nn.Module):
     dropout: rate, after the attention and inside the perceptron.
     scan: whether one block is compiled for all; see `stacking`.
     remat: whether blocks are computed again for the gradient, to save memory.
-    attention: "xla", or "cudnn" for the fused kernel of GPUs (bfloat16 only).
+    attention: "xla", or "cudnn" for the fused kernel of GPUs (bfloat16 only);
+      "blocks" and "cudnn_jvp" as in `attention.attend`.
     dtype: of the computation (parameters are float32); None is float32.
   """
 

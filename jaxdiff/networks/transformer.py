@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.networks import attention
 from jaxdiff.networks import positions
 
 
@@ -27,8 +28,8 @@ class Attention(nn.Module):
     bias: whether queries, keys and values have one.
     rotary: whether queries and keys are turned by their position.
     dtype: of the computation.
-    implementation: of `jax.nn.dot_product_attention`: "xla", or "cudnn" for
-      the fused kernel of GPUs, which takes bfloat16 alone.
+    implementation: of `attention.attend`: "xla", "cudnn" for the fused kernel
+      of GPUs, which takes bfloat16 alone, "blocks", "cudnn_jvp".
     kernel_init: of the linear maps.
   """
 
@@ -50,9 +51,7 @@ class Attention(nn.Module):
     q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
     if self.rotary:
       q, k = positions.rotate(q), positions.rotate(k)
-    h = jax.nn.dot_product_attention(
-      q, k, v, implementation=self.implementation
-    )
+    h = attention.attend(q, k, v, self.implementation)
     return dense(width, name="out")(h.reshape(x.shape))
 
 

@@ -47,7 +47,8 @@ class UViT(nn.Module):
     dropout: rate, after the attention and inside the perceptron.
     scan: whether the blocks of either half are compiled once; see `stacking`.
     remat: whether blocks are computed again for the gradient, to save memory.
-    attention: "xla", or "cudnn" for the fused kernel of GPUs (bfloat16 only).
+    attention: "xla", or "cudnn" for the fused kernel of GPUs (bfloat16 only);
+      "blocks" and "cudnn_jvp" as in `attention.attend`.
     dtype: of the computation (parameters are float32); None is that of x.
   """
 
