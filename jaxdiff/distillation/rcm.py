@@ -34,9 +34,9 @@ import optax
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
-from jaxdiff.distillation import dmd
 from jaxdiff.distillation import generators
 from jaxdiff.distillation import trigflow
+from jaxdiff.distillation.dmd import matching as dmd_loss
 from jaxdiff.distillation.fake_score import fake_score
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.scm import tangent_errors
@@ -114,7 +114,7 @@ def rcm(
     draw_key, match_key = jax.random.split(key)
     x = generator(draw_key, with_params(student, params), batch)
     other = with_params(fake, nets["fake"])
-    return dmd.matching(match_key, x, nets["teacher"], other, dmd_times, batch)
+    return dmd_loss(match_key, x, nets["teacher"], other, dmd_times, batch)
 
   def loss(key, params, nets, batch):
     value, metrics = jnp.zeros(()), {}
@@ -175,13 +175,12 @@ def random_simulation(
     count_key, key = jax.random.split(key)
     size = batch["image"].shape[0]
     n = jax.random.randint(count_key, (), 0, calls)
-    still = jax.lax.stop_gradient(model)
     labels = generators.label(batch)
 
     def further(i, carry):
       x, t = carry
       time_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
-      x0 = still(x, t, *labels).x0
+      x0 = jax.lax.stop_gradient(model(x, t, *labels).x0)
       # by permutation: stratified draws of two calls would rise together
       draw = jax.random.permutation(
         jax.random.fold_in(time_key, 1), times(time_key, size)

@@ -81,7 +81,7 @@ def along_ode(
       raise TypeError(
         "this network has no forward mode: part of it is a jax.custom_vjp, a"
         " fused kernel as a rule. Take attention with an exact rule"
-        ' (implementation="forward", networks.attention_with_jvp), give the'
+        ' ("blocks" or "cudnn_jvp" of networks.attention), give the'
         ' kernel a jax.custom_jvp, or choose jvp="finite_difference"'
       ) from e
   return jax.lax.stop_gradient((value, slope))
