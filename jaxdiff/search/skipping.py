@@ -1,10 +1,7 @@
 r"""Networks whose residual blocks can be skipped, call by call.
 
-A skipped block is the identity. No network is written for it: Flax lets calls
-of submodules be intercepted, so a Linen network's residual *branches* (modules
-whose output is added to the stream, `block0_out` of `ResidualMLP`) are made
-zero, and whole *blocks* (modules from x to something like x, `middle` of the
-U-Net) are passed by.
+A skipped block is the identity: residual branches are made zero, whole blocks
+are passed by, as `networks.skipping` says.
 
 `gated` makes a model whose mask is data: masks of all candidates share one
 compiled program, in which every block is computed. `without` is for use: blocks
@@ -12,19 +9,17 @@ that are left out of the program, and cost nothing.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import denoisers
+from jaxdiff.networks import skipping
 
 Array = Any
-_BRANCH = re.compile(r"block\d+_out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,24 +38,7 @@ class Gate:
 
   def __call__(self, params: Any, *args: Any) -> jax.Array:
     params, mask = params
-    index = {name: i for i, name in enumerate(self.names)}
-
-    def gate(call, inputs, options, context):
-      name = "/".join(context.module.path)
-      if context.method_name != "__call__" or name not in index:
-        return call(*inputs, **options)
-      branch = _BRANCH.fullmatch(name.rpartition("/")[2]) is not None
-      if branch or name not in self.skipped:
-        output = call(*inputs, **options)
-        other = jnp.zeros_like(output) if branch else inputs[0]
-        _check_block(name, other, output)
-      else:
-        output = other = inputs[0]
-      if name in self.skipped:  # what fed it is dead code to the compiler
-        return other
-      return jnp.where(mask[index[name]], output, other)
-
-    with nn.intercept_methods(gate):
+    with skipping.skipping(self.names, mask, self.skipped):
       return self.module.apply({"params": params}, *args)
 
 
@@ -85,8 +63,7 @@ def gated(
     )
   held = denoiser.params
   if names is None:
-    names = [name for name in held if _BRANCH.fullmatch(name)]
-    names = sorted(names, key=lambda name: int(re.findall(r"\d+", name)[0]))
+    names = skipping.branches(held)
   names = tuple(names)
   for name in names:
     at = held
@@ -148,7 +125,7 @@ def without(
 def _check_branch(name, params):
   """Refuses a perceptron's branch that is not as wide as it is fed."""
   head, _, leaf = name.rpartition("/")
-  if head or not _BRANCH.fullmatch(leaf):
+  if head or not skipping.BRANCH.fullmatch(leaf):
     return
   feeds = params.get(leaf.replace("_out", "_in"))
   if feeds is None:
@@ -159,13 +136,4 @@ def _check_branch(name, params):
       f"{name} cannot be skipped: its block takes {wide} features and adds"
       f" {out}; only blocks of equal input and output are the identity without"
       " their branch"
-    )
-
-
-def _check_block(name, given, returned):
-  if given.shape != returned.shape:
-    raise ValueError(
-      f"{name} cannot be skipped: it turns {given.shape} into"
-      f" {returned.shape}; only blocks of equal input and output can be passed"
-      " by"
     )
