@@ -19,12 +19,22 @@ from jaxdiff.distillation.dmd import matching as dmd_loss
 from jaxdiff.distillation.ect import ect
 from jaxdiff.distillation.fake_score import fake_score
 from jaxdiff.distillation.ict import ict
+from jaxdiff.distillation.adversary import Adversary
+from jaxdiff.distillation.dmd import dmd
+from jaxdiff.distillation.dmd import matching as dmd_loss
+from jaxdiff.distillation.dmd2 import dmd2
+from jaxdiff.distillation.experts import Experts
+from jaxdiff.distillation.fake_score import fake_score
+from jaxdiff.distillation.guided import guided
 from jaxdiff.distillation.imitation import imitation
 from jaxdiff.distillation.jumps import Along
 from jaxdiff.distillation.jumps import along
 from jaxdiff.distillation.jumps import flow_map
 from jaxdiff.distillation.jumps import jump
 from jaxdiff.distillation.mean_flow import mean_flow
+from jaxdiff.distillation.layer_dropping import compiled
+from jaxdiff.distillation.layer_dropping import drop_layers
+from jaxdiff.distillation.layer_dropping import layer_dropping
 from jaxdiff.distillation.method import init_state
 from jaxdiff.distillation.method import make_update
 from jaxdiff.distillation.method import Method
@@ -37,27 +47,37 @@ from jaxdiff.distillation.reflow import reflow
 from jaxdiff.distillation.reflow import straightness
 from jaxdiff.distillation.scm import scm
 from jaxdiff.distillation.shortcut import shortcut
+from jaxdiff.distillation.phased_dmd import phased_dmd
+from jaxdiff.distillation.presto import presto
+from jaxdiff.distillation.presto import presto_ls
 from jaxdiff.distillation.students import student_of
 from jaxdiff.distillation.students import with_params
 
 __all__ = [
+  "Adversary",
   "Along",
+  "Experts",
   "Method",
   "along",
   "consistency_distillation",
   "consistency_training",
   "critic",
   "ctm",
+  "compiled",
   "dmd",
+  "dmd2",
   "dmd_loss",
   "ect",
+  "drop_layers",
   "fake_score",
   "flow_map",
   "generators",
   "ict",
+  "guided",
   "imitation",
   "init_state",
   "jump",
+  "layer_dropping",
   "make_update",
   "progressive",
   "mean_flow",
@@ -65,6 +85,9 @@ __all__ = [
   "random_simulation",
   "rcm",
   "reflow",
+  "phased_dmd",
+  "presto",
+  "presto_ls",
   "sampler",
   "scm",
   "shortcut",

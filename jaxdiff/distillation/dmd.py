@@ -1,4 +1,4 @@
-r"""Distribution matching distillation: DMD, DMD2.
+r"""Distribution matching distillation.
 
 The student's samples x = G(z) follow the gradient of KL(p_fake || p_teacher)
 between the two laws noised to a random level,
@@ -11,11 +11,16 @@ where D_fake is the denoiser of the student's own samples, trained beside it
 c g has the mean sigma^2 d KL / d mean. c is one number for each sample, floored
 so that a perfect student does not divide by nothing.
 
-DMD2 takes 5 fake steps and needs no regression on stored pairs; several steps
-by `generators.backward_simulation`. Guidance goes around the teacher, whose
-labels are then the batch's. Reference: Yin et al. (2024),
-https://arxiv.org/abs/2311.18828, eq. 7 and 8; DMD2,
-https://arxiv.org/abs/2405.14867, section 4.
+Two things may be added:
+
+  regression   + w mean |G(z) - x(z)|^2 on stored pairs of noise z and the end
+               x(z) of the teacher's ODE from it (DMD1 has w = 1/4, LPIPS in
+               place of the square, and one fake step)
+  adversary    a discriminator on the fake score's features (`dmd2`, `presto`)
+
+Guidance goes around the teacher (`guided`), whose labels
+are the batch's. Reference: Yin et al. (2024), https://arxiv.org/abs/2311.18828,
+eq. 7 and 8.
 """
 
 from collections.abc import Callable
@@ -28,8 +33,9 @@ import optax
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.distillation import adversary as adversaries
 from jaxdiff.distillation import generators
-from jaxdiff.distillation.fake_score import fake_score
+from jaxdiff.distillation.fake_score import denoising
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
 
@@ -47,9 +53,11 @@ def dmd(
   generator: generators.Generator | None = None,
   times: Any = None,
   fake_times: Any = None,
+  regression: float = 0.0,
+  adversary: adversaries.Adversary | None = None,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Returns the method; the fake player trains {"score": ..., "head": ...}.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction.
@@ -57,26 +65,57 @@ def dmd(
     optimizer: of the student; Adam with b1=0 is usual.
     fake: the fake denoiser before the first step; by default a copy of the
       student.
-    fake_optimizer: its optimizer; by default the student's.
+    fake_optimizer: its optimizer, which should not be slower than the
+      student's; by default the same.
     fake_steps: steps of the fake score for each step of the student.
     generator: how the student is asked; by default one step from t_max.
     times: of x_t, a sampler of `losses.times`; by default log-uniform in sigma
       / alpha.
     fake_times: those that the fake score is trained at; by default the same.
+    regression: weight of the regression on pairs: the batch carries "noise",
+      x at t_max, and "end", where the teacher's ODE takes it.
+    adversary: settings of the adversarial term, if there is one.
     ema: decay of the student's average.
   """
   fake = student if fake is None else fake
   process = student.process
   generator = generator or generators.one_step(process)
   times = times or losses.times.uniform_log_snr(process)
+  denoise = denoising(fake, times=fake_times or times)
+  params = {"score": fake.params}
+  if adversary is not None:
+    params["head"] = adversaries.init(jax.random.key(0), adversary, fake)
 
   def loss(key, params, nets, batch):
-    draw_key, match_key = jax.random.split(key)
-    x = generator(draw_key, with_params(student, params), batch)
-    other = with_params(fake, nets["fake"])
-    return matching(match_key, x, nets["teacher"], other, times, batch), {}
+    draw_key, match_key, gan_key = _keys(key)
+    model, score = with_params(student, params), nets["fake"]["score"]
+    other = with_params(fake, score)
+    x = generator(draw_key, model, batch)
+    value = matching(match_key, x, nets["teacher"], other, times, batch)
+    said = {"matching": value}
+    if regression:
+      said["regression"] = pairs(model, batch)
+      value = value + regression * said["regression"]
+    if adversary is not None:
+      said["adversarial"] = adversaries.generator_loss(
+        gan_key, adversary, other, nets["fake"]["head"], x, batch
+      )
+      value = value + said["adversarial"]
+    return value, said
 
-  fake_loss = fake_score(fake, student, generator, times=fake_times or times)
+  def fake_loss(key, params, nets, batch):
+    draw_key, noise_key, gan_key = _keys(key)
+    x = generator(draw_key, with_params(student, nets["student"]), batch)
+    value, _ = denoise(noise_key, params["score"], {**batch, "image": x})
+    said = {"denoising": value}
+    if adversary is not None:
+      score = with_params(fake, params["score"])
+      said["critic"] = adversaries.critic_loss(
+        gan_key, adversary, score, params["head"], x, batch
+      )
+      value = value + said["critic"]
+    return value, said
+
   return Method(
     student=student,
     players={
@@ -85,7 +124,7 @@ def dmd(
       ),
       "student": training.Player(loss, optimizer),
     },
-    params={"fake": fake.params},
+    params={"fake": params},
     frozen={"teacher": teacher},
     ema=ema,
   )
@@ -136,3 +175,27 @@ def direction(
   gradient = (fake_x0 - teacher_x0) / tree.expand(jnp.maximum(scale, floor), x)
   finite = jnp.isfinite(gradient).all(axis=axes, keepdims=True)
   return jnp.where(finite, gradient, 0.0)
+
+
+def pairs(model: Any, batch: dict) -> jax.Array:
+  """Returns the mean square error of a model on the batch's pairs, f[].
+
+  Raises:
+    ValueError: if the batch has none.
+  """
+  missing = [name for name in ("noise", "end") if name not in batch]
+  if missing:
+    raise ValueError(
+      f"regression needs pairs: the batch lacks {', '.join(missing)}. Store"
+      ' "noise", draws of process.prior, and "end", what the teacher\'s ODE'
+      " makes of them (sampling.sample with solvers.heun), or set regression=0"
+    )
+  labels = generators.label(batch)
+  x = model(batch["noise"], model.process.t_max, *labels).x0
+  return jnp.mean(jnp.square(x - batch["end"]))
+
+
+def _keys(key):
+  """Returns keys of the draw, of the noise, and of the adversarial term."""
+  draw_key, noise_key = jax.random.split(key)
+  return draw_key, noise_key, jax.random.fold_in(key, 2)

@@ -16,6 +16,26 @@ from jaxdiff.distillation.students import with_params
 from jaxdiff.training import alternating
 
 
+def denoising(fake: Any, *, times: Any = None, weighting: Any = "edm") -> Any:
+  """Returns loss(key, params, batch) of denoising batch["image"].
+
+  As `losses.denoising` makes it, without dropped labels.
+
+  Args:
+    fake: a Denoiser; its parameters are those that are trained.
+    times: sampler of `losses.times`; by default EDM's log-normal.
+    weighting: as in `losses.denoising`.
+  """
+  module = getattr(fake.apply, "module", None)
+  return losses.denoising(
+    fake,
+    times=times,
+    weighting=weighting,
+    num_classes=getattr(module, "num_classes", 0),
+    label_dropout=0.0,
+  )
+
+
 def fake_score(
   fake: Any,
   student: Any,
@@ -33,21 +53,13 @@ def fake_score(
     times: sampler of `losses.times`; by default EDM's log-normal.
     weighting: as in `losses.denoising`.
   """
-  module = getattr(fake.apply, "module", None)
-  classes = getattr(module, "num_classes", 0)
-  denoising = losses.denoising(
-    fake,
-    times=times,
-    weighting=weighting,
-    num_classes=classes,
-    label_dropout=0.0,
-  )
+  denoise = denoising(fake, times=times, weighting=weighting)
 
   def loss(key, params, nets, batch):
     draw_key, noise_key = jax.random.split(key)
     model = with_params(student, nets["student"])
     x = jax.lax.stop_gradient(generator(draw_key, model, batch))
-    value, _ = denoising(noise_key, params, {**batch, "image": x})
+    value, _ = denoise(noise_key, params, {**batch, "image": x})
     return value, {}
 
   return loss

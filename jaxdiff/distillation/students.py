@@ -51,7 +51,7 @@ def student_of(
       " to jump; MLP, ResidualMLP and UNet can, and every network that embeds"
       " its time by networks.Condition"
     ) from e
-  params = _grafted(fresh, copy)
+  params = grafted(fresh, copy)
   return dataclasses.replace(teacher, params=params, jumps=True)
 
 
@@ -69,11 +69,11 @@ def must_jump(student: Any, method: str) -> None:
     )
 
 
-def _grafted(fresh: PyTree, old: PyTree) -> PyTree:
+def grafted(fresh: PyTree, old: PyTree) -> PyTree:
   """Returns `fresh` with every leaf that `old` has taken from there."""
   if not isinstance(fresh, dict):
     return old
   return {
-    name: _grafted(leaf, old[name]) if name in old else leaf
+    name: grafted(leaf, old[name]) if name in old else leaf
     for name, leaf in fresh.items()
   }

@@ -18,6 +18,8 @@ appendix I.1).
 | `log_normal`      | log(sigma / alpha) normal (Karras et al. 2022, table 1)  |
 | `logit_normal`    | logit(t) normal for flows (Esser et al. 2024, eq. 19)    |
 | `uniform_log_snr` | log(alpha / sigma) uniform                               |
+| `karras`          | (sigma / alpha)^{1 / rho} uniform (Karras et al. 2022,   |
+|                   | eq. 5: the times of an endless grid)                     |
 """
 
 import math
@@ -109,6 +111,19 @@ def uniform_log_snr(process: GaussianProcess, stratified: bool = True) -> Times:
 
   def times(key: jax.Array, n: int) -> jax.Array:
     return _time(process, -low - (high - low) * _uniform(key, n, stratified))
+
+  return times
+
+
+def karras(
+  process: GaussianProcess, rho: float = 7.0, stratified: bool = True
+) -> Times:
+  """Returns a sampler of t whose (sigma / alpha)^{1 / rho} is uniform."""
+  low, high = (math.exp(end / rho) for end in _log_noise_range(process))
+
+  def times(key: jax.Array, n: int) -> jax.Array:
+    root = low + (high - low) * _uniform(key, n, stratified)
+    return _time(process, -rho * jnp.log(root))
 
   return times
 

@@ -14,6 +14,7 @@ from jaxdiff.networks.dit import SIZES as DIT_SIZES
 from jaxdiff.networks.edm2 import EDM2
 from jaxdiff.networks.embeddings import Condition
 from jaxdiff.networks.embeddings import fourier
+from jaxdiff.networks.layer_dropping import LayerDropped
 from jaxdiff.networks.mlp import MLP
 from jaxdiff.networks.mlp import ResidualMLP
 from jaxdiff.networks.noise_classifier import NoiseClassifier
@@ -38,6 +39,7 @@ __all__ = [
   "EDM2",
   "DIT_SIZES",
   "DiT",
+  "LayerDropped",
   "MLP",
   "NETWORKS",
   "NoiseClassifier",

@@ -9,6 +9,7 @@ from jaxdiff.networks import adm
 from jaxdiff.networks import ddpm_mnist
 from jaxdiff.networks import dit
 from jaxdiff.networks import edm2
+from jaxdiff.networks import layer_dropping
 from jaxdiff.networks import mlp
 from jaxdiff.networks import song_unet
 from jaxdiff.networks import tokens
@@ -43,6 +44,7 @@ NETWORKS = {
   "uvit": uvit.UViT,
   "token_mlp": tokens.TokenMLP,
   "token_transformer": tokens.TokenTransformer,
+  "layer_dropped": layer_dropping.LayerDropped,
   "digits_mlp": digits_mlp,
   "digits_unet": digits_unet,
   "ddpm": song_unet.ddpm,

@@ -1,0 +1,264 @@
+r"""Phased DMD: distribution matching one range of noise after the other.
+
+An expert G_k for each phase k goes from t_{k-1} to t_k by DDIM, and what it
+makes is not a clean sample but x_s at s = t_k. With a = alpha_t / alpha_s and
+b^2 = sigma_t^2 - a^2 sigma_s^2 it is noised further, t in (s, t_max],
+
+  x_t = a x_s + b e,
+
+and both laws are compared there, as in `dmd`. The fake denoiser cannot be told
+x_0, which nobody knows. But E[-e / b | x_t] is the score of x_t, whatever x_s
+is, hence the unbiased target, as a pair,
+
+  eps* = (sigma_t / b) e,
+  x0*  = x_s / alpha_s - (alpha_t sigma_s^2 / (alpha_s^2 b)) e
+
+with alpha_t x0* + sigma_t eps* = x_t, in the place of (x_0, eps); its velocity
+eps* - x0* is the paper's. At s = 0 it is (x_0, e). Its variance grows as 1 /
+b^2, so that the loss is weighted by min(1, clamp b^2 / sigma_t^2); the student
+moves by the gradient of KL in x_s,
+
+  a (score_fake - score_teacher) = w (v_teacher - v_fake),
+  w = alpha_t a / (sigma_t (alpha_t + sigma_t)),
+
+of which `dmd` keeps the direction: g = (D_fake - D_teacher) / mean |x_0 -
+D_teacher| with the expert's own x_0. With one phase of one step this is `dmd`.
+
+Phases are trained one after the other for `updates` each, expert and fake score
+both beginning as the teacher; a phase of several steps stops at a random one,
+earlier ones without gradients. Students are `Experts`, which DDIM samples:
+`sampler(student, grid, gamma=0)`. Reference: Fan et al. (2025),
+https://arxiv.org/abs/2510.27684. Departures: b^2 is relative to sigma_t^2 in
+the weight, so that it knows no schedule (the paper's is of flows), and DMD's
+normalisation is in the student's gradient.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdiff import checks
+from jaxdiff import losses
+from jaxdiff import numerics
+from jaxdiff import training
+from jaxdiff import tree
+from jaxdiff.distillation import generators
+from jaxdiff.distillation.dmd import direction
+from jaxdiff.distillation.experts import Experts
+from jaxdiff.distillation.experts import one_by_one
+from jaxdiff.distillation.jumps import jump
+from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import Prediction
+from jaxdiff.processes import GaussianProcess
+
+_CLIP = 10.0  # of the log-SNR, as in `losses.times`
+
+
+def phased_dmd(
+  teacher: Any,
+  student: Any,
+  *,
+  optimizer: optax.GradientTransformation,
+  grid: Any,
+  phases: int = 2,
+  updates: int = 1000,
+  fake_optimizer: optax.GradientTransformation | None = None,
+  fake_steps: int = 5,
+  times: Any = None,
+  clamp: float = 10.0,
+  margin: float = 0.05,
+  ema: float = 0.999,
+) -> Method:
+  """Returns the method, whose student is `Experts`.
+
+  Args:
+    teacher: model(x, t[, label]) -> Prediction.
+    student: a Denoiser, which every expert and fake score begins as.
+    optimizer: of every expert for itself: a schedule is that of one phase.
+    grid: f64[n + 1], of the student's sampler, n / phases steps in each phase.
+    phases: how many.
+    updates: of each phase; the last goes on if there are more.
+    fake_optimizer: of every fake score; by default the student's.
+    fake_steps: steps of the fake score for each step of the student.
+    times: of x_t over the whole range, a sampler of `losses.times`; a phase's
+      are these, squeezed in log-SNR to what lies above its end. By default
+      log-uniform in sigma / alpha.
+    clamp: of the fake score's weight near the end of a phase.
+    margin: nearest log(sigma / alpha) of x_t above that of the phase's end.
+    ema: decay of the students' average, which later phases begin from.
+
+  Raises:
+    ValueError: for a grid that does not fall, has noise alone at the end of a
+      phase, or is not parted by the number of phases.
+  """
+  process = student.process
+  grid = checks.falling_grid(grid, process.t_min, process.t_max, process.t_zero)
+  each, ends = _parted(process, grid, phases)
+  times = times or losses.times.uniform_log_snr(process)
+  scale = float(process.sigma(grid[0]))
+  low = _lowest(process, ends[1:], margin)
+  stacked = jax.tree.map(lambda p: jnp.stack([p] * phases), student.params)
+
+  def now(step):
+    return jnp.minimum(step // updates, phases - 1)
+
+  def own(params, k):
+    return with_params(student, jax.tree.map(lambda p: p[k], params))
+
+  def roll_out(key, params, averages, k, batch):
+    """Returns (x_s, the x_0 it was made of, s), s the end of phase k."""
+    labels = generators.label(batch)
+    when = jnp.asarray(grid, batch["image"].dtype)
+    others = jax.lax.stop_gradient(
+      jax.tree.map(lambda e, p: e.at[k].set(p[k]), averages, params)
+      if each > 1
+      else averages
+    )
+
+    def step(i, x):
+      predicted = own(others, i // each)(x, when[i], *labels)
+      return jump(process, predicted, x, when[i], when[i + 1])
+
+    last = k * each
+    if each > 1:
+      last += jax.random.randint(jax.random.fold_in(key, 1), (), 0, each)
+    x = jax.lax.fori_loop(0, last, step, scale * generators.noise(key, batch))
+    predicted = own(params, k)(x, when[last], *labels)
+    end = when[(k + 1) * each]
+    return jump(process, predicted, x, when[last], end), predicted.x0, end
+
+  def draw_times(key, n, k):
+    t = times(key, n)
+    first = max(float(process.log_snr(process.t_max)), -_CLIP)
+    lam = process.log_snr(t)
+    share = jnp.asarray((low - first) / (low[-1] - first), lam.dtype)[k]
+    squeezed = process.log_snr_inverse(first + share * (lam - first))
+    return jnp.where(share == 1.0, t, squeezed)
+
+  def loss(key, params, nets, batch):
+    draw_key, match_key = jax.random.split(key)
+    time_key, noise_key = jax.random.split(match_key)
+    k = now(nets["step"])
+    x, x0, s = roll_out(draw_key, params, nets["ema"], k, batch)
+    t = draw_times(time_key, len(x), k)
+    made = jax.lax.stop_gradient(x)
+    e = process.noise.draw(noise_key, made, batch.get("index"))
+    x_t = further(process, made, e, s, t)
+    labels = generators.label(batch)
+    gradient = direction(
+      jax.lax.stop_gradient(x0),
+      nets["teacher"](x_t, t, *labels).x0,
+      own(nets["fake"], k)(x_t, t, *labels).x0,
+    )
+    aim = jax.lax.stop_gradient(made - gradient)
+    return 0.5 * jnp.mean(jnp.square(x - aim)), {"phase": k}
+
+  def fake_loss(key, params, nets, batch):
+    draw_key, match_key = jax.random.split(key)
+    time_key, noise_key, _ = jax.random.split(match_key, 3)
+    k = now(nets["step"])
+    x, _, s = roll_out(draw_key, nets["student"], nets["ema"], k, batch)
+    t = draw_times(time_key, len(x), k)
+    e = process.noise.draw(noise_key, x)
+    x_t = further(process, x, e, s, t)
+    aim = unbiased(process, x, e, s, t)
+    answer = own(params, k)(x_t, t, *generators.label(batch))
+    error = losses.error(student, answer, *aim, t)
+    _, b = bridge(process, s, t)
+    weight = jnp.minimum(1.0, clamp * (b / process.sigma(t)) ** 2)
+    return jnp.mean(weight * error), {}
+
+  return Method(
+    student=Experts(stacked, with_params(student, None), tuple(ends.tolist())),
+    players={
+      "fake": training.Player(
+        fake_loss, one_by_one(fake_optimizer or optimizer), steps=fake_steps
+      ),
+      "student": training.Player(loss, one_by_one(optimizer)),
+    },
+    params={"fake": stacked},
+    frozen={"teacher": teacher},
+    ema=ema,
+    gamma=0.0,
+  )
+
+
+def bridge(process: GaussianProcess, s: Any, t: Any) -> tuple[Any, Any]:
+  """Returns (a, b) with x_t = a x_s + b e, s < t.
+
+  Args:
+    process: the forward process.
+    s: scalar or f[batch], where alpha > 0; sigma may be 0.
+    t: scalar or f[batch].
+
+  Raises:
+    ValueError: if alpha(s) = 0, or not s < t, as far as they can be read.
+  """
+  if checks.concrete(s) and checks.concrete(t):
+    if np.any(np.asarray(process.alpha(s)) <= 0):
+      raise ValueError(
+        f"a phase cannot end at pure noise, got s = {s}, where alpha = 0: what"
+        " is made there is not compared with anything; end it below t_max"
+      )
+    if not np.all(np.asarray(s) < np.asarray(t)):
+      raise ValueError(
+        f"x_t is noisier than x_s: need s < t, got s = {s} and t = {t}, where"
+        " b^2 is 0 and the target is infinite; keep a margin above s"
+      )
+  xp = numerics.namespace(s, t)
+  # b^2 = sigma_t^2 - a^2 sigma_s^2 without the difference
+  ratio = 2.0 * (process.log_snr(t) - process.log_snr(s))
+  b = process.sigma(t) * xp.sqrt(-xp.expm1(ratio))
+  return process.alpha(t) / process.alpha(s), b
+
+
+def further(process: GaussianProcess, x: Any, e: Any, s: Any, t: Any) -> Any:
+  """Returns x_t = a x_s + b e, like x [batch, ...]; see `bridge`."""
+  a, b = (tree.expand(v, x) for v in bridge(process, s, t))
+  return a * x + b * e
+
+
+def unbiased(
+  process: GaussianProcess, x: Any, e: Any, s: Any, t: Any
+) -> Prediction:
+  """Returns the target (x0*, eps*), whose mean given x_t is that of (x0, eps).
+
+  Args:
+    process: the forward process.
+    x: x_s, [batch, ...].
+    e: the noise of `further`, like x.
+    s: scalar or f[batch].
+    t: scalar or f[batch].
+
+  Raises:
+    ValueError: as `bridge` does.
+  """
+  _, b = bridge(process, s, t)
+  gain = process.alpha(t) * (process.sigma(s) / process.alpha(s)) ** 2 / b
+  eps = tree.expand(process.sigma(t) / b, x) * e
+  return Prediction(
+    x / tree.expand(process.alpha(s), x) - tree.expand(gain, x) * e, eps
+  )
+
+
+def _parted(process, grid, phases):
+  """Returns (steps of a phase, the K + 1 bounds of phases)."""
+  n = len(grid) - 1
+  if phases < 1 or n % phases:
+    raise ValueError(
+      f"a grid of {n} steps is not parted by phases={phases}; every phase has"
+      " as many steps as the others"
+    )
+  ends = grid[:: n // phases]
+  bridge(process, ends[1:], process.t_max)
+  return n // phases, ends
+
+
+def _lowest(process, ends, margin):
+  """Returns the largest log-SNR of x_t in each phase, f64[K]."""
+  most = min(float(process.log_snr(process.t_min)), _CLIP)
+  return np.minimum(process.log_snr(ends) - margin, most)

@@ -1,0 +1,154 @@
+r"""Presto: distribution matching for EDM's family, with four noise laws.
+
+`dmd` with a least-squares discriminator, where DMD2's discrete times become
+four distributions of the noise:
+
+  input_times   s of the student's input x_data + s eps      p_gen
+  times         of the matching of the two laws              p_dmd
+  fake_times    of the fake score's training                 p_dsm
+  gan_times     of what the discriminator sees               p_gan
+
+By default p_gen is Karras's curve, the law of an endless grid of inference, and
+the others are the teacher's training law. The student is asked at continuous s:
+one student serves every number of steps, without backward simulation, and is
+sampled by renoising (`sampler` with gamma = 1). Guidance is around the teacher
+alone: the fake score is not guided. This is Presto-S.
+
+`presto_ls` does it for a student whose layers are dropped (`layer_dropping`,
+Presto-L, which it begins from), with the teacher and the fake score at full
+depth, since their difference is the gradient. Reference: Novack et al. (2024),
+https://arxiv.org/abs/2410.05167, section 3. Departure: the weights of the
+adversarial terms are DMD2's, since the paper's are not known.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdiff import losses
+from jaxdiff.distillation import generators
+from jaxdiff.distillation.dmd2 import dmd2
+from jaxdiff.distillation.guided import guided
+from jaxdiff.distillation.layer_dropping import at_budget
+from jaxdiff.distillation.layer_dropping import self_teacher as own_depth
+from jaxdiff.distillation.method import Method
+
+
+def presto(
+  teacher: Any,
+  student: Any,
+  *,
+  optimizer: optax.GradientTransformation,
+  shape: tuple[int, ...],
+  layer: str,
+  input_times: Any = None,
+  times: Any = None,
+  fake_times: Any = None,
+  gan_times: Any = None,
+  kind: str = "least_squares",
+  guidance: float = 1.0,
+  null: int | None = None,
+  **options: Any,
+) -> Method:
+  """Returns the method.
+
+  Args:
+    teacher: model(x, t[, label]) -> Prediction.
+    student: a Denoiser of a Linen module.
+    optimizer: of the student.
+    shape: of one sample.
+    layer: of the fake score's network, whose features the discriminator reads.
+    input_times: p_gen, a sampler of `losses.times`; by default Karras's curve.
+    times: p_dmd; this and the next two are EDM's log-normal by default.
+    fake_times: p_dsm.
+    gan_times: p_gan.
+    kind: of the adversarial loss.
+    guidance: scale of the guidance of the teacher; 1 is none.
+    null: the label that stands for none; by default what its network says.
+    **options: of `dmd2` and `dmd`: weights, fake_steps, fake, ema, ...
+
+  Raises:
+    ValueError: if times lie outside of the process, or a teacher is to be
+      guided that knows no null label.
+  """
+  process = student.process
+  trained = losses.times.log_normal(process)
+  laws = dict(
+    input_times=input_times or losses.times.karras(process),
+    times=times or trained,
+    fake_times=fake_times or trained,
+    gan_times=gan_times or trained,
+  )
+  for name, law in laws.items():
+    _check_times(name, law, process)
+  generator = generators.noised_data(process, laws.pop("input_times"))
+  return dmd2(
+    guided(teacher, guidance, null),
+    student,
+    optimizer=optimizer,
+    shape=shape,
+    layer=layer,
+    kind=kind,
+    generator=generator,
+    **laws,
+    **options,
+  )
+
+
+def presto_ls(
+  teacher: Any,
+  student: Any,
+  *,
+  self_teacher: float = 1.0,
+  fake: Any = None,
+  input_times: Any = None,
+  **options: Any,
+) -> Method:
+  """Returns `presto` of a student whose layers are dropped.
+
+  Args:
+    teacher: model(x, t[, label]) -> Prediction.
+    student: as `layer_dropping.drop_layers` makes it, best trained by
+      `layer_dropping` already.
+    self_teacher: weight of the distance to the student's own full depth.
+    fake: the fake denoiser; by default the student at full depth.
+    input_times: p_gen, as in `presto`.
+    **options: of `presto`.
+  """
+  process = student.process
+  input_times = input_times or losses.times.karras(process)
+  method = presto(
+    teacher,
+    student,
+    fake=at_budget(student, 0) if fake is None else fake,
+    input_times=input_times,
+    **options,
+  )
+  full = own_depth(student, input_times)
+  player = method.players["student"]
+
+  def loss(key, params, nets, batch):
+    own_key = jax.random.fold_in(key, 3)
+    value, said = player.loss(key, params, nets, batch)
+    own = full(own_key, params, batch)
+    return value + self_teacher * own, {**said, "self_teacher": own}
+
+  both = {**method.players, "student": dataclasses.replace(player, loss=loss)}
+  return dataclasses.replace(method, players=both)
+
+
+def _check_times(name, law, process):
+  """Refuses a law whose draws leave the times of the process."""
+  with jax.ensure_compile_time_eval():
+    t = law(jax.random.key(0), 1024)
+    low, high = float(jnp.min(t)), float(jnp.max(t))
+  slack = 1e-6 * (process.t_max - process.t_min)
+  if low < process.t_min - slack or high > process.t_max + slack:
+    raise ValueError(
+      f"{name} draws times from {low:.4g} to {high:.4g}, outside of those of"
+      f" the process, {process.t_min:.4g} to {process.t_max:.4g}; make it with"
+      " losses.times of the student's process, which cuts it to them"
+    )
