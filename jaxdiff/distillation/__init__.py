@@ -50,6 +50,14 @@ from jaxdiff.distillation.shortcut import shortcut
 from jaxdiff.distillation.phased_dmd import phased_dmd
 from jaxdiff.distillation.presto import presto
 from jaxdiff.distillation.presto import presto_ls
+from jaxdiff.distillation.score_mismatching import score_mismatching
+from jaxdiff.distillation.sid import sid
+from jaxdiff.distillation.sign import idempotence_error
+from jaxdiff.distillation.sign import project
+from jaxdiff.distillation.sign import sign
+from jaxdiff.distillation.sim import check_score_gradient
+from jaxdiff.distillation.sim import score_distance
+from jaxdiff.distillation.sim import sim
 from jaxdiff.distillation.students import student_of
 from jaxdiff.distillation.students import with_params
 
@@ -64,6 +72,7 @@ __all__ = [
   "critic",
   "ctm",
   "compiled",
+  "check_score_gradient",
   "dmd",
   "dmd2",
   "dmd_loss",
@@ -74,6 +83,7 @@ __all__ = [
   "generators",
   "ict",
   "guided",
+  "idempotence_error",
   "imitation",
   "init_state",
   "jump",
@@ -92,6 +102,13 @@ __all__ = [
   "scm",
   "shortcut",
   "straightness",
+  "project",
+  "sampler",
+  "score_distance",
+  "score_mismatching",
+  "sid",
+  "sign",
+  "sim",
   "student_of",
   "tangents",
   "trigflow",

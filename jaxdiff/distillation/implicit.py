@@ -18,10 +18,11 @@ s = (alpha D - x) / sigma^2, and
   delta = D_teacher(x_t) - D_fake(x_t),   s_fake - s_teacher = - alpha delta /
   sigma^2,   s_fake - grad log p(x_t | x0) = alpha (D_fake - x0) / sigma^2.
 
-`matching` makes such a loss of an objective(x0, teacher_x0, fake_x0, t) -> f[n]
-of the clean samples and of what either model answers at x_t; `method` is the
-rest of a method around it. SIM and SiD are two objectives. Reference: Luo et
-al. (2024), https://arxiv.org/abs/2410.16794, theorem 3.1.
+`matching` makes such a loss of an objective(x0, teacher_x0, fake_x0, lam) ->
+f[n] of the clean samples, of what either model answers at x_t, and of the
+log-SNR; `method` is the rest of a method around it. SIM and SiD are two
+objectives. Reference: Luo et al. (2024), https://arxiv.org/abs/2410.16794,
+theorem 3.1.
 """
 
 from collections.abc import Callable
@@ -42,9 +43,11 @@ from jaxdiff.distillation.students import with_params
 
 Objective = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
+Weighting = str | Callable[[jax.Array], jax.Array]
+
 WEIGHTINGS = ("uniform", "adaptive")
 SIGMA_INIT = 2.5
-_FLOOR = 1e-5  # of the adaptive weight's denominator, as the authors of SiD have
+_FLOOR = 1e-5  # under the adaptive weight, that of SiD's authors
 
 
 def matching(
@@ -68,14 +71,15 @@ def matching(
     fake: a Denoiser of the generator's samples.
     times: sampler of `losses.times`.
     batch: labels and index of the samples.
-    objective: objective(x0, teacher_x0, fake_x0, t) -> f[batch].
+    objective: objective(x0, teacher_x0, fake_x0, lam) -> f[batch].
   """
   time_key, noise_key = jax.random.split(key)
   t = times(time_key, x0.shape[0])
   x_t, _ = fake.process.perturb(noise_key, x0, t, batch.get("index"))
   labels = generators.label(batch)
   teacher_x0, fake_x0 = (model(x_t, t, *labels).x0 for model in (teacher, fake))
-  value = jnp.mean(objective(x0, teacher_x0, fake_x0, t))
+  lam = fake.process.log_snr(t)
+  value = jnp.mean(objective(x0, teacher_x0, fake_x0, lam))
   return value, dict(delta=jnp.mean(abs(teacher_x0 - fake_x0)))
 
 
@@ -143,26 +147,33 @@ def start(student: Any, sigma_init: float = SIGMA_INIT) -> float:
 
 
 def weight(
-  kind: str, x0: jax.Array, teacher_x0: jax.Array
+  kind: Weighting, x0: jax.Array, teacher_x0: jax.Array, lam: jax.Array
 ) -> jax.Array | float:
   """Returns what a sample counts, f[batch], without gradients.
 
-  "uniform" is 1; "adaptive", of SiD, 1 / mean |x0 - D_teacher|, which evens out
-  the noise levels.
+  Args:
+    kind: "uniform" is 1; "adaptive", of SiD, 1 / mean |x0 - D_teacher|, which
+      evens out the noise levels; or a function of the log-SNR.
+    x0: clean samples, [batch, ...].
+    teacher_x0: what the teacher takes them for.
+    lam: f[batch], log(alpha / sigma).
 
   Raises:
     ValueError: for an unknown kind.
   """
   check_weighting(kind)
+  if callable(kind):
+    return kind(lam)
   if kind == "uniform":
     return 1.0
   apart = jnp.mean(abs(x0 - teacher_x0), axis=tuple(range(1, x0.ndim)))
   return 1.0 / jax.lax.stop_gradient(jnp.maximum(apart, _FLOOR))
 
 
-def check_weighting(kind: str) -> None:
+def check_weighting(kind: Weighting) -> None:
   """Raises ValueError unless `weight` knows the kind."""
-  checks.one_of(kind, WEIGHTINGS, "weighting")
+  if not callable(kind):
+    checks.one_of(kind, WEIGHTINGS, "weighting")
 
 
 def inner(a: jax.Array, b: jax.Array) -> jax.Array:

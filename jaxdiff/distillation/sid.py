@@ -25,8 +25,10 @@ from jaxdiff.distillation import implicit
 from jaxdiff.distillation.method import Method
 
 
-def objective(alpha: float = 1.2, weighting: str = "adaptive") -> Any:
-  """Returns objective(x0, teacher_x0, fake_x0, t) -> f[batch] of SiD.
+def objective(
+  alpha: float = 1.2, weighting: implicit.Weighting = "adaptive"
+) -> Any:
+  """Returns what `implicit.matching` makes the loss of SiD of.
 
   Args:
     alpha: share of the implicit estimate.
@@ -37,11 +39,10 @@ def objective(alpha: float = 1.2, weighting: str = "adaptive") -> Any:
   """
   implicit.check_weighting(weighting)
 
-  def value(x0, teacher_x0, fake_x0, t) -> jax.Array:
-    del t  # enters by the weight alone
+  def value(x0, teacher_x0, fake_x0, lam) -> jax.Array:
     delta = teacher_x0 - fake_x0
     residual = (teacher_x0 - x0) - alpha * delta
-    w = implicit.weight(weighting, x0, teacher_x0)
+    w = implicit.weight(weighting, x0, teacher_x0, lam)
     return w * implicit.inner(delta, residual)
 
   return value
@@ -53,7 +54,7 @@ def sid(
   *,
   optimizer: optax.GradientTransformation,
   alpha: float = 1.2,
-  weighting: str = "adaptive",
+  weighting: implicit.Weighting = "adaptive",
   fake: Any = None,
   fake_optimizer: optax.GradientTransformation | None = None,
   fake_steps: int = 1,
@@ -71,7 +72,7 @@ def sid(
     optimizer: of the student; Adam with b1=0 is usual.
     alpha: 1 is the implicit estimate, more than 1 leans against the fake
       score's error; 1.2 is usual, 0.5 to 1.2 work.
-    weighting: "adaptive" or "uniform".
+    weighting: "adaptive", "uniform", or a function of the log-SNR.
     fake: the fake denoiser before the first step.
     fake_optimizer: its optimizer.
     fake_steps: steps of the fake score for each step of the student.

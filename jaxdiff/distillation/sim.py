@@ -92,9 +92,9 @@ def objective(
   distance: str = "huber",
   c: float = 0.01,
   power: float = 1.0,
-  weighting: str = "uniform",
-) -> Any:
-  """Returns objective(x0, teacher_x0, fake_x0, t) -> f[batch] of SIM.
+  weighting: implicit.Weighting = "uniform",
+) -> implicit.Objective:
+  """Returns what `implicit.matching` makes the loss of SIM of.
 
   Args:
     distance: one of `DISTANCES`.
@@ -108,10 +108,9 @@ def objective(
   _, slope = score_distance(distance, c, power)
   implicit.check_weighting(weighting)
 
-  def value(x0, teacher_x0, fake_x0, t) -> jax.Array:
-    del t  # enters by the weight alone
+  def value(x0, teacher_x0, fake_x0, lam) -> jax.Array:
     pull = slope(teacher_x0 - fake_x0)
-    w = implicit.weight(weighting, x0, teacher_x0)
+    w = implicit.weight(weighting, x0, teacher_x0, lam)
     return w * implicit.inner(pull, fake_x0 - x0)
 
   return value
@@ -125,7 +124,7 @@ def sim(
   distance: str = "huber",
   c: float = 0.01,
   power: float = 1.0,
-  weighting: str = "uniform",
+  weighting: implicit.Weighting = "uniform",
   fake: Any = None,
   fake_optimizer: optax.GradientTransformation | None = None,
   fake_steps: int = 1,
@@ -144,7 +143,7 @@ def sim(
     distance: one of `DISTANCES`.
     c: where it turns from a square into a cone, in units of the data.
     power: p of the distance "power".
-    weighting: "uniform", or "adaptive" as in SiD.
+    weighting: "uniform", "adaptive" as in SiD, or a function of the log-SNR.
     fake: the fake denoiser before the first step; by default a copy of the
       student.
     fake_optimizer: its optimizer; by default the student's.
@@ -228,7 +227,9 @@ def check_score_gradient(
       x0 = theta[0] + theta[1] * z
       x_t = x0 + sigma * eps
       fake_x0 = denoised(now, x_t)
-      return jnp.sum(w * value(x0, teacher(x_t, sigma).x0, fake_x0, sigma))
+      return jnp.sum(
+        w * value(x0, teacher(x_t, sigma).x0, fake_x0, -np.log(sigma))
+      )
 
     def direct(theta):
       x_t = now[0] + spread * along
