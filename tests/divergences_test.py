@@ -114,8 +114,10 @@ def test_the_pseudo_huber_loss_tends_to_the_squared_one(x64):
   teacher, fake = oracles.exact(oracles.g2(), EDM), _affine_model()
   x0 = _batch(dtype=jnp.float64)["image"]
   c = 1e5
-  huber = _loss(sim.objective("huber", c=c), teacher, fake, x0)
-  squared = _loss(sim.objective("squared"), teacher, fake, x0)
+  both = sim.objective("huber", c=c), sim.objective("squared")
+  huber, squared = jax.jit(
+    lambda x: [_loss(objective, teacher, fake, x) for objective in both]
+  )(x0)
   np.testing.assert_allclose(c * huber, squared, rtol=1e-6)
 
 
@@ -136,32 +138,60 @@ def test_the_squared_distance_is_sid_at_alpha_one(process, x64):
     each = (real - other) * (other - x0) + (1 - alpha) * (real - other) ** 2
     return jnp.mean(w * jnp.sum(each, axis=1))
 
-  for alpha in (1.0, 1.2):
-    own = jax.value_and_grad(
-      lambda x: _loss(sid.objective(alpha), teacher, fake, x)  # noqa: B023
-    )(x0)
-    expected = jax.value_and_grad(by_hand)(x0, alpha)
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
-      own,
-      expected,
-    )
-  implicit_one = _loss(
-    sim.objective("squared", weighting="adaptive"), teacher, fake, x0
-  )
-  np.testing.assert_allclose(implicit_one, by_hand(x0, 1.0), rtol=1e-9)
+  @jax.jit
+  def both(x0):
+    alike = sim.objective("squared", weighting="adaptive")
+    pairs = [(sid.objective(alpha), alpha) for alpha in (1.0, 1.2)]
+    return [
+      (
+        jax.value_and_grad(lambda x: _loss(own, teacher, fake, x))(x0),  # noqa: B023
+        jax.value_and_grad(by_hand)(x0, alpha),
+      )
+      for own, alpha in [*pairs, (alike, 1.0)]
+    ]
+
+  for own, expected in both(x0):
+    np.testing.assert_allclose(own[0], expected[0], rtol=1e-9)
+    np.testing.assert_allclose(own[1], expected[1], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-  "objective", [*map(sim.objective, sim.DISTANCES), sid.objective()]
-)
-def test_a_student_like_its_teacher_has_no_gradient(objective):
+def test_a_student_like_its_teacher_has_no_gradient():
   model = oracles.exact(oracles.g2(), EDM)
-  value, slope = jax.value_and_grad(
-    lambda x: _loss(objective, model, model, x)
-  )(_batch()["image"])
-  assert float(value) == 0.0
-  np.testing.assert_array_equal(slope, np.zeros_like(slope))
+  every = [*map(sim.objective, sim.DISTANCES), sid.objective()]
+  slopes = jax.jit(
+    lambda x: [
+      jax.value_and_grad(lambda x: _loss(o, model, model, x))(x)  # noqa: B023
+      for o in every
+    ]
+  )
+  for value, slope in slopes(_batch()["image"]):
+    assert float(value) == 0.0
+    np.testing.assert_array_equal(slope, np.zeros_like(slope))
+
+
+def test_the_players_are_the_objective_and_denoising_of_samples():
+  student, batch = _affine_model(VP), _batch()
+  teacher = oracles.exact(oracles.g2(), VP)
+  fake = denoisers.from_function(
+    _affine, jax.tree.map(lambda p: 0.5 * p, student.params), VP,
+    prediction="x0", time="t",
+  )  # fmt: skip
+  method = distillation.sid(teacher, student, optimizer=SGD, fake=fake)
+  nets = {"teacher": teacher, "student": student.params, "fake": fake.params}
+  key = jax.random.key(0)
+  draw, match = jax.random.split(key)
+  x0 = generators.one_step(VP, implicit.start(student))(draw, student, batch)
+  times = losses.times.uniform_log_snr(VP)
+  expected, _ = implicit.matching(
+    match, x0, teacher, fake, times, batch, sid.objective()
+  )
+  own, said = method.players["student"].loss(key, student.params, nets, batch)
+  assert float(own) == pytest.approx(float(expected), rel=1e-5)
+  assert float(said["delta"]) > 0
+  denoising = losses.denoising(fake)
+  expected, _ = denoising(match, fake.params, batch | {"image": x0})
+  own, _ = method.players["fake"].loss(key, fake.params, nets, batch)
+  assert float(own) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("process", [EDM, VP], ids=["edm", "vp"])
@@ -191,13 +221,14 @@ ONTO = np.asarray([[0.36, 0.48], [0.48, 0.64]])  # onto (3, 4) / 5
 
 
 def _sign(student, batch, teacher=None, key=0, **options):
-  """Returns terms(params) -> dict of the method's own loss."""
+  """Returns (terms, their gradients) of params by the method's own loss."""
   teacher = _affine_model() if teacher is None else teacher
   method = distillation.sign(teacher, student, optimizer=SGD, **options)
   nets = {"teacher": teacher, "ema": student.params, **method.params}
   nets["step"] = jnp.asarray(0)
   loss = method.players["student"].loss
-  return lambda params: loss(jax.random.key(key), params, nets, batch)[1]
+  terms = lambda params: loss(jax.random.key(key), params, nets, batch)[1]
+  return jax.jit(lambda p: (terms(p), jax.jacrev(terms)(p)))(student.params)
 
 
 def test_a_projection_onto_the_data_is_a_minimum(x64):
@@ -214,26 +245,23 @@ def test_a_projection_onto_the_data_is_a_minimum(x64):
     time="t",
   )
   student = _map(ONTO)
-  terms = _sign(student, {"image": x}, teacher, fake=fake, sigma_in=sigma_in)
-  said = terms(student.params)
+  said, slopes = _sign(
+    student, {"image": x}, teacher, fake=fake, sigma_in=sigma_in
+  )
   assert float(said["rec"]) < 1e-12
   assert float(said["idem"]) < 1e-12
-  slope = jax.grad(lambda p: terms(p)["dmd"])(student.params)
-  np.testing.assert_allclose(slope, 0.0, atol=1e-12)
+  np.testing.assert_allclose(slopes["dmd"], 0.0, atol=1e-12)
 
 
 def test_the_identity_is_a_minimum_of_rec_and_idem():
   student = _map(np.eye(2, dtype=np.float32))
-  terms = _sign(student, _batch())
+  teacher = oracles.exact(oracles.g2(), EDM)
+  said, slopes = _sign(student, _batch(), teacher, fake=_affine_model())
   for name in ("rec", "idem"):
-    value, slope = jax.value_and_grad(lambda p: terms(p)[name])(  # noqa: B023
-      student.params
-    )
-    assert float(value) == 0.0
-    np.testing.assert_array_equal(slope, np.zeros((2, 2)))
+    assert float(said[name]) == 0.0
+    np.testing.assert_array_equal(slopes[name], np.zeros((2, 2)))
   for name in ("dmd", "flow", "denoise"):  # these leave it
-    slope = jax.grad(lambda p: terms(p)[name])(student.params)  # noqa: B023
-    assert np.abs(slope).max() > 1e-3
+    assert np.abs(slopes[name]).max() > 1e-3
 
 
 MATRIX = np.asarray([[0.8, 0.3], [-0.2, 0.6]], np.float32)
@@ -244,41 +272,42 @@ def _noise(batch, key=0, sigma_in=2.0):
   return sigma_in * generators.noise(first, batch)
 
 
-def test_idempotence_reaches_the_inner_map_alone():
-  batch, student = _batch(), _map(MATRIX)
-  terms = _sign(student, batch, w_idem=1.0)
-  copy, z = jnp.array(MATRIX), _noise(batch)
+ALONE = dict(w_dmd=0.0, w_flow=0.0)  # quicker to compile without them
+
+
+def test_idempotence_reaches_the_inner_map_alone(x64):
+  batch, student = _batch(dtype=jnp.float64), _map(MATRIX.astype(np.float64))
+  _, slopes = _sign(student, batch, **ALONE)
+  copy, z = student.params, _noise(batch)
 
   def explicit(params):
     y = z @ params
     return jnp.mean(jnp.square(y @ copy - y))
 
-  own = jax.grad(lambda p: terms(p)["idem"])(student.params)
-  np.testing.assert_array_equal(own, jax.grad(explicit)(student.params))
+  expected = jax.jit(jax.grad(explicit))(student.params)
+  np.testing.assert_allclose(slopes["idem"], expected, rtol=1e-13)
 
 
 def test_tightness_reaches_the_outer_map_alone(x64):
   batch = _batch(dtype=jnp.float64)
   matrix = MATRIX.astype(np.float64)
   student = _map(matrix)
-  terms = _sign(
-    student, batch, w_tight=1.0, allow_adversarial=True, tight_limit=None
-  )
-  own = np.asarray(jax.grad(lambda p: terms(p)["tight"])(student.params))
+  _, slopes = _sign(
+    student, batch, w_tight=1.0, allow_adversarial=True, tight_limit=None,
+    **ALONE,
+  )  # fmt: skip
   y = np.asarray(_noise(batch)) @ matrix
   outer = lambda m: -np.mean((y @ m - y) ** 2)
   for i, j in np.ndindex(2, 2):
     h = np.zeros((2, 2))
     h[i, j] = 1e-5
     slope = (outer(matrix + h) - outer(matrix - h)) / 2e-5
-    assert own[i, j] == pytest.approx(slope, rel=1e-5)
+    assert float(slopes["tight"][i, j]) == pytest.approx(slope, rel=1e-5)
 
 
 def test_tightness_stays_below_its_limit():
   batch, student = _batch(), _map(MATRIX)
-  said = _sign(student, batch, w_tight=1.0, allow_adversarial=True)(
-    student.params
-  )
+  said, _ = _sign(student, batch, w_tight=1.0, allow_adversarial=True, **ALONE)
   y = _noise(batch) @ MATRIX
   free, most = -np.mean((y @ MATRIX - y) ** 2), 1.5 * float(said["rec"])
   assert said["tight"] == pytest.approx(most * np.tanh(free / most), rel=1e-5)
@@ -286,7 +315,7 @@ def test_tightness_stays_below_its_limit():
 
 def test_rec_is_an_autoencoder_and_flow_without_a_step_is_nothing():
   batch, student = _batch(), _map(MATRIX)
-  said = _sign(student, batch)(student.params)
+  said, _ = _sign(student, batch, **ALONE)
   x = np.asarray(batch["image"])
   assert said["rec"] == pytest.approx(np.mean((x @ MATRIX - x) ** 2), rel=1e-6)
   t = jnp.full(len(x), 1.7)
@@ -384,17 +413,23 @@ def test_the_best_score_is_a_damped_denoiser(kappa, x64):
     p = np.exp(law.log_weights - 0.5 * v**2 / law.variances.ravel())
     return normal * np.sum(p / np.sqrt(law.variances.ravel()), axis=1)
 
-  for x in POINTS.ravel():
+  own = jax.jit(smm.optimal_score, static_argnums=4)(
+    jnp.asarray(POINTS), sigma, REAL, FAKE, kappa
+  )
+  for x, value in zip(POINTS.ravel(), np.ravel(own)):
     real, fake = density(REAL, x), density(FAKE, x)
     expected = np.sum(real * eps) / (np.sum(real) + kappa * np.sum(fake))
-    own = smm.optimal_score(jnp.asarray([[x]]), sigma, REAL, FAKE, kappa)
-    assert float(own[0, 0]) == pytest.approx(expected, rel=1e-8)
+    assert value == pytest.approx(expected, rel=1e-8)
 
 
 def test_between_equal_laws_the_score_is_half_the_denoiser(x64):
-  own = smm.optimal_score(jnp.asarray(POINTS), 0.5, REAL, REAL)
-  half = 0.5 * REAL.predict(jnp.asarray(POINTS), 1.0, 0.5).eps
-  np.testing.assert_allclose(own, half, rtol=1e-12)
+  own, full = jax.jit(
+    lambda x: (
+      smm.optimal_score(x, 0.5, REAL, REAL),
+      REAL.predict(x, 1.0, 0.5).eps,
+    )
+  )(jnp.asarray(POINTS))
+  np.testing.assert_allclose(own, 0.5 * full, rtol=1e-12)
 
 
 def test_the_generators_gradient_is_that_of_its_loss(x64):
@@ -408,7 +443,7 @@ def test_the_generators_gradient_is_that_of_its_loss(x64):
     answer = smm.optimal_score(jnp.asarray(x), 0.5, REAL, FAKE)
     return jnp.sum(w * jnp.sum((answer - eps) ** 2, axis=1))
 
-  theta = np.asarray([0.5, 0.9])
+  loss, theta = jax.jit(loss), np.asarray([0.5, 0.9])
   own = jax.grad(loss)(theta)
   for i, h in enumerate(1e-4 * np.eye(2)):
     slope = (loss(theta + h) - loss(theta - h)) / 2e-4
@@ -563,6 +598,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_an_update_moves_everyone(name):
   """On another process than EDM's, with labels."""

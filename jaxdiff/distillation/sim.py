@@ -235,7 +235,9 @@ def check_score_gradient(
       x_t = now[0] + spread * along
       return jnp.sum(w * d(teacher(x_t, sigma).x0 - denoised(theta, x_t)))
 
-    pair = [np.asarray(jax.grad(f)(now)) for f in (implicit_loss, direct)]
+    pair = [
+      np.asarray(jax.jit(jax.grad(f))(now)) for f in (implicit_loss, direct)
+    ]
   if not np.allclose(*pair, rtol=rtol, atol=rtol * abs(pair[1]).max()):
     raise RuntimeError(
       f"the gradient of SIM's loss in (mean, std) is {pair[0]}, that of the"
