@@ -14,6 +14,8 @@ from jaxdiff.distillation.consistency_training import consistency_training
 from jaxdiff.distillation.ctm import ctm
 from jaxdiff.distillation import tangents
 from jaxdiff.distillation import trigflow
+from jaxdiff.distillation.ddo import ddo
+from jaxdiff.distillation.ddo import rounds as ddo_rounds
 from jaxdiff.distillation.dmd import dmd
 from jaxdiff.distillation.dmd import matching as dmd_loss
 from jaxdiff.distillation.ect import ect
@@ -60,12 +62,19 @@ from jaxdiff.distillation.sim import score_distance
 from jaxdiff.distillation.sim import sim
 from jaxdiff.distillation.students import student_of
 from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.transition_matching import (
+  sample as sample_transitions,
+)
+from jaxdiff.distillation.transition_matching import transition_matching
+from jaxdiff.distillation.transition_matching import Transitions
+from jaxdiff.distillation.transition_matching import transitions
 
 __all__ = [
   "Adversary",
   "Along",
   "Experts",
   "Method",
+  "Transitions",
   "along",
   "consistency_distillation",
   "consistency_training",
@@ -73,6 +82,8 @@ __all__ = [
   "ctm",
   "compiled",
   "check_score_gradient",
+  "ddo",
+  "ddo_rounds",
   "dmd",
   "dmd2",
   "dmd_loss",
@@ -98,6 +109,7 @@ __all__ = [
   "phased_dmd",
   "presto",
   "presto_ls",
+  "sample_transitions",
   "sampler",
   "scm",
   "shortcut",
@@ -112,5 +124,7 @@ __all__ = [
   "student_of",
   "tangents",
   "trigflow",
+  "transition_matching",
+  "transitions",
   "with_params",
 ]

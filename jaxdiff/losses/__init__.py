@@ -4,6 +4,7 @@ from jaxdiff.losses import augment
 from jaxdiff.losses import times
 from jaxdiff.losses import uncertainty
 from jaxdiff.losses.denoising import denoising
+from jaxdiff.losses.denoising import dropped_labels
 from jaxdiff.losses.denoising import error
 from jaxdiff.losses.denoising import WEIGHTINGS
 from jaxdiff.losses.fokker_planck import fokker_planck
@@ -23,6 +24,7 @@ __all__ = [
   "augment",
   "best_diffusion",
   "denoising",
+  "dropped_labels",
   "error",
   "errors",
   "fokker_planck",

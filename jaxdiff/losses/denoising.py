@@ -138,7 +138,7 @@ def denoising(
       options["augment"] = augment(augment_key, x0)[1]
     label = None
     if conditional:
-      label = _labels(label_key, batch, num_classes, label_dropout)
+      label = dropped_labels(label_key, batch, num_classes, label_dropout)
     if learned_weighting:
       params, loss_params = params
     predicted = dataclasses.replace(model, params=params)(
@@ -234,10 +234,14 @@ def _describe(batch: Any) -> str:
   return f"{type(batch).__name__}"
 
 
-def _labels(
+def dropped_labels(
   key: jax.Array, batch: dict, num_classes: int, dropout: float
 ) -> jax.Array:
-  """Returns the labels, each replaced by the null label at rate `dropout`."""
+  """Returns the labels, each replaced by the null label at rate `dropout`.
+
+  Raises:
+    ValueError: if the batch has none.
+  """
   if "label" not in batch:
     raise ValueError(
       f'a network of {num_classes} classes needs batch["label"]'

@@ -29,6 +29,7 @@ from jaxdiff.networks.stacking import unstack_blocks
 from jaxdiff.networks.time_and_label import STEPS
 from jaxdiff.networks.tokens import TokenMLP
 from jaxdiff.networks.tokens import TokenTransformer
+from jaxdiff.networks.transitions import TransitionNetwork
 from jaxdiff.networks.unet import UNet
 from jaxdiff.networks.unet2d import UNet2D
 from jaxdiff.networks.uvit import UViT
@@ -49,6 +50,7 @@ __all__ = [
   "STEPS",
   "TokenMLP",
   "TokenTransformer",
+  "TransitionNetwork",
   "UNet",
   "UNet2D",
   "UViT",

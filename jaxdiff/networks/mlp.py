@@ -80,7 +80,7 @@ class ResidualMLP(nn.Module):
     )(c, label)
     h = nn.Dense(self.width, dtype=dtype, name="in")(_flat(x))
     for i in range(self.blocks):
-      y = _modulated_norm(h, emb, dtype, f"block{i}_modulate")
+      y = modulated_norm(h, emb, dtype, f"block{i}_modulate")
       y = nn.Dense(self.hidden * self.width, dtype=dtype, name=f"block{i}_in")(
         y
       )
@@ -91,12 +91,13 @@ class ResidualMLP(nn.Module):
         name=f"block{i}_out",
       )(nn.silu(y))
       h = h + y
-    return _out(_modulated_norm(h, emb, dtype, "out_modulate"), x, dtype)
+    return _out(modulated_norm(h, emb, dtype, "out_modulate"), x, dtype)
 
 
-def _modulated_norm(
+def modulated_norm(
   h: jax.Array, emb: jax.Array, dtype: Any, name: str
 ) -> jax.Array:
+  """Returns LN(h) (1 + scale) + shift, both linear in emb f[..., d]."""
   affine = nn.Dense(2 * h.shape[-1], dtype=dtype, name=name)(emb)
   scale, shift = jnp.split(affine, 2, axis=-1)
   norm = nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)

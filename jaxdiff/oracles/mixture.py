@@ -92,6 +92,53 @@ class GaussianMixture:
       z = _einsum("bde,be->bd", jnp.asarray(self.axes)[label], z)
     return means[label] + z, label
 
+  def posterior_sample(
+    self,
+    key: jax.Array,
+    x: Array,
+    alpha: Array,
+    sigma: Array,
+    *,
+    factorised: bool = False,
+  ) -> jax.Array:
+    """Returns a draw of the clean x0 given x = alpha x0 + sigma eps, like x.
+
+    The posterior is a mixture again: of component k with probability p_k(x), of
+    its mean above and the eigenvalues Sigma_k sigma^2 C_k^{-1}.
+
+    Args:
+      key: PRNG key.
+      x: noisy samples, f[batch, ...].
+      alpha: scalar or [batch].
+      sigma: scalar or [batch].
+      factorised: draw every value by itself from its marginal posterior: right
+        one by one, independent given x.
+    """
+    flat, alpha, sigma = _flatten(x, alpha, sigma)
+    p, z, scale = self._posterior(flat, alpha, sigma, None)
+    alpha, sigma = alpha[:, None], sigma[:, None]
+    variances = jnp.asarray(self.variances, flat.dtype)
+    mean = jnp.asarray(self.means, flat.dtype) + self._rotate(
+      alpha * variances * z / scale
+    )
+    variance = variances * sigma**2 / scale
+    pick, draw = jax.random.split(key)
+    noise = tree.normal(draw, flat)
+    if not factorised:
+      k = jax.random.categorical(pick, jnp.log(p))[:, None, None]
+      of = lambda v: jnp.take_along_axis(v, k, axis=1)[:, 0]
+      spread = jnp.sqrt(of(variance)) * noise
+      if self.axes is not None:
+        axes = jnp.asarray(self.axes, flat.dtype)[k[:, 0, 0]]
+        spread = _einsum("bde,be->bd", axes, spread)
+      return (of(mean) + spread).reshape(x.shape)
+    if self.axes is not None:
+      square = jnp.square(jnp.asarray(self.axes, flat.dtype))
+      variance = _einsum("kde,bke->bkd", square, variance)
+    k = jax.random.categorical(pick, jnp.log(p)[:, None], shape=flat.shape)
+    of = lambda v: jnp.take_along_axis(v, k[:, None], axis=1)[:, 0]
+    return (of(mean) + jnp.sqrt(of(variance)) * noise).reshape(x.shape)
+
   def moments(self) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean f64[d] and covariance f64[d, d] of the data."""
     w = np.exp(np.asarray(self.log_weights, np.float64))
