@@ -53,8 +53,10 @@ class Denoiser:
 
   Attributes:
     params: parameters, a tree of arrays.
-    label: the condition, or None: a class i32[batch], or a vector for each
-      sample f[batch, d]; without the batch axis it holds for all.
+    label: the condition, or None: a class i32[batch], a vector for each sample
+      f[batch, d], or an image f[batch, height, width, channels] as
+      `networks.Beside` takes it; the first two hold for all without the batch
+      axis.
     apply: the network as a function of (params, x, c[, label]).
     process: the forward process.
     prediction: what the network outputs, one of `predictions.KINDS`.
@@ -310,12 +312,14 @@ class NnxApply:
 
 
 def with_label(denoiser: Denoiser, label: Any) -> Denoiser:
-  """Returns the denoiser conditioned on label, i32[batch] or f[batch, d]."""
+  """Returns the denoiser conditioned on label, as the attribute says."""
   return dataclasses.replace(denoiser, label=jnp.asarray(label))
 
 
 def _for_all(label: Any, batch: int) -> jax.Array:
-  """Returns classes as i[batch], vectors as f[batch, d]."""
+  """Returns classes as i[batch], vectors as f[batch, d]; images as they are."""
   label = jnp.asarray(label)
+  if label.ndim > 2:
+    return label
   vector = jnp.issubdtype(label.dtype, jnp.floating)
   return jnp.broadcast_to(label, (batch, *label.shape[-1:] * vector))

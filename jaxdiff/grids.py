@@ -14,6 +14,7 @@ defined in it and hence the same for every process of one range.
 | `karras`            | (sigma / alpha)^(1 / rho)                            |
 | `cosine`            | the time of the cosine process, arctan(sigma / alpha)|
 | `vp_quadratic`      | sqrt(t) of the VP-linear process of the same range   |
+| `power_log`         | log(t / t_min)^(1 / power)                           |
 | `angular`           | theta + c log(theta + d), theta = arctan(sigma/alpha)|
 | `align_your_steps`  | a published table, interpolated                      |
 
@@ -147,6 +148,42 @@ def karras(
   def places(first, last, steps):
     ends = process.noise_level(_with_signal(process, [first, last]))
     return process.time_at(np.linspace(*ends ** (1 / rho), steps + 1) ** rho)
+
+  return _grid(process, n, start, to_zero, places)
+
+
+def power_log(
+  process: GaussianProcess,
+  n: int,
+  *,
+  power: float = 0.3,
+  start: float | None = None,
+  to_zero: bool = False,
+) -> np.ndarray:
+  """Returns n + 1 times t = t_min (t_max / t_min)^(u^power), u uniform.
+
+  In the time sqrt(eta) of `processes.resshift` these are the steps of ResShift
+  (Yue et al. 2023, the noise schedule of section 2.2); their T calls, the last
+  of which answers with the image, are `power_log(process, T, to_zero=True)`.
+
+  Args:
+    process: whose times are returned; its t_min is positive.
+    n: number of steps.
+    power: p of the paper: 1 is geometric, smaller dwells at the noisy end.
+    start: first time; t_max by default.
+    to_zero: whether the last step ends at sigma = 0.
+  """
+  if not power > 0:
+    raise ValueError(f"power must be positive, got {power}; 1 is geometric")
+
+  def places(first, last, steps):
+    if not last > 0:
+      raise ValueError(
+        f"the grid is geometric in t and cannot end at t_min = {last:.6g};"
+        " give the process a t_min above 0"
+      )
+    u = np.linspace(1.0, 0.0, steps + 1)
+    return last * (first / last) ** (u**power)
 
   return _grid(process, n, start, to_zero, places)
 

@@ -12,6 +12,10 @@ from typing import Any
 from jaxdiff.data import named
 from jaxdiff.data.arrays import from_npz
 from jaxdiff.data.arrays import scaled
+from jaxdiff.data.degradation import blur
+from jaxdiff.data.degradation import degrade
+from jaxdiff.data.degradation import downsample
+from jaxdiff.data.degradation import upsample
 from jaxdiff.data.device import OnDevice
 from jaxdiff.data.device import to_device
 from jaxdiff.data.digits import digits
@@ -35,6 +39,10 @@ __all__ = [
   "in_memory",
   "scaled",
   "batches",
+  "blur",
+  "degrade",
+  "downsample",
+  "upsample",
   "to_device",
   "Batches",
   "Folder",

@@ -15,11 +15,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from jaxdiff import training
 from jaxdiff import tree
-
-_LIMIT = 2.0  # of |s|: no single coupling stretches by more than e^2
+from jaxdiff.networks import invertible
 
 
 class Couplings(nn.Module):
@@ -50,10 +49,9 @@ class Couplings(nn.Module):
         2 * d, kernel_init=nn.initializers.zeros, name=f"layer{i}_out"
       )(h)
       s, m = jnp.split(out, 2, axis=1)
-      s = _LIMIT * jnp.tanh(s / _LIMIT) * (1 - kept)
-      m = m * (1 - kept)
-      x = (x - m) * jnp.exp(-s) if inverse else x * jnp.exp(s) + m
-      total = total + (-1 if inverse else 1) * jnp.sum(s, axis=1)
+      moved = 1 - kept
+      x, log_det = invertible.affine(x, s * moved, m * moved, inverse)
+      total = total + log_det
     return x, total
 
 
@@ -138,23 +136,14 @@ def fit_realnvp(
     jnp.asarray(np.linalg.cholesky(covariance), x.dtype),
     network=network,
   )
-  optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-
-  @jax.jit
-  def fit(model):
-    def loss(params, batch):
-      return -jnp.mean(
-        dataclasses.replace(model, params=params).log_prob(batch)
-      )
-
-    def step(carry, i):
-      params, state = carry
-      rows = jax.random.randint(jax.random.fold_in(key, i), (batch_size,), 0, n)
-      changes, state = optimizer.update(jax.grad(loss)(params, x[rows]), state)
-      return (optax.apply_updates(params, changes), state), None
-
-    carry = (model.params, optimizer.init(model.params))
-    (params, _), _ = jax.lax.scan(step, carry, jnp.arange(steps))
-    return dataclasses.replace(model, params=params)
-
-  return fit(start)
+  log_prob = lambda p, x: dataclasses.replace(start, params=p).log_prob(x)
+  params = training.maximum_likelihood(
+    key,
+    log_prob,
+    start.params,
+    x,
+    steps=steps,
+    batch_size=batch_size,
+    learning_rate=learning_rate,
+  )
+  return dataclasses.replace(start, params=params)

@@ -61,10 +61,10 @@ def denoising(
   """Returns loss(key, params, batch) -> (scalar, metrics).
 
   The batch is a dict with "image" f[batch, ...] and, for conditional networks,
-  "label" i32[batch] (classes) or f[batch, d] (vectors); a "weight" f[batch]
-  multiplies the loss of each sample (importance weights). Metrics are "loss"
-  and, over equal buckets of the log-SNR from the noisy end to the clean one,
-  "bucket_loss" f32[buckets] (weighted loss, 0 where no sample fell) and
+  "label" i32[batch] (classes) or f[batch, ...] (vectors, images); a "weight"
+  f[batch] multiplies the loss of each sample (importance weights). Metrics are
+  "loss" and, over equal buckets of the log-SNR from the noisy end to the clean
+  one, "bucket_loss" f32[buckets] (weighted loss, 0 where no sample fell) and
   "bucket_count" f32[buckets]; with learned weighting also "plain_loss", which
   is without it. A network with dropout trains with it.
 
@@ -250,7 +250,7 @@ def dropped_labels(
   label = jnp.asarray(batch["label"])
   drop = jax.random.uniform(key, label.shape[:1]) < dropout
   if jnp.issubdtype(label.dtype, jnp.floating):
-    return jnp.where(drop[:, None], 0.0, label)
+    return jnp.where(tree.expand(drop, label), 0.0, label)
   return jnp.where(drop, num_classes, label)
 
 

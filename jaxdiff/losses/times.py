@@ -24,6 +24,7 @@ appendix I.1).
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,12 +39,23 @@ Times = Callable[[jax.Array, int], jax.Array]
 _CLIP = 10.0
 
 
-def uniform(process: GaussianProcess, stratified: bool = True) -> Times:
-  """Returns a sampler of t uniform in [t_min, t_max]."""
+def uniform(
+  process: GaussianProcess,
+  stratified: bool = True,
+  part: tuple[Any, Any] | None = None,
+) -> Times:
+  """Returns a sampler of t uniform in [t_min, t_max].
+
+  Args:
+    process: gives the range.
+    stratified: one time in each of n equally likely strata.
+    part: from where to where, as shares of the range, (0, 1) by default;
+      numbers, or traced f[] or f[n].
+  """
   low, high = process.t_min, process.t_max
 
   def times(key: jax.Array, n: int) -> jax.Array:
-    u = _uniform(key, n, stratified)
+    u = _inside(part, _uniform(key, n, stratified))
     return jnp.clip(low + (high - low) * u, low, high)
 
   return times
@@ -72,7 +84,7 @@ def log_normal(
       f"std must be positive, got {std}; it is the standard deviation of"
       " log(sigma / alpha), 1.2 in EDM"
     )
-  low, high = _log_noise_range(process)
+  low, high = log_noise_range(process)
   edges = [
     0.5 * math.erfc((mean - x) / (std * math.sqrt(2))) for x in (low, high)
   ]
@@ -105,12 +117,24 @@ def logit_normal(
   return log_normal(process, mean, std, stratified)
 
 
-def uniform_log_snr(process: GaussianProcess, stratified: bool = True) -> Times:
-  """Returns a sampler of t whose log-SNR is uniform."""
-  low, high = _log_noise_range(process)
+def uniform_log_snr(
+  process: GaussianProcess,
+  stratified: bool = True,
+  part: tuple[Any, Any] | None = None,
+) -> Times:
+  """Returns a sampler of t whose log-SNR is uniform.
+
+  Args:
+    process: gives the range.
+    stratified: one time in each of n equally likely strata.
+    part: from where to where, as shares of the range of log(sigma / alpha), (0,
+      1) by default; numbers, or traced f[] or f[n].
+  """
+  low, high = log_noise_range(process)
 
   def times(key: jax.Array, n: int) -> jax.Array:
-    return _time(process, -low - (high - low) * _uniform(key, n, stratified))
+    u = _inside(part, _uniform(key, n, stratified))
+    return _time(process, -low - (high - low) * u)
 
   return times
 
@@ -134,11 +158,18 @@ def _uniform(key: jax.Array, n: int, stratified: bool) -> jax.Array:
   return jax.random.uniform(key, (n,))
 
 
+def _inside(part: tuple[Any, Any] | None, u: jax.Array) -> jax.Array:
+  if part is None:
+    return u
+  return part[0] + (part[1] - part[0]) * u
+
+
 def _time(process: GaussianProcess, lam: jax.Array) -> jax.Array:
   t = process.log_snr_inverse(lam)
   return jnp.clip(t, process.t_min, process.t_max)
 
 
-def _log_noise_range(process: GaussianProcess) -> tuple[float, float]:
+def log_noise_range(process: GaussianProcess) -> tuple[float, float]:
+  """Returns the range of log(sigma / alpha), cut to [-10, 10]."""
   ends = [-float(process.log_snr(t)) for t in (process.t_min, process.t_max)]
   return max(ends[0], -_CLIP), min(ends[1], _CLIP)

@@ -9,12 +9,17 @@ from jaxdiff.networks import ddpm_mnist
 from jaxdiff.networks import edm2
 from jaxdiff.networks.adm import ADM
 from jaxdiff.networks.attention import attention_with_jvp
+from jaxdiff.networks.beside import Beside
 from jaxdiff.networks.dit import DiT
 from jaxdiff.networks.dit import SIZES as DIT_SIZES
 from jaxdiff.networks.edm2 import EDM2
 from jaxdiff.networks.embeddings import Condition
 from jaxdiff.networks.embeddings import fourier
 from jaxdiff.networks.layer_dropping import LayerDropped
+from jaxdiff.networks.invertible import Bands
+from jaxdiff.networks.invertible import haar
+from jaxdiff.networks.invertible import Invertible
+from jaxdiff.networks.invertible import unhaar
 from jaxdiff.networks.mlp import MLP
 from jaxdiff.networks.mlp import ResidualMLP
 from jaxdiff.networks.noise_classifier import NoiseClassifier
@@ -36,11 +41,14 @@ from jaxdiff.networks.uvit import UViT
 
 __all__ = [
   "ADM",
+  "Bands",
+  "Beside",
   "Condition",
   "EDM2",
   "DIT_SIZES",
   "DiT",
   "LayerDropped",
+  "Invertible",
   "MLP",
   "NETWORKS",
   "NoiseClassifier",
@@ -60,7 +68,9 @@ __all__ = [
   "digits_unet",
   "edm2",
   "fourier",
+  "haar",
   "make",
   "stack_blocks",
+  "unhaar",
   "unstack_blocks",
 ]

@@ -1,11 +1,14 @@
 """Networks by name, and the small ones of the demonstrations."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.networks import adm
+from jaxdiff.networks import beside as beside_lib
 from jaxdiff.networks import ddpm_mnist
 from jaxdiff.networks import dit
 from jaxdiff.networks import edm2
@@ -35,6 +38,24 @@ def digits_mlp(num_classes: int = 10, **options: Any) -> mlp.ResidualMLP:
   return mlp.ResidualMLP(num_classes=num_classes, **(defaults | options))
 
 
+def beside(
+  network: Mapping[str, Any] = MappingProxyType({"name": "unet"}),
+  label_dim: int = 1,
+  num_classes: int = 0,
+) -> beside_lib.Beside:
+  """Returns `Beside` around the network that `make(**network)` makes.
+
+  Raises:
+    ValueError: for classes: the label is the image.
+  """
+  if num_classes:
+    raise ValueError(
+      'the label of a network "beside" is an image, so it has no classes; got'
+      f" num_classes={num_classes}"
+    )
+  return beside_lib.Beside(make(**network), label_dim)
+
+
 NETWORKS = {
   "mlp": mlp.MLP,
   "residual_mlp": mlp.ResidualMLP,
@@ -53,6 +74,7 @@ NETWORKS = {
   "adm": adm.ADM,
   "edm2": edm2.EDM2,
   "ddpm_mnist": ddpm_mnist.mnist_unet,
+  "beside": beside,
 }
 
 

@@ -5,6 +5,7 @@ from jaxdiff.processes.gaussian import from_alpha_sigma
 from jaxdiff.processes.gaussian import GaussianProcess
 from jaxdiff.processes.gaussian import Normal
 from jaxdiff.processes.gaussian import rectified_flow
+from jaxdiff.processes.gaussian import resshift
 from jaxdiff.processes.gaussian import sub_vp
 from jaxdiff.processes.gaussian import ve
 from jaxdiff.processes.gaussian import vp_cosine
@@ -34,6 +35,7 @@ __all__ = [
   "one_sided_process",
   "pfgmpp",
   "rectified_flow",
+  "resshift",
   "sub_vp",
   "ve",
   "vp_cosine",

@@ -15,6 +15,7 @@ whose marginals the probability-flow ODE dx/dt = alpha' x0 + sigma' eps shares.
 | `ve`               | 1              | s_min (s_max / s_min)^t | 0, 1     |
 | `edm`              | 1              | t                       | .002, 80 |
 | `rectified_flow`   | 1 - t          | t                       | 1e-3, 1  |
+| `resshift`         | 1 - t^2        | kappa t                 | .02, 1-  |
 | `from_alpha_sigma` | yours          | yours                   | yours    |
 
 All of them are one curve in the coordinates x / alpha, sigma / alpha, which is
@@ -371,6 +372,44 @@ def rectified_flow(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:
   Time runs as in diffusion: 0 is data, 1 is noise.
   """
   return GaussianProcess(schedules.Linear(), t_min, t_max)
+
+
+def resshift(
+  kappa: float = 2.0, eta_min: float | None = None, eta_max: float = 0.999
+) -> GaussianProcess:
+  r"""Residual shifting, from an image to its degraded copy y and noise.
+
+  ResShift (Yue et al. 2023, https://arxiv.org/abs/2307.12348, eq. 2) walks by
+  x_t = x0 + eta (y - x0) + kappa sqrt(eta) eps. In the residual it is Gaussian,
+
+    x_t - y = (1 - eta) (x0 - y) + kappa sqrt(eta) eps,
+
+  so the data of this process are residuals x0 - y, the model is told y, and y
+  is added to the samples. Its clock is t = sqrt(eta); the steps of ResShift are
+  `grids.power_log(process, n, to_zero=True)`, and its prior, y with noise of
+  scale kappa sqrt(eta_max), is noise alone here.
+
+  Args:
+    kappa: scale of the noise, in units of the images.
+    eta_min: smallest eta; by default min((0.04 / kappa)^2, 0.001).
+    eta_max: largest eta.
+
+  Raises:
+    ValueError: unless kappa > 0 and 0 < eta_min < eta_max < 1.
+  """
+  if not kappa > 0:
+    raise ValueError(
+      f"kappa is the scale of the noise and must be positive, got {kappa}"
+    )
+  eta_min = min((0.04 / kappa) ** 2, 0.001) if eta_min is None else eta_min
+  if not 0.0 < eta_min < eta_max < 1.0:
+    raise ValueError(
+      "eta rises from eta_min to eta_max inside (0, 1), got eta_min ="
+      f" {eta_min} and eta_max = {eta_max}; ResShift takes"
+      " min((0.04 / kappa)^2, 0.001) and 0.999"
+    )
+  t_min, t_max = math.sqrt(eta_min), math.sqrt(eta_max)
+  return GaussianProcess(schedules.ResidualShift(kappa), t_min, t_max)
 
 
 def from_alpha_sigma(

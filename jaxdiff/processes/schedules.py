@@ -268,6 +268,32 @@ class Linear:
 
 
 @dataclasses.dataclass(frozen=True)
+class ResidualShift:
+  """alpha = 1 - t^2, sigma = kappa t; t^2 is the eta of Yue et al. (2023)."""
+
+  kappa: float
+  t_zero: float = 0.0
+
+  def alpha(self, t: Array) -> Array:
+    return (1.0 - t) * (1.0 + t)
+
+  def sigma(self, t: Array) -> Array:
+    return self.kappa * t
+
+  def log_snr(self, t: Array) -> Array:
+    return numerics.log(self.alpha(t)) - numerics.log(self.sigma(t))
+
+  def log_snr_inverse(self, lam: Array) -> Array:
+    # the root of t^2 + kappa t e^lam = 1, in the form that does not cancel
+    xp = numerics.namespace(lam)
+    half = 0.5 * self.kappa * xp.exp(lam)
+    return 1.0 / (half + xp.hypot(half, xp.ones_like(half)))
+
+  def rates(self, t: Array) -> tuple[Array, Array]:
+    return -2.0 * t, self.kappa * numerics.namespace(t).ones_like(t)
+
+
+@dataclasses.dataclass(frozen=True)
 class Pair:
   """Any pair of functions written with jax.numpy; the rest is derived.
 

@@ -4,6 +4,7 @@ from jaxdiff.training import alternating
 from jaxdiff.training import ema
 from jaxdiff.training.alternating import Player
 from jaxdiff.training.averaging import average
+from jaxdiff.training.density import maximum_likelihood
 from jaxdiff.training.digits import digits_denoiser
 from jaxdiff.training.labels import check_labels
 from jaxdiff.training.loop import Guard
@@ -49,6 +50,7 @@ __all__ = [
   "load_denoiser",
   "make_denoiser",
   "make_update",
+  "maximum_likelihood",
   "open_snapshots",
   "projection",
   "reconstruct",

@@ -25,6 +25,7 @@ _PROCESSES = (
   "edm",
   "pfgmpp",
   "rectified_flow",
+  "resshift",
   "sub_vp",
   "ve",
   "vp_cosine",
