@@ -28,7 +28,15 @@ from jaxdiff.distillation.dmd2 import dmd2
 from jaxdiff.distillation.experts import Experts
 from jaxdiff.distillation.fake_score import fake_score
 from jaxdiff.distillation.guided import guided
+from jaxdiff.distillation.hf_diff import Details
+from jaxdiff.distillation.hf_diff import feature_loss
+from jaxdiff.distillation.hf_diff import fit_details
+from jaxdiff.distillation.hf_diff import hf_diff
+from jaxdiff.distillation.hf_diff import jensen_shannon
 from jaxdiff.distillation.imitation import imitation
+from jaxdiff.distillation.instarevive import Control
+from jaxdiff.distillation.instarevive import direction_cosine
+from jaxdiff.distillation.instarevive import instarevive
 from jaxdiff.distillation.jumps import Along
 from jaxdiff.distillation.jumps import along
 from jaxdiff.distillation.jumps import flow_map
@@ -60,6 +68,9 @@ from jaxdiff.distillation.sign import sign
 from jaxdiff.distillation.sim import check_score_gradient
 from jaxdiff.distillation.sim import score_distance
 from jaxdiff.distillation.sim import sim
+from jaxdiff.distillation.sinsr import residuals
+from jaxdiff.distillation.sinsr import restore
+from jaxdiff.distillation.sinsr import sinsr
 from jaxdiff.distillation.students import student_of
 from jaxdiff.distillation.students import with_params
 from jaxdiff.distillation.transition_matching import (
@@ -73,6 +84,8 @@ __all__ = [
   "Adversary",
   "Along",
   "Experts",
+  "Control",
+  "Details",
   "Method",
   "Transitions",
   "along",
@@ -84,6 +97,7 @@ __all__ = [
   "check_score_gradient",
   "ddo",
   "ddo_rounds",
+  "direction_cosine",
   "dmd",
   "dmd2",
   "dmd_loss",
@@ -95,8 +109,14 @@ __all__ = [
   "ict",
   "guided",
   "idempotence_error",
+  "feature_loss",
+  "fit_details",
+  "generators",
+  "hf_diff",
   "imitation",
   "init_state",
+  "instarevive",
+  "jensen_shannon",
   "jump",
   "layer_dropping",
   "make_update",
@@ -121,6 +141,10 @@ __all__ = [
   "sid",
   "sign",
   "sim",
+  "residuals",
+  "restore",
+  "sampler",
+  "sinsr",
   "student_of",
   "tangents",
   "trigflow",

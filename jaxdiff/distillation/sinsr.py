@@ -1,0 +1,190 @@
+r"""SinSR: one-step restoration that knows the noise of a known image.
+
+A teacher restores a degraded image y by the probability-flow ODE of ResShift
+(`processes.resshift`): with r = x - y in the place of x, SinSR's deterministic
+step, x' = k f + m x + j y with
+
+  m = sqrt(eta' / eta),   j = eta' - sqrt(eta' eta),   k = 1 - j - m,
+
+is DDIM, r' = alpha' r0 + (sigma' / sigma) (r - alpha r0). For a fixed y it is a
+bijection of noise z and image, r_T = sigma_T z <-> F(z). One student learns
+both directions: its pair (x0, eps) is the image at t_max, and at t = 0, where x
+is the image and eps is free, the noise that the image comes from.
+
+  loss =  |x0(r_T, t_max) - F(z)|^2                     the teacher's map
+        + |sigma_T (eps(F(z), 0) - z)|^2                its inverse
+        + |x0(sg(sigma_T eps(r, 0)), t_max) - r|^2      a true image comes back
+
+The last is what the teacher cannot give: the image that y came from, r = x0 -
+y, at the noise that the student itself finds for it. Every term is a mean over
+values, of weight 1. Further terms compare the one-step image with the true one
+(`hf_diff`).
+
+Reference: Wang et al. (2024), https://arxiv.org/abs/2311.14760, eq. 5 to 8.
+Departure: their network answers x_T itself at t = 0, as its x0; here the pair
+keeps alpha x0 + sigma eps = x there, and the answer is its eps. So the student
+predicts "edm", "v", "flow" or "eps", not "x0", whose eps is not known at t = 0.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdiff import denoisers
+from jaxdiff import grids
+from jaxdiff import sampling
+from jaxdiff import solvers
+from jaxdiff import training
+from jaxdiff.distillation import generators
+from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.students import with_params
+
+Perceptual = Callable[
+  [Mapping[str, Any], jax.Array, jax.Array], tuple[jax.Array, dict]
+]
+
+
+def sinsr(
+  teacher: Any,
+  student: Any,
+  *,
+  optimizer: optax.GradientTransformation,
+  steps: int = 15,
+  grid: np.ndarray | None = None,
+  distill: float = 1.0,
+  inverse: float = 1.0,
+  truth: float = 1.0,
+  decode: Callable[[jax.Array, dict], jax.Array] | None = None,
+  perceptual: Perceptual | None = None,
+  frozen: Mapping[str, Any] | None = None,
+  ema: float = 0.999,
+) -> Method:
+  """Returns the method; batches are as `residuals` makes them.
+
+  Args:
+    teacher: model(r, t, label) -> Prediction of residuals; label is y.
+    student: a Denoiser, which begins as a copy of the teacher.
+    optimizer: any optax transformation.
+    steps: calls of the teacher, on ResShift's grid.
+    grid: another grid of the teacher; its last time is without noise.
+    distill: weight of the teacher's map.
+    inverse: weight of its inverse.
+    truth: weight of the true images.
+    decode: decode(r, batch) -> the images that `perceptual` compares; y + r by
+      default. An autoencoder's decoder goes here.
+    perceptual: perceptual(nets, images, true images) -> (scalar, metrics), a
+      further loss.
+    frozen: what it looks at in `nets`, beside the teacher.
+    ema: decay of the student's average.
+
+  Raises:
+    ValueError: for a student whose eps is not known where there is no noise.
+  """
+  process = student.process
+  if student.prediction in ("x0", "score"):
+    raise ValueError(
+      "at t = 0 the student must name the noise that an image comes from, its"
+      f" eps, which prediction={student.prediction!r} does not tell there; make"
+      ' it with prediction="edm" (or "v", "flow", "eps")'
+    )
+  if grid is None:
+    grid = grids.power_log(process, steps, to_zero=True)
+  table = solvers.ddim(process, grid)
+  first, last = float(grid[0]), float(grid[-1])
+  sigma = float(process.sigma(first))
+  decode = decode or restored
+
+  def loss(key, params, nets, batch):
+    r, labels = batch["image"], generators.label(batch)
+    model = with_params(student, params)
+    z = generators.noise(key, batch)
+    aim = _rollout(nets["teacher"], table, sigma * z, labels)
+    answer = model(sigma * z, first, *labels).x0
+    back = model(aim, last, *labels).eps
+    encoded = sigma * jax.lax.stop_gradient(model(r, last, *labels).eps)
+    again = model(encoded, first, *labels).x0
+    square = lambda a, b: jnp.mean(jnp.square(a - b))
+    said = dict(
+      distill=square(answer, aim),
+      inverse=sigma**2 * square(back, z),
+      truth=square(again, r),
+    )
+    value = (
+      distill * said["distill"]
+      + inverse * said["inverse"]
+      + truth * said["truth"]
+    )
+    if perceptual is not None:
+      more, further = perceptual(nets, decode(answer, batch), decode(r, batch))
+      value, said = value + more, said | further
+    return value, said
+
+  return Method(
+    student=student,
+    players={"student": training.Player(loss, optimizer)},
+    frozen={"teacher": teacher, **(frozen or {})},
+    ema=ema,
+  )
+
+
+def residuals(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns {"image": x0 - y, "label": y, ...} of {"image", "degraded"}.
+
+  Raises:
+    ValueError: if a part is missing or the two are not of one shape.
+  """
+  missing = [name for name in ("image", "degraded") if name not in batch]
+  if missing:
+    raise ValueError(
+      'residuals are batch["image"] - batch["degraded"], but the batch has no'
+      f" {', '.join(map(repr, missing))}; it has"
+      f" {', '.join(map(repr, batch)) or 'nothing'}"
+    )
+  x, y = batch["image"], batch["degraded"]
+  if x.shape != y.shape:
+    raise ValueError(
+      f"images of shape {x.shape} and degraded images of shape {y.shape} have"
+      " no difference; bring the small ones to size with data.upsample"
+    )
+  rest = {n: v for n, v in batch.items() if n != "degraded"}
+  return rest | {"image": x - y, "label": y}
+
+
+def restored(r: jax.Array, batch: Mapping[str, Any]) -> jax.Array:
+  """Returns the images y + r of residuals."""
+  return batch["label"] + r
+
+
+def restore(
+  key: jax.Array, model: Any, y: jax.Array, grid: np.ndarray | None = None
+) -> jax.Array:
+  """Returns restored images like y: one call, or one for each step of a grid.
+
+  Args:
+    key: PRNG key of the noise.
+    model: a Denoiser of residuals.
+    y: degraded images at full size, f[batch, ...].
+    grid: f[n + 1] for more calls, as a teacher makes them.
+  """
+  process = model.process
+  if grid is None:
+    grid = np.asarray([process.t_max, process.t_zero])
+  table = solvers.ddim(process, grid)
+  bound = denoisers.with_label(model, y)
+  r = sampling.sample(key, bound, table, y.shape, process=process)
+  return y + r.astype(y.dtype)
+
+
+def _rollout(teacher, table, x, labels):
+  """Returns where the teacher's table ends, without gradients."""
+  ask = lambda x, t: teacher(x, t, *labels)
+  advance = sampling.table_advance(ask, jnp.arange(len(x)))
+  state = sampling.initial_state(x, table.memory)
+  rows = sampling.rows_of(table, state.y.dtype)
+  # deterministic: the key is not used
+  state, _ = sampling.run(jax.random.key(0), advance, rows, state)
+  return jax.lax.stop_gradient(state.a).astype(x.dtype)
