@@ -363,7 +363,7 @@ class _Same:
 
 
 def model(case: Case) -> denoisers.Denoiser:
-  """Returns an untrained network of the case; cost does not know of training."""
+  """Returns an untrained network; it costs what a trained one does."""
   x, c = jnp.zeros((1, *case.shape)), jnp.zeros(1)
   params = jax.jit(case.network.init)(jax.random.key(0), x, c)["params"]
   return denoisers.from_linen(case.network, params, processes.edm())

@@ -53,7 +53,6 @@ from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import distillation
 from jaxdiff import grids
-from jaxdiff import guidance
 from jaxdiff import losses
 from jaxdiff import metrics
 from jaxdiff import oracles
@@ -101,9 +100,7 @@ def task(config: config_dict.ConfigDict) -> Task:
   if config.guidance_scale != 1.0:
     if not model_config.num_classes:
       raise _without_classes(config)
-    teacher = guidance.guided(
-      network, null=model_config.num_classes, scale=config.guidance_scale
-    )
+    teacher = distillation.guided(network, config.guidance_scale)
   options = dict(model_config.dataset_options)
   if config.dataset:
     options = {}
@@ -165,7 +162,10 @@ def student(
   `start` of the working directory, so that a resumed run begins with the same.
   """
   key = jax.random.fold_in(jax.random.key(config.seed), 1)
-  model_config = dataclasses.replace(on.config, jumps=config.jumps)
+  changes = recipe.plain(config, "student")
+  model_config = dataclasses.replace(on.config, jumps=config.jumps, **changes)
+  if changes:  # another kind of network: it begins anew
+    return model_config, training.make_denoiser(model_config, key)
   if on.network is not None:
     return model_config, distillation.student_of(
       key, on.network, on.config.shape, jumps=config.jumps
@@ -215,13 +215,21 @@ def method(
     {k: v for k, v in recipe.plain(config, name).items() if v is not None}
     for name in ("options", "learning_rates")
   )
-  known = list(inspect.signature(builder).parameters)
+  known = ["teacher", "student", *configs.keywords(config.builder)]
   wrong = sorted({*options, *rates} - set(known))
   if wrong:
     raise ValueError(
       f"config.options and config.learning_rates have {', '.join(wrong)}, which"
       f" {config.builder} does not take; it takes {', '.join(known)}"
     )
+  filled = dict(
+    updates=lambda: config.steps // options.get("phases", 1),
+    shape=lambda: on.config.shape,
+    layer=lambda: _layer(begin),
+  )
+  for name, fill in filled.items():
+    if name in known and options.get(name) is None:
+      options[name] = fill()
   made = {
     name: _option(name, value, begin.process) for name, value in options.items()
   }
@@ -239,8 +247,23 @@ def method(
 def _players(builder: Any, teacher: Any, begin: Any) -> tuple:
   """Returns (teacher, student), or what of them a builder takes."""
   given = dict(teacher=teacher, student=begin)
-  names = inspect.signature(builder).parameters
-  return tuple(given[name] for name in names if name in given)
+  found = inspect.signature(builder).parameters
+  # those that learn from data alone say so by the annotation None
+  return tuple(
+    None if p.annotation is None else given[name]
+    for name, p in found.items()
+    if name in given
+  )
+
+
+def _layer(model: denoisers.Denoiser) -> str:
+  """Returns the layer of a network that a discriminator reads."""
+  module = model.apply.module
+  if hasattr(module, "features"):  # an MLP: its last hidden layer
+    return f"Dense_{len(module.features) - 1}"
+  if hasattr(module, "hidden"):  # a residual MLP: inside its last block
+    return f"block{module.blocks - 1}_in"
+  return "middle"
 
 
 def _option(name: str, value: Any, process: Any) -> Any:

@@ -7,24 +7,20 @@ line here, an entry in METHODS of experiments/distill.py.
 
 from jaxdiff.distillation import critic
 from jaxdiff.distillation import generators
+from jaxdiff.distillation import tangents
+from jaxdiff.distillation import trigflow
+from jaxdiff.distillation.adversary import Adversary
 from jaxdiff.distillation.consistency_distillation import (
   consistency_distillation,
 )
 from jaxdiff.distillation.consistency_training import consistency_training
 from jaxdiff.distillation.ctm import ctm
-from jaxdiff.distillation import tangents
-from jaxdiff.distillation import trigflow
 from jaxdiff.distillation.ddo import ddo
 from jaxdiff.distillation.ddo import rounds as ddo_rounds
 from jaxdiff.distillation.dmd import dmd
 from jaxdiff.distillation.dmd import matching as dmd_loss
-from jaxdiff.distillation.ect import ect
-from jaxdiff.distillation.fake_score import fake_score
-from jaxdiff.distillation.ict import ict
-from jaxdiff.distillation.adversary import Adversary
-from jaxdiff.distillation.dmd import dmd
-from jaxdiff.distillation.dmd import matching as dmd_loss
 from jaxdiff.distillation.dmd2 import dmd2
+from jaxdiff.distillation.ect import ect
 from jaxdiff.distillation.experts import Experts
 from jaxdiff.distillation.fake_score import fake_score
 from jaxdiff.distillation.guided import guided
@@ -33,6 +29,7 @@ from jaxdiff.distillation.hf_diff import feature_loss
 from jaxdiff.distillation.hf_diff import fit_details
 from jaxdiff.distillation.hf_diff import hf_diff
 from jaxdiff.distillation.hf_diff import jensen_shannon
+from jaxdiff.distillation.ict import ict
 from jaxdiff.distillation.imitation import imitation
 from jaxdiff.distillation.instarevive import Control
 from jaxdiff.distillation.instarevive import direction_cosine
@@ -41,14 +38,17 @@ from jaxdiff.distillation.jumps import Along
 from jaxdiff.distillation.jumps import along
 from jaxdiff.distillation.jumps import flow_map
 from jaxdiff.distillation.jumps import jump
-from jaxdiff.distillation.mean_flow import mean_flow
 from jaxdiff.distillation.layer_dropping import compiled
 from jaxdiff.distillation.layer_dropping import drop_layers
 from jaxdiff.distillation.layer_dropping import layer_dropping
+from jaxdiff.distillation.mean_flow import mean_flow
 from jaxdiff.distillation.method import init_state
 from jaxdiff.distillation.method import make_update
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.method import sampler
+from jaxdiff.distillation.phased_dmd import phased_dmd
+from jaxdiff.distillation.presto import presto
+from jaxdiff.distillation.presto import presto_ls
 from jaxdiff.distillation.progressive import progressive
 from jaxdiff.distillation.rcm import random_simulation
 from jaxdiff.distillation.rcm import rcm
@@ -56,11 +56,8 @@ from jaxdiff.distillation.reflow import pairs
 from jaxdiff.distillation.reflow import reflow
 from jaxdiff.distillation.reflow import straightness
 from jaxdiff.distillation.scm import scm
-from jaxdiff.distillation.shortcut import shortcut
-from jaxdiff.distillation.phased_dmd import phased_dmd
-from jaxdiff.distillation.presto import presto
-from jaxdiff.distillation.presto import presto_ls
 from jaxdiff.distillation.score_mismatching import score_mismatching
+from jaxdiff.distillation.shortcut import shortcut
 from jaxdiff.distillation.sid import sid
 from jaxdiff.distillation.sign import idempotence_error
 from jaxdiff.distillation.sign import project
@@ -111,7 +108,6 @@ __all__ = [
   "idempotence_error",
   "feature_loss",
   "fit_details",
-  "generators",
   "hf_diff",
   "imitation",
   "init_state",
@@ -135,7 +131,6 @@ __all__ = [
   "shortcut",
   "straightness",
   "project",
-  "sampler",
   "score_distance",
   "score_mismatching",
   "sid",
@@ -143,7 +138,6 @@ __all__ = [
   "sim",
   "residuals",
   "restore",
-  "sampler",
   "sinsr",
   "student_of",
   "tangents",

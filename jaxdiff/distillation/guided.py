@@ -1,35 +1,8 @@
 """A guided teacher: classifier-free guidance toward the labels of a batch."""
 
-import dataclasses
 from typing import Any
 
-import jax
-
 from jaxdiff import guidance
-from jaxdiff.predictions import Prediction
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Guided:
-  """A conditional model under guidance, called with labels as it is.
-
-  Attributes:
-    model: model(x, t, label) -> Prediction.
-    null: the label that stands for none.
-    scale: of the guidance.
-  """
-
-  model: Any
-  null: Any
-  scale: Any
-
-  def __call__(self, x: jax.Array, t: jax.Array, label: Any) -> Prediction:
-    """Returns the guided (x0, eps) for x [batch, ...], label i32[batch]."""
-    model = guidance.cfg(
-      self.model, label=label, null=self.null, scale=self.scale
-    )
-    return model(x, t)
 
 
 def guided(teacher: Any, scale: float, null: int | None = None) -> Any:
@@ -54,4 +27,4 @@ def guided(teacher: Any, scale: float, null: int | None = None) -> Any:
         f" labels, but this {type(teacher).__name__} names no null label; give"
         " null=K, or guidance=1"
       )
-  return Guided(teacher, null, scale)
+  return guidance.guided(teacher, null=null, scale=scale)

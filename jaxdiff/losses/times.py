@@ -143,7 +143,7 @@ def karras(
   process: GaussianProcess, rho: float = 7.0, stratified: bool = True
 ) -> Times:
   """Returns a sampler of t whose (sigma / alpha)^{1 / rho} is uniform."""
-  low, high = (math.exp(end / rho) for end in _log_noise_range(process))
+  low, high = (math.exp(end / rho) for end in log_noise_range(process))
 
   def times(key: jax.Array, n: int) -> jax.Array:
     root = low + (high - low) * _uniform(key, n, stratified)

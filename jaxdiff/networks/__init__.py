@@ -15,11 +15,11 @@ from jaxdiff.networks.dit import SIZES as DIT_SIZES
 from jaxdiff.networks.edm2 import EDM2
 from jaxdiff.networks.embeddings import Condition
 from jaxdiff.networks.embeddings import fourier
-from jaxdiff.networks.layer_dropping import LayerDropped
 from jaxdiff.networks.invertible import Bands
 from jaxdiff.networks.invertible import haar
 from jaxdiff.networks.invertible import Invertible
 from jaxdiff.networks.invertible import unhaar
+from jaxdiff.networks.layer_dropping import LayerDropped
 from jaxdiff.networks.mlp import MLP
 from jaxdiff.networks.mlp import ResidualMLP
 from jaxdiff.networks.noise_classifier import NoiseClassifier
