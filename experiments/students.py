@@ -22,6 +22,7 @@ fifth of their due, and the coverage of Naeem et al. (2020) for images.
 import csv
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -118,6 +119,7 @@ def cell(task: str, method: str, runs: pathlib.Path) -> list[Row]:
   """Returns the rows of a method, training it if it is not there."""
   config = configuration(task, method, runs)
   folder = runs / task / method
+  _begin(config, task, runs, folder)
   model = distill.distil(config, folder)
   on = distill.task(config)
   reference = sources.images(on.source)[: config.samples]
@@ -142,6 +144,18 @@ def cell(task: str, method: str, runs: pathlib.Path) -> list[Row]:
   return rows
 
 
+def _begin(
+  config: Any, task: str, runs: pathlib.Path, folder: pathlib.Path
+) -> None:
+  """Gives a student of the exact teacher the start that all others have."""
+  if task != "mixture" or config.student or (folder / "start").exists():
+    return
+  kind = "jumps" if config.jumps else "plain"
+  shared = runs / task / f"start_{kind}"
+  distill.student(config, distill.task(config), shared)
+  shutil.copytree(shared / "start", folder / "start")
+
+
 def baseline(task: str, runs: pathlib.Path) -> list[Row]:
   """Returns the rows of the teacher, by DDIM, and of the data themselves."""
   config = configuration(task, "imitation", runs)
@@ -150,7 +164,7 @@ def baseline(task: str, runs: pathlib.Path) -> list[Row]:
   reference = images[: config.samples]
   model = on.network
   if model is None:
-    model = training.load_denoiser(runs / task / LEFT_OUT[0] / "start")
+    model = training.load_denoiser(runs / task / "start_plain" / "start")
   rows = []
   config.gamma, config.start = 0.0, None
   for calls in _TEACHER_CALLS:
@@ -262,9 +276,9 @@ def main() -> None:
 
   for task in flags.FLAGS.tasks:
     teach(task, runs)
-    if task == "mixture":  # the network that every student begins with
+    if task == "mixture":
       config = configuration(task, LEFT_OUT[0], runs)
-      distill.student(config, distill.task(config), runs / task / LEFT_OUT[0])
+      distill.student(config, distill.task(config), runs / task / "start_plain")
     if flags.FLAGS.baseline:
       keep(baseline(task, runs))
     for method in asked:
