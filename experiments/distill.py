@@ -223,7 +223,10 @@ def method(
       f" {config.builder} does not take; it takes {', '.join(known)}"
     )
   filled = dict(
-    updates=lambda: config.steps // options.get("phases", 1),
+    # of one phase or round, of as many as there are
+    updates=lambda: (
+      config.steps // options.get("phases", options.get("rounds", 1))
+    ),
     shape=lambda: on.config.shape,
     layer=lambda: _layer(begin),
   )

@@ -65,7 +65,7 @@ _MATCHING = dict(
 METHODS = {
   "imitation": dict(gamma=0.0),
   # jumps of the ODE, whose ends agree
-  "progressive": dict(gamma=0.0, options=dict(grid=16)),
+  "progressive": dict(gamma=0.0, options=dict(grid=16, rounds=4)),
   "consistency_distillation": dict(),
   "consistency_training": dict(),
   "ict": dict(),
@@ -129,7 +129,7 @@ def get_config(method: str) -> config_dict.ConfigDict:
       config.options[name] = config_dict.placeholder(tuple)
     elif isinstance(parameter.default, (bool, int, float, str, tuple)):
       config.options[name] = parameter.default
-    elif name in ("updates", "every"):
+    elif name in ("updates", "every", "rounds"):
       config.options[name] = config_dict.placeholder(int)
     elif name in ("layer", "kind"):
       config.options[name] = config_dict.placeholder(str)
