@@ -365,10 +365,13 @@ def distil(
   opened = checkpoints.open(directory, keep=config.keep)
   try:
     model_config, begin = student(config, on, workdir, progress)
+    chosen = method(config, on, begin)
+    model_config = dataclasses.replace(
+      model_config, bounds=getattr(chosen.student, "bounds", ())
+    )
     if opened.latest() is not None:
       training.check_config(directory, model_config)
     training.save_config(directory, model_config)
-    chosen = method(config, on, begin)
     state = distillation.init_state(jax.random.key(config.seed), chosen)
     mesh = parallel.data_mesh(config.devices or None)
     shardings = train.shardings_of(config, mesh, lambda: state)

@@ -311,6 +311,57 @@ class NnxApply:
     return nnx.merge(self.graph, state)(*args)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Experts:
+  """A mixture of K experts over time; a model that any table runs.
+
+  Expert k answers at times in (bounds[k + 1], bounds[k]], the last one also
+  below. At one time for all samples, as tables ask, one of them is run; at a
+  time for each sample all are.
+
+  Attributes:
+    params: parameters of all experts, leaves [K, ...].
+    model: a Denoiser of one expert, without its parameters.
+    label: the condition of every sample, or None.
+    bounds: K + 1 falling times.
+  """
+
+  params: Any
+  model: Any
+  label: Any = None
+  bounds: tuple[float, ...] = dataclasses.field(
+    default=(), metadata={"static": True}
+  )
+
+  @property
+  def process(self) -> GaussianProcess:
+    """The forward process."""
+    return self.model.process
+
+  def expert(self, k: Any) -> Any:
+    """Returns the model of expert k, which may be traced."""
+    return dataclasses.replace(
+      self.model, params=jax.tree.map(lambda p: p[k], self.params)
+    )
+
+  def __call__(
+    self, x: jax.Array, t: jax.Array, label: Any = None
+  ) -> predictions.Prediction:
+    """Returns (x0, eps) for noisy x [batch, ...] at t, scalar or [batch]."""
+    label = self.label if label is None else label
+    t = jnp.asarray(t, tree.compute_dtype(x.dtype))
+    inner = jnp.asarray(self.bounds[1:-1], t.dtype)
+    # a bound belongs to the expert that begins there, however it was rounded
+    k = jnp.sum(t[..., None] <= inner * (1.0 + 1e-6), axis=-1)
+    if jnp.ndim(t) == 0:
+      return self.expert(k)(x, t, label)
+    answers = jax.vmap(
+      lambda p: dataclasses.replace(self.model, params=p)(x, t, label)
+    )(self.params)
+    return jax.tree.map(lambda v: v[k, jnp.arange(len(x))], answers)
+
+
 def with_label(denoiser: Denoiser, label: Any) -> Denoiser:
   """Returns the denoiser conditioned on label, as the attribute says."""
   return dataclasses.replace(denoiser, label=jnp.asarray(label))

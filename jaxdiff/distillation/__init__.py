@@ -5,6 +5,7 @@ Every method is a builder of a `Method`, which `init_state`, `make_update` and
 line here, an entry in METHODS of experiments/distill.py.
 """
 
+from jaxdiff.denoisers import Experts
 from jaxdiff.distillation import critic
 from jaxdiff.distillation import generators
 from jaxdiff.distillation import tangents
@@ -21,7 +22,6 @@ from jaxdiff.distillation.dmd import dmd
 from jaxdiff.distillation.dmd import matching as dmd_loss
 from jaxdiff.distillation.dmd2 import dmd2
 from jaxdiff.distillation.ect import ect
-from jaxdiff.distillation.experts import Experts
 from jaxdiff.distillation.fake_score import fake_score
 from jaxdiff.distillation.guided import guided
 from jaxdiff.distillation.hf_diff import Details

@@ -45,9 +45,9 @@ from jaxdiff import losses
 from jaxdiff import numerics
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Experts
 from jaxdiff.distillation import generators
 from jaxdiff.distillation.dmd import direction
-from jaxdiff.distillation.experts import Experts
 from jaxdiff.distillation.experts import one_by_one
 from jaxdiff.distillation.jumps import jump
 from jaxdiff.distillation.method import Method
@@ -173,7 +173,9 @@ def phased_dmd(
     return jnp.mean(weight * error), {}
 
   return Method(
-    student=Experts(stacked, with_params(student, None), tuple(ends.tolist())),
+    student=Experts(
+      stacked, with_params(student, None), bounds=tuple(ends.tolist())
+    ),
     players={
       "fake": training.Player(
         fake_loss, one_by_one(fake_optimizer or optimizer), steps=fake_steps

@@ -51,6 +51,8 @@ class ModelConfig:
     time: what the network is told about the time, one of `denoisers.TIMES`.
     scale_input: whether its input is scaled, as in `denoisers.Denoiser`.
     jumps: whether the network is told where to jump, as students of CTM are.
+    bounds: of a mixture of experts over time, `denoisers.Experts`: K + 1
+      falling times; none for a single network.
     dataset: name of the data it was trained on, as `data.load` takes it, or "".
     dataset_options: the options of `data.load`.
   """
@@ -66,6 +68,7 @@ class ModelConfig:
   time: str = "log_snr"
   scale_input: bool | None = None
   jumps: bool = False
+  bounds: tuple[float, ...] = ()
   dataset: str = ""
   dataset_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -109,7 +112,7 @@ def make_denoiser(
     params = jax.eval_shape(init, jax.random.key(0))
   else:
     params = jax.jit(init)(key)
-  return denoisers.from_linen(
+  denoiser = denoisers.from_linen(
     network,
     params,
     process,
@@ -118,6 +121,15 @@ def make_denoiser(
     time=config.time,
     scale_input=config.scale_input,
     jumps=config.jumps,
+  )
+  if not config.bounds:
+    return denoiser
+  experts = len(config.bounds) - 1
+  stack = lambda tree: jax.tree.map(lambda p: jnp.stack([p] * experts), tree)
+  return denoisers.Experts(
+    stack(params) if key is not None else jax.eval_shape(stack, params),
+    dataclasses.replace(denoiser, params=None),
+    bounds=tuple(config.bounds),
   )
 
 
@@ -184,7 +196,8 @@ def check_config(directory: str | os.PathLike, config: ModelConfig) -> None:
   """
   stored = _stored(directory)
   wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-  stored = {"jumps": False} | stored  # written before there were jumps
+  # those written before there were such students
+  stored = {"jumps": False, "bounds": []} | stored
   for name, value in wanted.items():
     if name not in _DATA and stored.get(name) != value:
       raise ValueError(
