@@ -128,6 +128,13 @@ def fused(name: str, batch: int) -> dict[str, Any]:
     "separate": lambda state: in_turn(alone, teacher, state, data),
     "written out": lambda state: written_out(teacher, state, data),
   }
+  state = jax.eval_shape(begin)
+  given = arguments(teacher, state, data)
+  programs = {
+    "one program": compiled(update=update.lower(state, data)),
+    "separate": compiled(**{k: f.lower(*given[k]) for k, f in alone.items()}),
+    "written out": compiled(update=written_out.lower(teacher, state, data)),
+  }
   took, last = rounds(loop, dict.fromkeys(loop, begin))
   for k in ("separate", "written out"):
     jax.tree.map(
@@ -135,14 +142,6 @@ def fused(name: str, batch: int) -> dict[str, Any]:
       last[k],
       last["one program"],
     )
-
-  state = jax.eval_shape(begin)
-  given = arguments(teacher, state, data)
-  lowered = {
-    "one program": {"update": update.lower(state, data)},
-    "separate": {k: f.lower(*given[k]) for k, f in alone.items()},
-    "written out": {"update": written_out.lower(teacher, state, data)},
-  }
   once = lambda f, *args: flops.count(f, *args) / 1e9
   work = {
     "one program": once(update.program, update.frozen, state, data),
@@ -156,7 +155,7 @@ def fused(name: str, batch: int) -> dict[str, Any]:
   found = {}
   print(f"\n{name}, batch {batch}: DMD, {FAKE_STEPS} steps of the fake score")
   for k in loop:
-    found[k] = report(took[k], took["one program"], lowered[k], held, work[k])
+    found[k] = report(took[k], took["one program"], programs[k], held, work[k])
     _say(k, found[k])
   return found
 
@@ -286,7 +285,7 @@ def tangents(name: str, batch: int) -> dict[str, Any]:
     "image": jax.random.normal(jax.random.key(2), (batch, *case.shape)),
     "index": jnp.arange(batch),
   }
-  loop, begin, lowered, work, held = {}, {}, {}, {}, {}
+  loop, begin, programs, work, held = {}, {}, {}, {}, {}
   for k, build in METHODS.items():
     method = build(teacher, teacher, optimizer=optax.adam(1e-4))
     update = distillation.make_update(method)
@@ -295,7 +294,7 @@ def tangents(name: str, batch: int) -> dict[str, Any]:
     )
     state = jax.eval_shape(begin[k])
     loop[k] = lambda state, update=update: update(state, data)[0]
-    lowered[k] = {"update": update.lower(state, data)}
+    programs[k] = compiled(update=update.lower(state, data))
     work[k] = flops.count(update.program, update.frozen, state, data) / 1e9
     everything = (update.frozen, state, data)
     held[k] = sum(map(_bytes, jax.tree.leaves(everything)))
@@ -303,7 +302,7 @@ def tangents(name: str, batch: int) -> dict[str, Any]:
   found = {}
   print(f"\n{name}, batch {batch}: one step with a JVP")
   for k in METHODS:
-    found[k] = report(took[k], took["denoising"], lowered[k], held[k], work[k])
+    found[k] = report(took[k], took["denoising"], programs[k], held[k], work[k])
     _say(k, found[k])
   return found
 
@@ -363,7 +362,7 @@ class _Same:
 
 
 def model(case: Case) -> denoisers.Denoiser:
-  """Returns an untrained network; it costs what a trained one does."""
+  """Returns an untrained network of a case."""
   x, c = jnp.zeros((1, *case.shape)), jnp.zeros(1)
   params = jax.jit(case.network.init)(jax.random.key(0), x, c)["params"]
   return denoisers.from_linen(case.network, params, processes.edm())
@@ -403,7 +402,7 @@ def rounds(
 def report(
   took: Sequence[float],
   measure: Sequence[float],
-  lowered: dict[str, Any],
+  programs: dict[str, tuple[Any, float]],
   held: int,
   gflops: float,
 ) -> dict[str, Any]:
@@ -412,20 +411,18 @@ def report(
   Args:
     took: seconds in every round.
     measure: those of the one that it is compared with.
-    lowered: its programs by name.
+    programs: those of `compiled`.
     held: bytes of models, state and batch.
     gflops: of an update.
   """
   ratios = [a / b for a, b in zip(took, measure, strict=True)]
-  programs, temporary, fresh = {}, [], []
-  for name, program in lowered.items():
-    before = time.perf_counter()
-    compiled = program.compile()
-    sizes = compiled.memory_analysis()
+  said, temporary, fresh = {}, [], []
+  for name, (program, seconds) in programs.items():
+    sizes = program.memory_analysis()
     temporary.append(sizes.temp_size_in_bytes)
     fresh.append(sizes.output_size_in_bytes - sizes.alias_size_in_bytes)
-    programs[name] = hlo(compiled.as_text()) | dict(
-      compile_seconds=round(time.perf_counter() - before, 2),
+    said[name] = hlo(program.as_text()) | dict(
+      compile_seconds=round(seconds, 2),
       arguments_mb=_mb(sizes.argument_size_in_bytes),
       donated_mb=_mb(sizes.alias_size_in_bytes),
       new_output_mb=_mb(fresh[-1]),
@@ -440,8 +437,18 @@ def report(
     temporary_mb=_mb(max(temporary)),
     alive_mb=_mb(held + worst),
     gflops=round(gflops, 4),
-    programs=programs,
+    programs=said,
   )
+
+
+def compiled(**lowered: Any) -> dict[str, tuple[Any, float]]:
+  """Returns programs by name with the seconds that it took to compile them."""
+  found = {}
+  for name, program in lowered.items():
+    before = time.perf_counter()
+    made = program.compile()
+    found[name] = made, time.perf_counter() - before
+  return found
 
 
 def hlo(text: str) -> dict[str, int]:

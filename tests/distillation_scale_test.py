@@ -61,7 +61,7 @@ def test_an_update_is_the_same_on_every_mesh_and_each_device_does_its_part():
     # and nothing as long as the batch is made on any device, in any place
     assert other["whole"] == 0
     if other["sharded"]:
-      assert other["share"] < 1.1 / other["devices"]
+      assert other["share"] < 1.2 / other["devices"]  # biases are copied
     else:
       assert other["share"] == 1.0
   assert one["whole"] > 0

@@ -65,6 +65,7 @@ def rows_of(out):
     "frontier",
     "search",
     "demo",
+    "bench_distill",
     "bench_overhead",
     "bench_sample",
     "bench_search",

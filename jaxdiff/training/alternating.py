@@ -13,8 +13,10 @@ own parameters alone: no stop_gradient is needed to keep them off the others'.
 Five steps of a fake score and one of a generator are one jitted function with
 donated state; the inner steps are a scan, so their number does not lengthen the
 program. Step j of player i draws from fold_in(fold_in(fold_in(key, step), i),
-j). An update in which any loss or gradient is not finite changes nothing but
-the step.
+j). A step whose loss or gradient is not finite moves nothing; averages and
+memory then stand still too, and the update counts as skipped. (To take back the
+other players' steps as well, their old parameters would have to be kept until
+the last one has moved: as much memory again.)
 
 The state is training's: `params` are the main player's, `loss_params` those of
 the others, which end with the training, under their names, and "memory".
@@ -232,27 +234,25 @@ def make_update(
       params = params | {name: own}
       metrics |= {f"{prefix[name]}{k}": v for k, v in said.items()}
     if remember is not None:
-      memory = _remembered(memory, remember(memory, metrics, view()))
+      said = _remembered(memory, remember(memory, metrics, view()))
+      memory = _where(finite, said, memory)
     others = {n: params[n] for n in state.loss_params or {} if n != MEMORY}
     squares = {n: squares[n] for n in (main, *others)}
     if memory:
       others[MEMORY] = memory
       squares[MEMORY] = jax.tree.map(lambda v: jnp.zeros(()), memory)
     k = state.step.astype(jnp.float32) + 1.0
+    mean = lambda p, old: _where(
+      finite, emas.average(p, k, old, params[main]), old
+    )
     after = state._replace(
+      step=state.step + 1,
       params=params[main],
       opt_state=opt_state,
-      ema_params=emas.average(profile, k, state.ema_params, params[main]),
+      ema_params=mean(profile, state.ema_params),
       loss_params=others if others else state.loss_params,
-      averages=tuple(
-        emas.average(p, k, mean, params[main])
-        for p, mean in zip(averages, state.averages, strict=True)
-      ),
+      averages=tuple(map(mean, averages, state.averages)),
     )
-    keep = lambda new, old: jnp.where(finite, new, old)
-    after = jax.tree.map(
-      keep, after._replace(key=()), state._replace(key=())
-    )._replace(step=state.step + 1, key=state.key)
     rest = {n: v for n, v in squares.items() if n != main}
     leaves = jax.tree.leaves(states.trained(squares[main], rest))
     metrics |= dict(
@@ -294,11 +294,13 @@ def _play(player, key, params, opt_state, nets, batch, step, gather):
     if player.clip_norm is not None:
       clip = optax.clip_by_global_norm(player.clip_norm)
       grads, _ = clip.update(grads, clip.init(params))
-    changes, opt_state = player.optimizer.update(grads, opt_state, params)
-    params = optax.apply_updates(params, changes)
+    changes, slots = player.optimizer.update(grads, opt_state, params)
+    new = optax.apply_updates(params, changes)
     if player.project is not None:
-      params = player.project(params)
-    return (params, opt_state), (
+      new = player.project(new)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    after = _where(finite, (new, slots), (params, opt_state))
+    return after, (
       said | dict(loss=value, grad_norm=norm),
       squares,
     )
@@ -325,6 +327,10 @@ def _play(player, key, params, opt_state, nets, batch, step, gather):
   (params, opt_state), (said, squares) = jax.lax.cond(moves, play, rest, carry)
   said = said | dict(moved=moves.astype(jnp.float32))
   return params, opt_state, said, squares
+
+
+def _where(condition, new, old):
+  return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 def _remembered(old, new):
