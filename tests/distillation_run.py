@@ -73,8 +73,12 @@ def method(key, **options):
     "loss": 0.9 * memory["loss"] + 0.1 * metrics["loss"],
     "updates": memory["updates"] + 1,
   }
-  memory = {"loss": 0.0, "updates": 0}
-  return dataclasses.replace(found, memory=memory, remember=remember)
+  return dataclasses.replace(
+    found,
+    memory={"loss": 0.0, "updates": 0},
+    remember=remember,
+    frozen=found.frozen | {"table": np.zeros((64, 64), np.float32)},
+  )
 
 
 def batches():
@@ -110,7 +114,7 @@ def on_mesh(devices, sharded, updates=3):
       state, metrics = program(update.frozen, state, batch)
       values.append([float(metrics[name]) for name in update.losses])
       assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
-  leaves = jax.tree.leaves(state._replace(key=()))
+  leaves = jax.tree.leaves((state._replace(key=()), update.frozen))
   held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
   return dict(
     devices=devices,

@@ -170,8 +170,9 @@ def make_update(
     averages: profiles of `state.averages`.
     remember: remember(memory, metrics, nets) -> memory, after the players.
     prepare: prepare(batch) -> batch, on the device before anything else.
-    shardings: (of the state, of the batch) on a mesh. What is split of the
-      state is gathered where a loss looks at it: the batch stays split.
+    shardings: (of the state, of the batch) on a mesh. If the state is split,
+      so are the frozen models, and whatever a loss looks at is gathered for it:
+      the batch stays split.
 
   Raises:
     ValueError: for a name that is taken; if `ema` is outside [0, 1); in the
@@ -202,7 +203,7 @@ def make_update(
 
   def update(arrays, state: TrainState, batch) -> tuple[TrainState, dict]:
     states.check_averages(state, averages)
-    frozen = tree.combine(arrays, static)
+    frozen = tree.combine(gather(arrays), static)
     batch = batch if prepare is None else prepare(batch)
     batch = _numbered(batch, shardings)
     key = jax.random.fold_in(state.key, state.step)
@@ -275,9 +276,11 @@ def make_update(
     in_shardings=(None, state_sharding, batch_sharding),
     out_shardings=(state_sharding, None),
   )
-  mesh = batch_sharding.mesh
-  arrays = jax.device_put(arrays, parallel.replicated(mesh))
-  return Update(program, arrays, losses)
+  layout = everywhere
+  if not all(s.is_fully_replicated for s in jax.tree.leaves(state_sharding)):
+    shapes = jax.eval_shape(lambda: arrays)
+    layout = parallel.fully_sharded(shapes, batch_sharding.mesh)
+  return Update(program, jax.device_put(arrays, layout), losses)
 
 
 def _play(player, key, params, opt_state, nets, batch, step, gather):

@@ -27,11 +27,11 @@ class Guard:
   """When a run counts as diverged.
 
   A loss, "loss" or ".../loss", that between two reports is on average more than
-  `factor` times its median magnitude in the first `reports` reports that have
-  one, and than `factor` times `least`. (Losses of distillation rise and fall as
-  their networks take turns, and may begin near 0; a thousandfold is no longer
-  that.) What the first reports said is kept with the checkpoints: a run that
-  goes on is measured by how it began.
+  `factor` times the median magnitude of its first `reports` reports, and than
+  `factor` times `least`. (Losses of distillation rise and fall as their
+  networks take turns, and may begin near 0; a thousandfold is no longer that.)
+  The first reports are kept with the checkpoints: a run that goes on is
+  measured by how it began.
   """
 
   factor: float = 1000.0
@@ -222,7 +222,7 @@ def train(
 
 def _check_divergence(
   guard: Guard,
-  usual: dict[str, tuple[float, int]],
+  usual: dict[str, list[float]],
   held: list[dict[str, Any]],
   losses: tuple[str, ...],
   step: int,
@@ -232,7 +232,7 @@ def _check_divergence(
 
   Args:
     guard: what that means.
-    usual: by loss its magnitudes in the first reports.
+    usual: magnitudes of the first reports, by loss.
     held: metrics of the updates since the last report, `step` + 1, ...
     losses: names of the losses.
     step: that of the last report.
@@ -244,17 +244,16 @@ def _check_divergence(
     size = abs(latest.get(name, np.nan))
     if np.isnan(size):  # its player rested
       continue
-    sizes = usual.get(name, [])
-    middle = float(np.median(sizes)) if sizes else 0.0
+    first = usual.get(name, [])
+    middle = float(np.median(first)) if first else np.inf
     bound = guard.factor * max(guard.least, middle)
-    if sizes and size > bound:
-      first = next(
-        (i for i, m in enumerate(held) if bound < abs(m[name]) < np.inf), 0
-      )
+    if size > bound:
+      beyond = (bound < abs(m[name]) < np.inf for m in held)
+      since = step + 1 + next((i for i, far in enumerate(beyond) if far), 0)
       good = None if checkpoints is None else checkpoints.latest()
       raise FloatingPointError(
         f"{name} diverged: {latest[name]:.4g} on average in updates {step + 1}"
-        f" to {step + len(held)}, first in update {step + 1 + first}, after"
+        f" to {step + len(held)}, first in update {since}, after"
         f" {middle:.4g} in the first reports. Lower the learning rate,"
         " or clip the gradient"
         + (
@@ -263,8 +262,8 @@ def _check_divergence(
           else ""
         )
       )
-    if len(sizes) < guard.reports:
-      usual[name] = [*sizes, float(size)]
+    if len(first) < guard.reports:
+      usual[name] = [*first, size]
 
 
 def _leaf_names(tree: Any) -> list[str]:
