@@ -109,7 +109,9 @@ def _map_of_gaussian(process, variance, jumps=False):
 def test_every_process_is_a_turn_by_an_angle(name, x64):
   process = PROCESSES[name]
   x, t = _points(process)
-  pair = TEACHER.distribution.predict(x, process.alpha(t), process.sigma(t))
+  eps = jnp.sin(5.0 * x)
+  x0 = (x - process.sigma(t)[:, None] * eps) / process.alpha(t)[:, None]
+  pair = Prediction(x0, eps)
   cos, sin = trigflow.turn(process, t, D)
   a = trigflow.angle(process, t, D)
   np.testing.assert_allclose(cos, np.cos(a), rtol=1e-12)
@@ -127,19 +129,17 @@ def test_every_process_is_a_turn_by_an_angle(name, x64):
 
 
 def test_models_carried_between_flow_trig_and_edm_agree(x64):
-  names = ("edm", "flow", "trig")
   levels = np.geomspace(0.05, 10.0, 6)
   z = jax.random.normal(jax.random.key(0), (6, 2), jnp.float64)
-  for own in names:
+  for own, other in (("edm", "flow"), ("flow", "trig"), ("trig", "edm")):
     model = oracles.exact(oracles.g2(), PROCESSES[own])
-    for other in names:
-      process = PROCESSES[other]
-      t = jnp.asarray(process.time_at(levels))
-      x = jnp.hypot(process.alpha(t), process.sigma(t))[:, None] * z
-      told = trigflow.under(model, process)(x, t)
-      exact = oracles.exact(oracles.g2(), process)(x, t)
-      np.testing.assert_allclose(told.x0, exact.x0, rtol=1e-9, atol=1e-12)
-      np.testing.assert_allclose(told.eps, exact.eps, rtol=1e-9, atol=1e-12)
+    process = PROCESSES[other]
+    t = jnp.asarray(process.time_at(levels))
+    x = jnp.hypot(process.alpha(t), process.sigma(t))[:, None] * z
+    told = trigflow.under(model, process)(x, t)
+    exact = oracles.exact(oracles.g2(), process)(x, t)
+    np.testing.assert_allclose(told.x0, exact.x0, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(told.eps, exact.eps, rtol=1e-9, atol=1e-12)
 
 
 def test_the_process_of_trigflow_is_consistent(x64):
@@ -162,9 +162,8 @@ def test_the_velocity_of_trigflow_is_finite_at_both_ends():
   pair = Prediction(jnp.ones((2, 1)), jnp.full((2, 1), 2.0))
   v = trigflow.velocity(flow, pair, jnp.asarray([0.0, 1.0]), D)
   np.testing.assert_allclose(v[:, 0], [2.0 * D, -1.0], rtol=1e-6)
-  field = trigflow.field(TEACHER, D)
-  noise = jnp.ones((1, 2))
-  assert np.isfinite(field(noise, jnp.asarray([math.pi / 2]))).all()
+  field = trigflow.field(lambda x, t: Prediction(0.0 * x, x), D, EDM)
+  assert np.isfinite(field(jnp.ones((1, 2)), jnp.asarray([math.pi / 2]))).all()
 
 
 def test_bad_angles_and_scales_are_refused():
@@ -198,14 +197,13 @@ def test_the_derivative_is_that_along_the_trajectory(name, x64):
   at = lambda s: field(oracles.flow_map(law, x, ends(t), ends(s)), s)
   h = 1e-5 * process.t_min
   slope = (at(t + h) - at(t - h)) / (2 * h)
-  for clock in (tangents.log_noise_rate, tangents.flow_rate):
-    rate = clock(process, t)
-    for mode, tolerance in (("exact", 2e-5), ("finite_difference", 2e-5)):
-      value, found = tangents.along_ode(field, process, x, t, pair, rate, mode)
-      expected = rate[:, None] * slope
-      np.testing.assert_allclose(value, field(x, t), rtol=1e-12)
-      error = abs(found - expected).max() / abs(expected).max()
-      assert float(error) < tolerance, (clock, mode)
+  for mode in ("exact", "finite_difference"):
+    rate = tangents.log_noise_rate(process, t)
+    value, found = tangents.along_ode(field, process, x, t, pair, rate, mode)
+    expected = rate[:, None] * slope
+    np.testing.assert_allclose(value, field(x, t), rtol=1e-12)
+    error = abs(found - expected).max() / abs(expected).max()
+    assert float(error) < 1e-6, mode
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -276,15 +274,16 @@ def test_the_velocity_of_the_data_is_the_teachers_in_the_mean(x64):
   law = oracles.mixture(np.asarray([[1.0], [-1.0]]), [0.0, 0.0], [0.3, 0.7])
   x = jnp.asarray([[0.2], [-1.1], [3.0]])
   t = jnp.asarray([0.7, 1.5, 6.0])
-  mean = oracles.exact(law, EDM)(x, t)
-  module = _map_of_gaussian(EDM, 0.8)
-  _, expected = tangent(module, x, t, mean)
-  up = 0.5 * (1.0 + mean.x0)  # the odds of +1
-  total = 0.0
-  for x0, odds in ((1.0, up), (-1.0, 1.0 - up)):
-    pair = Prediction(jnp.full_like(x, x0), (x - x0) / t[:, None])
-    total += odds * tangent(module, x, t, pair)[1]
-  np.testing.assert_allclose(total, expected, rtol=1e-11, atol=1e-12)
+  mean = oracles.exact(law, EDM)(x, t).x0
+  x0 = jnp.concatenate([mean, jnp.ones_like(x), -jnp.ones_like(x)])
+  x, t = jnp.tile(x, (3, 1)), jnp.tile(t, 3)
+  pair = Prediction(x0, (x - x0) / t[:, None])
+  _, g = tangent(_map_of_gaussian(EDM, 0.8), x, t, pair)
+  expected, above, below = g.reshape(3, 3, 1)
+  odds = 0.5 * (1.0 + mean)  # of +1
+  np.testing.assert_allclose(
+    odds * above + (1.0 - odds) * below, expected, rtol=1e-11, atol=1e-12
+  )
 
 
 def test_without_warm_up_the_student_learns_the_teachers_velocity(x64):
@@ -346,12 +345,10 @@ def test_a_sample_whose_tangent_is_not_finite_is_left_out():
     bad = (jnp.arange(len(x)) == 0)[:, None]
     return Prediction(jnp.where(bad, jnp.nan, pair.x0), pair.eps)
 
-  make = lambda teacher: distillation.scm(teacher, _student(), optimizer=SGD)
-  (value, _), grads = _grads(make(broken), jax.random.key(0))
-  assert np.isfinite(value)
+  method = distillation.scm(broken, _student(), optimizer=SGD)
+  (value, _), grads = _grads(method, jax.random.key(0))
+  assert 0 < float(value) < 7 / 8 / 2  # |step|^2 < 1 of seven samples of two
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-  (whole, _), _ = _grads(make(TEACHER), jax.random.key(0))
-  assert float(value) < float(whole)
 
 
 @pytest.mark.slow
@@ -377,11 +374,10 @@ def test_rcm_without_matching_is_scm_bitwise():
   one = distillation.scm(TEACHER, _student(), **options)
   two = distillation.rcm(TEACHER, _student(), dmd_weight=0.0, **options)
   assert set(two.players) == {"student"}
-  for step in (3, 10**4):
-    (value, _), grads = _grads(one, jax.random.key(0), step)
-    (same, _), other = _grads(two, jax.random.key(0), step)
-    assert float(value) == float(same)
-    jax.tree.map(np.testing.assert_array_equal, grads, other)
+  (value, _), grads = _grads(one, jax.random.key(0), 30)
+  (same, _), other = _grads(two, jax.random.key(0), 30)
+  assert float(value) == float(same)
+  jax.tree.map(np.testing.assert_array_equal, grads, other)
 
 
 def test_rcm_without_consistency_is_dmd_after_its_warm_up():
@@ -474,7 +470,9 @@ def test_the_mean_velocity_of_a_gaussian_keeps_the_identity(name, x64):
   np.testing.assert_allclose(u, pair.eps - pair.x0 - less, atol=1e-9)
 
 
-@pytest.mark.parametrize("velocity", ["teacher", "data"])
+@pytest.mark.parametrize(
+  "velocity", ["teacher", pytest.param("data", marks=pytest.mark.slow)]
+)
 def test_mean_flow_without_jumps_is_flow_matching(velocity):
   process = PROCESSES["flow"]
   student = _student(process, jumps=True, prediction="flow")
@@ -661,14 +659,8 @@ def test_attention_by_blocks_has_the_values_tangents_and_gradients():
     attention.attend(*args, "flash")
 
 
-@pytest.mark.parametrize(
-  "which",
-  [
-    "blocks",
-    pytest.param("xla", marks=pytest.mark.slow),
-    pytest.param("unet", marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["xla", "blocks", "unet"])
 def test_attention_layers_go_through_jvp(which, x64):
   """Against central differences, in float64."""
   if which == "unet":
