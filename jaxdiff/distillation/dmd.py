@@ -88,8 +88,9 @@ def dmd(
 
   def loss(key, params, nets, batch):
     draw_key, match_key, gan_key = _keys(key)
-    model, score = with_params(student, params), nets["fake"]["score"]
-    other = with_params(fake, score)
+    model = with_params(student, params)
+    others = jax.lax.stop_gradient(nets["fake"])
+    other = with_params(fake, others["score"])
     x = generator(draw_key, model, batch)
     value = matching(match_key, x, nets["teacher"], other, times, batch)
     said = {"matching": value}
@@ -98,7 +99,7 @@ def dmd(
       value = value + regression * said["regression"]
     if adversary is not None:
       said["adversarial"] = adversaries.generator_loss(
-        gan_key, adversary, other, nets["fake"]["head"], x, batch
+        gan_key, adversary, other, others["head"], x, batch
       )
       value = value + said["adversarial"]
     return value, said
@@ -106,6 +107,7 @@ def dmd(
   def fake_loss(key, params, nets, batch):
     draw_key, noise_key, gan_key = _keys(key)
     x = generator(draw_key, with_params(student, nets["student"]), batch)
+    x = jax.lax.stop_gradient(x)
     value, _ = denoise(noise_key, params["score"], {**batch, "image": x})
     said = {"denoising": value}
     if adversary is not None:

@@ -162,6 +162,7 @@ def phased_dmd(
     time_key, noise_key, _ = jax.random.split(match_key, 3)
     k = now(nets["step"])
     x, _, s = roll_out(draw_key, nets["student"], nets["ema"], k, batch)
+    x = jax.lax.stop_gradient(x)
     t = draw_times(time_key, len(x), k)
     e = process.noise.draw(noise_key, x)
     x_t = further(process, x, e, s, t)
