@@ -21,6 +21,8 @@ class MLP(nn.Module):
       structure.
     num_classes: number of classes, 0 for none; label `num_classes` is null.
     dtype: of the computation (parameters are float32); None is that of x.
+    residual: whether x is added to the answer: a map that begins as the
+      identity.
   """
 
   features: tuple[int, ...] = (128, 128, 128)
@@ -28,6 +30,7 @@ class MLP(nn.Module):
   gain: float = 1.0
   num_classes: int = 0
   dtype: Any = None
+  residual: bool = False
 
   @nn.compact
   def __call__(
@@ -42,7 +45,8 @@ class MLP(nn.Module):
     h = jnp.concatenate([x_in, emb.astype(dtype)], axis=-1)
     for width in self.features:
       h = nn.silu(nn.Dense(width, dtype=dtype)(h))
-    return _out(h, x, dtype)
+    out = _out(h, x, dtype)
+    return x + out if self.residual else out
 
 
 class ResidualMLP(nn.Module):
