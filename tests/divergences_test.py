@@ -354,6 +354,16 @@ def test_maps_are_applied_again_and_again():
   np.testing.assert_allclose(double, 2.0 * rms, rtol=1e-6)
 
 
+def test_maps_begin_as_the_identity():
+  module = networks.MLP(features=(8,), embedding=8, residual=True)
+  x = _batch()["image"]
+  params = module.init(jax.random.key(0), x, jnp.zeros(6))["params"]
+  student = denoisers.from_linen(
+    module, params, EDM, prediction="x0", time="none"
+  )
+  np.testing.assert_array_equal(distillation.project(student, x, 3), x)
+
+
 def test_any_table_runs_a_map():
   student = _map(MATRIX)
   model, table = distillation.sampler(student, np.asarray([2.0, 0.0]))

@@ -70,7 +70,7 @@ LIMITS = (
   " idem alone never leave the identity is a test, not a measurement."
 )
 
-_STEPS = 2000
+_STEPS, _FAKE_STEPS = 2000, 3
 _SIGMA_IN = 2.0
 
 
@@ -91,13 +91,17 @@ def untrained(seed: int) -> Any:
 
 def train(seed: int, **options: Any) -> Any:
   """Returns a map after 2000 updates; the options are those of `sign`."""
-  adam = optax.adam(optax.cosine_decay_schedule(1e-3, _STEPS), b1=0.0, b2=0.99)
+  adam = lambda rate, steps: optax.adam(
+    optax.cosine_decay_schedule(rate, steps), b1=0.0, b2=0.99
+  )
   times = losses.times.uniform_log_snr(processes.edm(0.02, 5.0))
   method = distillation.sign(
     _grid.teacher(),
     untrained(seed),
-    optimizer=adam,
+    optimizer=adam(1e-3, _STEPS),
     fake=_grid.warm(seed),
+    fake_optimizer=adam(2e-3, _FAKE_STEPS * _STEPS),  # it counts its own steps
+    fake_steps=_FAKE_STEPS,
     times=times,
     sigma_in=_SIGMA_IN,
     **options,

@@ -1,18 +1,18 @@
 r"""Score identity distillation: SiD.
 
-The Fisher divergence E |delta|^2 estimated twice. The plain estimate puts the
-fake score in the place of the student's own and is biased by its error; the
-other one rids itself of the square by the projection identity (`implicit`).
-SiD takes one minus alpha times the first, in units of half the divergence's
-weight:
+The Fisher divergence E |delta|^2 of noised student and teacher has two
+estimates: |delta|^2 itself, with the fake score in the place of the student's
+own, and delta . (D_teacher - x0), which by the projection identity (`implicit`)
+is right in one factor whatever the fake score is. SiD takes the second less
+alpha times the first:
 
-  loss = E w (delta . (D_fake - x0) + (1 - alpha) |delta|^2)
-       = E w delta . ((D_teacher - x0) - alpha delta),
+  loss = E w delta . ((D_teacher - x0) - alpha delta)
+       = E w (delta . (D_fake - x0) + (1 - alpha) |delta|^2),
   delta = D_teacher(x_t) - D_fake(x_t),   w = 1 / sg(mean |x0 - D_teacher|).
 
 alpha = 1 is SIM of the squared distance; 1.2 is the authors' choice. Gradients
 run through x_t. Reference: Zhou et al. (2024),
-https://arxiv.org/abs/2404.04057, eq. 23 and algorithm 1.
+https://arxiv.org/abs/2404.04057, section 3 and algorithm 1.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def objective(
   """Returns what `implicit.matching` makes the loss of SiD of.
 
   Args:
-    alpha: share of the implicit estimate.
+    alpha: how much of the plain estimate is taken off.
     weighting: as in `implicit.weight`.
 
   Raises:
@@ -70,8 +70,8 @@ def sid(
     teacher: as in `sim`, and so are all arguments that are not named here.
     student: a Denoiser, which begins as a copy of the teacher.
     optimizer: of the student; Adam with b1=0 is usual.
-    alpha: 1 is the implicit estimate, more than 1 leans against the fake
-      score's error; 1.2 is usual, 0.5 to 1.2 work.
+    alpha: how much of the plain estimate is taken off the other; 1 is the
+      gradient of the divergence, 1.2 the authors' choice, 0.5 to 1.2 work.
     weighting: "adaptive", "uniform", or a function of the log-SNR.
     fake: the fake denoiser before the first step.
     fake_optimizer: its optimizer.

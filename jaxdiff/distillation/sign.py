@@ -31,7 +31,7 @@ its calls. The teacher's process may be any; its x_t / alpha goes into f.
 The terms and what carries gradients are those of Zaman et al. (2025),
 https://arxiv.org/abs/2509.21470; weights and noise levels are ours, since the
 paper's could not be recovered. IGN: Shocher et al. (2023),
-https://arxiv.org/abs/2311.01462, eq. 5 to 8, whose tight term is kept smaller
+https://arxiv.org/abs/2311.01462, section 2, whose tight term is kept smaller
 than `tight_limit` rec by a tanh.
 """
 
