@@ -182,15 +182,21 @@ def test_the_players_are_the_objective_and_denoising_of_samples():
   draw, match = jax.random.split(key)
   x0 = generators.one_step(VP, implicit.start(student))(draw, student, batch)
   times = losses.times.uniform_log_snr(VP)
-  expected, _ = implicit.matching(
-    match, x0, teacher, fake, times, batch, sid.objective()
+  play = lambda name, params: jax.jit(method.players[name].loss)(
+    key, params, nets, batch
   )
-  own, said = method.players["student"].loss(key, student.params, nets, batch)
+  own, said = play("student", student.params)
+  expected, _ = jax.jit(
+    lambda x0: implicit.matching(
+      match, x0, teacher, fake, times, batch, sid.objective()
+    )
+  )(x0)
   assert float(own) == pytest.approx(float(expected), rel=1e-5)
   assert float(said["delta"]) > 0
-  denoising = losses.denoising(fake)
-  expected, _ = denoising(match, fake.params, batch | {"image": x0})
-  own, _ = method.players["fake"].loss(key, fake.params, nets, batch)
+  own, _ = play("fake", fake.params)
+  expected, _ = jax.jit(losses.denoising(fake))(
+    match, fake.params, batch | {"image": x0}
+  )
   assert float(own) == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -2,7 +2,7 @@
 
 f is an MLP 3 x 128 of x alone, data plus noise of standard deviation 2. SIGN
 has the exact teacher and a fake denoiser that begins as the network which
-imitated it; 2000 updates of 512, three fake steps each, learning rates 1e-3
+imitated it; 2400 updates of 512, three fake steps each, learning rates 1e-3
 with a cosine schedule. IGN has the same map and as many updates, with the
 weights of its paper and its tight term as it is, or kept below 1.5 rec.
 """
@@ -70,7 +70,7 @@ LIMITS = (
   " idem alone never leave the identity is a test, not a measurement."
 )
 
-_STEPS, _FAKE_STEPS = 2000, 3
+_STEPS, _FAKE_STEPS = 2400, 3
 _SIGMA_IN = 2.0
 
 
@@ -90,7 +90,7 @@ def untrained(seed: int) -> Any:
 
 
 def train(seed: int, **options: Any) -> Any:
-  """Returns a map after 2000 updates; the options are those of `sign`."""
+  """Returns a map after 2400 updates; the options are those of `sign`."""
   adam = lambda rate, steps: optax.adam(
     optax.cosine_decay_schedule(rate, steps), b1=0.0, b2=0.99
   )
