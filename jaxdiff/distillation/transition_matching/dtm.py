@@ -7,8 +7,8 @@ On the linear process X_t = (1 - tau) X_0 + tau X_T, tau = t / T,
 E[Y | X_t] is the velocity of flow matching: with its mean alone a transition is
 a step of Euler's method. With the whole law of Y, of all tokens together, X_t
 has the right marginal for every T, T = 1 included: q(X_{t+1} | X_t) is what is
-drawn. The variance of the T draws is O(1 / T) in the end, and the path tends to
-that of the ODE.
+drawn. T draws of size 1 / T add a variance of O(1 / T): with many transitions
+the path tends to that of the ODE.
 
 The head draws every token by itself, given X_t. This factorised kernel is exact
 if one token is the whole state, and in the limit of many transitions.

@@ -1,0 +1,306 @@
+"""Kernels that are distributions: the 25-mode grid exactly and learned, digits.
+
+A: exact kernels, nothing learned. B: on the grid an MLP 3 x 128 with a head 3 x
+64 (DTM, T = 8) against the same MLP as a flow, both 3000 updates of 512. C:
+digits 8 x 8 as 16 tokens, a transformer 2 x 64 with a head 3 x 64 (DTM, FHTM-2
+and its T = 1, autoregression) and as a flow, 1200 updates of 128 each; Frechet
+distance in the first 20 principal components of the digits.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.evidence import _digits
+from experiments.evidence import _grid
+from experiments.evidence.report import at_most
+from experiments.evidence.report import reported
+from jaxdiff import data
+from jaxdiff import denoisers
+from jaxdiff import distillation
+from jaxdiff import losses
+from jaxdiff import metrics
+from jaxdiff import networks
+from jaxdiff import oracles
+from jaxdiff import processes
+from jaxdiff import sampling
+from jaxdiff import solvers
+from jaxdiff import training
+from jaxdiff.distillation.transition_matching import dtm
+
+TITLE = "Transition matching"
+CLAIM = (
+  "A few transitions that are drawn from their distribution, by a light head"
+  " on a heavy network, replace many Euler steps along its mean; and fully"
+  " causal models of a chain of two states are better than of one."
+)
+PAPER = "https://arxiv.org/abs/2506.23589"
+SEEDS = (0, 1, 2)
+BARS = (
+  at_most(
+    "joint",
+    0.04,
+    "grid, exact joint kernel: largest sliced W_2 for T = 1, 2, 4, 8",
+  ),
+  at_most(
+    "joint_2",
+    0.12,
+    "grid, exact joint kernel at T = 2: sliced W_2 over that of 2 Euler steps",
+  ),
+  at_most(
+    "factorised_falls",
+    1.0,
+    "diagonal of 5 modes, factorised kernel: largest ratio of sliced W_2 to"
+    " that of the next smaller T in 1, 2, 4, 8, 32",
+  ),
+  at_most(
+    "factorised",
+    1.0,
+    "the same: largest ratio to that of Euler at equal T = 4, 8, 32",
+  ),
+  at_most(
+    "learned",
+    0.06,
+    "grid, learned DTM, 8 transitions of 8 head steps: sliced W_2",
+  ),
+  at_most(
+    "learned_flow",
+    0.7,
+    "the same over that of a learned flow, 8 Euler steps, the same backbone",
+  ),
+  at_most(
+    "digits",
+    1.05,
+    "digits, DTM with 16 calls of the backbone: Frechet distance over that of"
+    " the flow with 64",
+  ),
+  at_most(
+    "causal",
+    0.95,
+    "digits, FHTM with two states: Frechet distance over that with one,"
+    " autoregression",
+  ),
+)
+REPORTED = (
+  *(
+    reported(f"{name}_{steps}", f"{what}, T = {steps}: sliced W_2")
+    for name, what in (
+      ("euler", "grid, Euler on the exact flow"),
+      ("diagonal", "diagonal, factorised kernel"),
+      ("diagonal_euler", "diagonal, Euler"),
+    )
+    for steps in (1, 2, 4, 8, 32)
+  ),
+  reported("floor", "sliced W_2 of two draws of the grid of this size"),
+  reported("flow_8", "grid, learned flow, 8 Euler steps: sliced W_2"),
+  reported("flow_64", "grid, learned flow, 64 Euler steps: sliced W_2"),
+  reported("learned_share", "grid, learned DTM: share of samples in a mode"),
+  reported("flow_share", "grid, learned flow, 8 steps: share in a mode"),
+  *(
+    reported(f"frechet_{name}", f"digits, {what}: Frechet distance")
+    for name, what in (
+      ("dtm", "DTM, T = 16"),
+      ("flow", "flow, 64 Euler steps"),
+      ("flow_16", "flow, 16 Euler steps"),
+      ("fhtm", "FHTM, T = 2"),
+      ("autoregression", "FHTM, T = 1"),
+    )
+  ),
+)
+LIMITS = (
+  "text-to-image, quality against wall-clock time and ARTM, which the tests"
+  " cover alone; the digits' networks are small and trained briefly."
+)
+
+_STEPS = (1, 2, 4, 8, 32)
+_FLOW = processes.rectified_flow(1e-3)
+_DIAGONAL = oracles.mixture(
+  np.linspace(-1.0, 1.0, 5)[:, None].repeat(2, axis=1), np.full(5, 0.05**2)
+)
+_TOKENS = dict(token=(2, 2, 1), width=64, depth=2, data_std=_digits.SIGMA_DATA)
+
+
+def _distance(seed, law, x):
+  key = jax.random.fold_in(jax.random.key(seed), 4)
+  truth, _ = law.sample(jax.random.fold_in(key, 0), len(x))
+  return float(
+    metrics.sliced_wasserstein(jax.random.fold_in(key, 1), x, truth, 256)
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _walk(key, kernel, steps):
+  x = jax.random.normal(jax.random.fold_in(key, 0), (_grid.SAMPLES, 2))
+  return dtm.walk(jax.random.fold_in(key, 1), kernel, x, steps)
+
+
+def exact(seed: int) -> dict[str, float]:
+  """Returns the numbers of part A."""
+  key = jax.random.fold_in(jax.random.key(seed), 5)
+
+  def curve(law, kernel):
+    return {n: _distance(seed, law, _walk(key, kernel, n)) for n in _STEPS}
+
+  joint = curve(_grid.LAW, dtm.exact_kernel(_grid.LAW))
+  euler = curve(_grid.LAW, dtm.mean_kernel(_grid.LAW))
+  apart = curve(_DIAGONAL, dtm.exact_kernel(_DIAGONAL, factorised=True))
+  diagonal = curve(_DIAGONAL, dtm.mean_kernel(_DIAGONAL))
+  again, _ = _grid.LAW.sample(jax.random.fold_in(key, 2), _grid.SAMPLES)
+  named = dict(euler=euler, diagonal=apart, diagonal_euler=diagonal)
+  pairs = zip(_STEPS, _STEPS[1:])
+  return dict(
+    joint=max(joint[n] for n in _STEPS[:-1]),
+    joint_2=joint[2] / euler[2],
+    factorised_falls=max(apart[b] / apart[a] for a, b in pairs),
+    factorised=max(apart[n] / diagonal[n] for n in (4, 8, 32)),
+    floor=_distance(seed, _grid.LAW, again),
+    **{f"{name}_{n}": c[n] for name, c in named.items() for n in _STEPS},
+  )
+
+
+def _adam(steps):
+  return optax.adam(optax.warmup_cosine_decay_schedule(0, 2e-3, 100, steps))
+
+
+def flow(
+  network: Any, shape: tuple[int, ...], batches: Any, seed: int, steps: int
+) -> denoisers.Denoiser:
+  """Returns the network trained by flow matching."""
+  key = jax.random.key(seed)
+  params = jax.jit(network.init)(key, jnp.zeros((1, *shape)), jnp.zeros(1))
+  model = denoisers.from_linen(
+    network, params["params"], _FLOW, prediction="flow", time="t"
+  )
+  loss = losses.denoising(
+    model, times=losses.times.uniform(_FLOW), weighting="output"
+  )
+  optimizer = _adam(steps)
+  state = training.train(
+    training.init_state(jax.random.fold_in(key, 1), model.params, optimizer),
+    training.make_update(loss, optimizer, ema=0.999),
+    batches,
+    steps=steps,
+    progress=False,
+  )
+  return distillation.with_params(model, state.ema_params)
+
+
+def chain(
+  shape: tuple[int, ...],
+  variant: str,
+  batches: Any,
+  seed: int,
+  updates: int,
+  **options: Any,
+) -> distillation.Transitions:
+  """Returns a chain trained by transition matching."""
+  key = jax.random.key(seed)
+  model = distillation.transitions(key, shape, variant, **options)
+  method = distillation.transition_matching(model, optimizer=_adam(updates))
+  state = training.train(
+    distillation.init_state(jax.random.fold_in(key, 1), method),
+    distillation.make_update(method),
+    batches,
+    steps=updates,
+    progress=False,
+  )
+  return method.finished(state)
+
+
+def euler(
+  model: denoisers.Denoiser,
+  shape: tuple[int, ...],
+  seed: int,
+  n: int,
+  size: int,
+) -> jax.Array:
+  """Returns samples of a flow by n Euler steps."""
+  key = jax.random.fold_in(jax.random.key(seed), 3)
+  x = jax.random.normal(jax.random.fold_in(key, 0), (size, *shape))
+  table = solvers.euler(_FLOW, np.linspace(1.0, 0.0, n + 1))
+  return sampling.sample(jax.random.fold_in(key, 1), model, table, x)
+
+
+def learned(seed: int, updates: int = 3000) -> dict[str, float]:
+  """Returns the numbers of part B."""
+  key = jax.random.fold_in(jax.random.key(seed), 6)
+  own = chain(
+    _grid.SHAPE,
+    "dtm",
+    _grid.batches(seed),
+    seed,
+    updates,
+    steps=8,
+    continuous=False,
+    width=128,
+    depth=3,
+    heads=0,
+    data_std=_grid.SIGMA_DATA,
+  )
+  other = flow(
+    networks.MLP(features=(128,) * 3),
+    _grid.SHAPE,
+    _grid.batches(seed),
+    seed,
+    updates,
+  )
+  drawn = distillation.sample_transitions(
+    key, own, _grid.SAMPLES, steps=8, head_steps=8
+  )
+  draw = lambda n: _grid.quality(
+    euler(other, _grid.SHAPE, seed, n, _grid.SAMPLES), seed
+  )
+  found, few = _grid.quality(drawn, seed), draw(8)
+  return dict(
+    learned=found["sw2"],
+    learned_flow=found["sw2"] / few["sw2"],
+    learned_share=found["share"],
+    flow_8=few["sw2"],
+    flow_64=draw(64)["sw2"],
+    flow_share=few["share"],
+  )
+
+
+def digits(seed: int, updates: int = 1200) -> dict[str, float]:
+  """Returns the numbers of part C."""
+  images = _digits.images()
+  batches = lambda: data.batches({"image": images}, 128, seed=seed)
+  shape, size = _digits.SHAPE, len(images)
+  flat = images.reshape(size, -1)
+  axes = np.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][:20]
+  features = lambda x: np.asarray(x).reshape(len(x), -1) @ axes.T
+  frechet = lambda x: float(
+    metrics.frechet_of_samples(features(x), features(images))
+  )
+  key = jax.random.fold_in(jax.random.key(seed), 7)
+
+  def drawn(variant, transitions, **options):
+    model = chain(
+      shape, variant, batches(), seed, updates, steps=transitions, **_TOKENS
+    )
+    return frechet(distillation.sample_transitions(key, model, size, **options))
+
+  other = flow(
+    networks.DiT(width=64, depth=2, heads=4), shape, batches(), seed, updates
+  )
+  many, few = (frechet(euler(other, shape, seed, n, size)) for n in (64, 16))
+  own = drawn("dtm", 16)
+  two, one = (drawn("fhtm", n) for n in (2, 1))
+  return dict(
+    digits=own / many,
+    causal=two / one,
+    frechet_dtm=own,
+    frechet_flow=many,
+    frechet_flow_16=few,
+    frechet_fhtm=two,
+    frechet_autoregression=one,
+  )
+
+
+def measure(seed: int) -> dict[str, float]:
+  """Returns the numbers of one seed of noise, networks and batches."""
+  return exact(seed) | learned(seed) | digits(seed)
