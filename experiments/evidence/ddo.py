@@ -42,7 +42,7 @@ CLAIM = (
   " likelihood ratio as the discriminator, gets better than by training on."
 )
 PAPER = "https://arxiv.org/abs/2503.01103"
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2)
 BARS = (
   at_most(
     "rounds",
@@ -85,7 +85,7 @@ REPORTED = (
     reported(
       f"doubled_{alpha:g}",
       f"grid, beta = 0.3, alpha = {alpha:g}: updates until sliced W_2 doubles"
-      " (800: it did not)",
+      " (400: it did not)",
     )
     for alpha in (1.0, 1.5, 2.0, 4.0)
   ),
@@ -97,7 +97,7 @@ LIMITS = (
 
 _MODES = 16
 _ALPHAS = (1.0, 1.5, 2.0, 4.0)
-_LIMIT = 800  # updates of the sweep of alpha
+_LIMIT = 400  # updates of the sweep of alpha
 
 
 def rounds(seed: int, beta: float) -> float:
@@ -225,7 +225,8 @@ def _denoising(model, seed, stage, steps, optimizer, on=None):
   for stop in range(200, steps + 1, 200):
     state = training.train(state, update, batches, steps=stop, progress=False)
     if on is not None:
-      on(distillation.with_params(model, state.ema_params))
+      params = jax.tree.map(jnp.copy, state.ema_params)  # the state is donated
+      on(distillation.with_params(model, params))
   return distillation.with_params(model, state.ema_params)
 
 

@@ -276,9 +276,11 @@ def rounds(
         steps=(j + 1) * steps // judgements,
         progress=False,
       )
-      scores.append(judge(method.finished(state)))
+      # a copy: the next updates take the state's memory
+      candidate = jax.tree.map(jnp.copy, method.finished(state))
+      scores.append(judge(candidate))
       if scores[-1] < score:
-        best, score = method.finished(state), scores[-1]
+        best, score = candidate, scores[-1]
     history.append(Round(start, tuple(scores)))
   return best, history
 
