@@ -42,9 +42,9 @@ class _Affine(nn.Module):
     return a[0] * x + a[1] * c + a[2] * y + a[3]
 
 
-def _model(process, seed=0, **options):
+def _model(process, seed=0, scale=0.3, **options):
   rng = np.random.default_rng(seed)
-  params = {"a": jnp.asarray(0.3 * rng.standard_normal(4), jnp.float32)}
+  params = {"a": jnp.asarray(scale * rng.standard_normal(4), jnp.float32)}
   module = _Affine(label_dim=int(process == PROCESS))
   return denoisers.from_linen(module, params, process, **options)
 
@@ -60,18 +60,23 @@ def _pairs(seed=0):
   return distillation.residuals(batch) | {"index": jnp.arange(6)}
 
 
-def _gradient(method, batch, key=None, memory=None):
-  """Returns (loss, gradient, metrics) of a method's student at its start."""
+def _gradient(
+  method, batch, key=None, memory=None, player="student", jit=jax.jit
+):
+  """Returns (loss, gradient, metrics) of a method's player at its start."""
   nets = {"student": method.student.params, **method.params, **method.frozen}
-  nets |= {"memory": memory or dict(method.memory), "step": jnp.asarray(0)}
-  loss = method.players["student"].loss
+  memory = memory or dict(method.memory)
+  arrays, static = tree.partition(nets | {"memory": memory})
+  loss = method.players[player].loss
   key = jax.random.key(3) if key is None else key
-  arrays, static = tree.partition(nets)
-  (value, said), grads = jax.jit(
-    lambda params, arrays: jax.value_and_grad(loss, argnums=1, has_aux=True)(
-      key, params, tree.combine(arrays, static), batch
-    )
-  )(method.student.params, arrays)
+
+  @jit
+  def gradient(params, arrays):
+    nets = tree.combine(arrays, static) | {"step": jnp.asarray(0)}
+    given = jax.value_and_grad(loss, argnums=1, has_aux=True)
+    return given(key, params, nets, batch)
+
+  (value, said), grads = gradient(nets[player], arrays)
   return value, grads, said
 
 
@@ -400,8 +405,9 @@ def test_restoration_is_checked():
     distillation.residuals({"image": _images(0), "degraded": _images(0)[:, :2]})
 
 
+@pytest.mark.slow
 def test_the_update_of_hf_diff_lowers_its_loss():
-  teacher, student = _model(PROCESS, 1), _model(PROCESS, 2)
+  teacher, student = _model(PROCESS, 1), _model(PROCESS, 2, scale=2.0)
   method = distillation.hf_diff(
     teacher,
     student,
@@ -409,16 +415,14 @@ def test_the_update_of_hf_diff_lowers_its_loss():
     features=_details(np.float32),
     embed=lambda x: x.reshape(len(x), -1),
     steps=2,
-    ema=0.9,
   )
   state = distillation.init_state(jax.random.key(0), method)
   update = distillation.make_update(method)
   seen = []
   for _ in range(60):
-    # one key and one batch: the loss is a number of the parameters alone
-    state, said = update(state._replace(key=jax.random.key(0)), _pairs())
-    seen.append(float(said["hf"]))
-  assert np.mean(seen[-20:]) < 0.9 * np.mean(seen[:5])
+    state, said = update(state, _pairs())
+    seen.append(float(said["loss"]))
+  assert np.mean(seen[-20:]) < 0.5 * np.mean(seen[:3])
   assert update.program._cache_size() == 1
 
 
@@ -464,7 +468,7 @@ def test_the_range_of_noise_follows_the_discrepancy():
 def test_times_stay_inside_their_part(clock):
   control = distillation.Control(clock=clock, everywhere=0.0)
   memory = dict(d_bar=jnp.asarray(0.5), d_0=1.0)
-  process = processes.vp_linear()
+  process = EDM if clock == "log_snr" else processes.vp_linear()
   ends = [
     CLOCKS[clock](process, part=(v, v))(jax.random.key(0), 1)[0]
     for v in (control.low, control.near + 0.5 * (control.far - control.near))
@@ -482,8 +486,7 @@ def test_times_stay_inside_their_part(clock):
 
 
 def test_constant_control_is_dmd_with_regression_bitwise():
-  teacher, student = _model(EDM, 1), _model(EDM, 2)
-  fake = _model(EDM, 4)
+  teacher, student, fake = (_model(EDM, i) for i in (1, 2, 4))
   shared = dict(optimizer=optax.adam(0.01), fake=fake, fake_steps=2)
   control = distillation.Control(
     power=0.0, everywhere=0.0, regression=(0.25, 0.25), matching=(1.0, 1.0)
@@ -492,35 +495,38 @@ def test_constant_control_is_dmd_with_regression_bitwise():
     teacher, student, t=1.0, control=control, **shared
   )
   generate = restored_at(1.0)
+  part = (control.low, np.float32(control.far))
+  times = losses.times.uniform_log_snr(EDM, part=part)
   plain = distillation.dmd(
-    teacher,
-    student,
-    generator=generate,
-    times=losses.times.uniform_log_snr(
-      EDM, part=(control.low, np.float32(control.far))
-    ),
-    **shared,
+    teacher, student, generator=generate, times=times, **shared
   )
-  own = plain.players["student"].loss
 
   def regressed(key, params, nets, batch):
-    x = generate(key, distillation.with_params(student, params), batch)
+    """DMD's loss of the samples, and the regression of the same samples."""
+    draw_key, match_key = jax.random.split(key)
+    model = distillation.with_params(student, params)
+    x = generate(draw_key, model, batch)
+    other = distillation.with_params(fake, nets["fake"])
     d = jnp.mean(jnp.square(x - batch["image"]))
-    return 0.25 * d + own(key, params, nets, batch)[0], {}
+    matching = distillation.dmd_loss(
+      match_key, x, nets["teacher"], other, times, batch
+    )
+    return 0.25 * d + matching, {}
 
-  plain = dataclasses.replace(
-    plain,
-    players=plain.players
-    | {"student": training.Player(regressed, shared["optimizer"])},
-  )
-  states = []
-  for one in (method, plain):
-    state = distillation.init_state(jax.random.key(0), one)
-    update = distillation.make_update(one)
-    for i in range(2):
-      state, _ = update(state, _noisy(i))
-    states.append((state.params, state.loss_params["fake"]))
-  jax.tree.map(np.testing.assert_array_equal, *states)
+  players = plain.players | {
+    "student": dataclasses.replace(method.players["student"], loss=regressed)
+  }
+  plain = dataclasses.replace(plain, players=players)
+  assert method.players["fake"].steps == plain.players["fake"].steps == 2
+  batch, memory = _noisy(), dict(d_bar=jnp.asarray(0.3), d_0=jnp.asarray(0.9))
+  for name in ("student", "fake"):
+    (one, mine, _), (other, theirs, _) = (
+      # eager: fused programs differ where one has a constant
+      _gradient(m, batch, memory=memory, player=name, jit=lambda f: f)
+      for m in (method, plain)
+    )
+    assert float(one) == float(other)
+    jax.tree.map(np.testing.assert_array_equal, mine, theirs)
 
 
 def test_equal_denoisers_leave_the_regression_alone():
@@ -568,14 +574,11 @@ def test_the_discrepancy_is_remembered_and_nothing_is_compiled_again():
   smoothed = 0.5 * (0.5 * seen[0] + 0.5 * seen[1]) + 0.5 * seen[2]
   assert float(memory["d_bar"]) == pytest.approx(smoothed, rel=1e-6)
   assert update.program._cache_size() == 1
-  model, table = distillation.sampler(method.finished(state), [1.0, 0.0])
-  x = _noisy()["degraded"]
-  np.testing.assert_allclose(
-    sampling.sample(jax.random.key(0), model, table, x),
-    model(x, 1.0).x0,
-    rtol=1e-5,
-    atol=1e-6,
-  )
+  _, table = distillation.sampler(method.finished(state), [1.0, 0.0])
+  assert table.nfe == 1  # x0 of the one call, and nothing else
+  np.testing.assert_array_equal(table.output, [[1.0, 0.0]])
+  np.testing.assert_array_equal(table.state, np.zeros((1, 2, 2)))
+  np.testing.assert_array_equal(table.history, np.ones((1, 2, 1)))
 
 
 def test_the_direction_of_two_gaussians_has_the_sign_of_the_error(x64):
@@ -594,6 +597,7 @@ def test_the_direction_of_two_gaussians_has_the_sign_of_the_error(x64):
     assert mean == pytest.approx(-(sigma**2) * m / (1 + sigma**2), abs=1e-10)
 
 
+@pytest.mark.slow
 def test_the_direction_is_right_at_small_noise_and_lost_at_large():
   rng = np.random.default_rng(0)
   law = oracles.mixture(3 * rng.standard_normal((4, 6)), [0.01] * 4)

@@ -196,9 +196,9 @@ def _teacher(seed, split):
   return dataclasses.replace(model, params=state.ema_params)
 
 
-def _student(seed, name, teacher, split):
+def _student(seed, name, teacher, split, control=None):
   """Returns (the student, where the control of its noise ended)."""
-  control = distillation.Control(rule="level")
+  control = control or distillation.Control(rule="level")
   if name == "fixed":
     control = distillation.Control(
       power=0.0, regression=(0.25, 0.25), matching=(1.0, 1.0)
