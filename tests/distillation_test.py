@@ -123,7 +123,7 @@ def test_memory_goes_from_update_to_update():
   state = alternating.init_state(
     jax.random.key(0),
     players,
-    {"student": jnp.asarray(2.0)},
+    {"student": jnp.full((), 2.0)},
     memory={"seen": 0.0},
   )
   update = alternating.make_update(

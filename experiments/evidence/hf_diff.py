@@ -3,9 +3,9 @@
 Grey patches 24 x 24 of two photographs, other columns to test; y is made by the
 means of 3 x 3 pixels with noise .02 (of a range of 2) and bicubic enlargement.
 ResShift with kappa = .5 on the coefficients of one orthonormal Haar step, 12 x
-12 x 4, which is the same process as in pixels at a quarter of the cost; `decode`
-goes back. A U-Net of width 24 on one level, 1500 updates of 32 for the teacher,
-400 of 16 for every student. The invertible network: 2 levels of 4 couplings of
+12 x 4: the same process as in pixels, at a quarter of the cost; `decode` goes
+back. A U-Net of width 24 on one level, 1500 updates of 32 for the teacher, 400
+of 16 for every student. The invertible network: 2 levels of 4 couplings of
 width 16, 300 steps of likelihood. The embedding: log energies of 12 Gabor
 filters in quarters of the patch, standardised.
 """

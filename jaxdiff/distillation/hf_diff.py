@@ -128,6 +128,7 @@ def fit_details(
   steps: int = 500,
   batch_size: int = 64,
   learning_rate: float = 1e-3,
+  noise: float = 0.01,
 ) -> Details:
   """Returns the details of an invertible network of most likely images x.
 
@@ -140,6 +141,8 @@ def fit_details(
     steps: of Adam; 0 leaves the wavelet transform.
     batch_size: images a step.
     learning_rate: its peak.
+    noise: standard deviation that is added to x: where images are flat, their
+      likelihood has no bound.
   """
   network = networks.Invertible(levels, couplings, width)
   params = jax.jit(network.init)(jax.random.fold_in(key, steps), x[:1])
@@ -148,6 +151,7 @@ def fit_details(
     return start
   log_prob = lambda p, x: dataclasses.replace(start, params=p).log_prob(x)
   size = tree.sample_size(x)
+  x = x + noise * tree.normal(jax.random.fold_in(key, steps + 1), x)
   params = training.maximum_likelihood(
     key,
     lambda p, x: log_prob(p, x) / size,

@@ -20,7 +20,7 @@ y, at the noise that the student itself finds for it. Every term is a mean over
 values, of weight 1. Further terms compare the one-step image with the true one
 (`hf_diff`).
 
-Reference: Wang et al. (2024), https://arxiv.org/abs/2311.14760, eq. 5 to 8.
+Reference: Wang et al. (2024), https://arxiv.org/abs/2311.14760, section 4.
 Departure: their network answers x_T itself at t = 0, as its x0; here the pair
 keeps alpha x0 + sigma eps = x there, and the answer is its eps. So the student
 predicts "edm", "v", "flow" or "eps", not "x0", whose eps is not known at t = 0.
