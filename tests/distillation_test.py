@@ -123,7 +123,7 @@ def test_memory_goes_from_update_to_update():
   state = alternating.init_state(
     jax.random.key(0),
     players,
-    {"student": jnp.full((), 2.0)},
+    {"student": jnp.full((), 2.0, jnp.float32)},
     memory={"seen": 0.0},
   )
   update = alternating.make_update(
