@@ -78,6 +78,9 @@ def _cases():
     ),
     "edm": Case(processes.edm(), one, lambda t: t),
     "flow": Case(processes.rectified_flow(), lambda t: 1 - t, lambda t: t),
+    "resshift": Case(
+      processes.resshift(), lambda t: 1 - t * t, lambda t: 2 * t
+    ),
     "pair": Case(
       processes.from_alpha_sigma(
         lambda t: jnp.cos(jnp.pi / 2 * t),
