@@ -9,7 +9,8 @@ halved, with noise .2, and brought back by ridge regression. The student, a
 residual MLP 2 x 128, enhances that in one call at sigma = .3. Teacher: the same
 network after 2000 updates of denoising. 1000 updates of 128 for every student,
 4 fake steps each; "noise" controls the noise alone, at the weights of the fixed
-range, "dynamic" the weights too, by the rule 4 sqrt(d). Measured on the other 397 digits, with 4 noises each.
+range, "dynamic" the weights too, by the rule 4 sqrt(d). Measured on the other
+397 digits, with 4 noises each.
 """
 
 import dataclasses
