@@ -323,16 +323,16 @@ class Experts:
   Attributes:
     params: parameters of all experts, leaves [K, ...].
     model: a Denoiser of one expert, without its parameters.
-    label: the condition of every sample, or None.
     bounds: K + 1 falling times.
+    label: the condition of every sample, or None.
   """
 
   params: Any
   model: Any
-  label: Any = None
   bounds: tuple[float, ...] = dataclasses.field(
     default=(), metadata={"static": True}
   )
+  label: Any = None
 
   @property
   def process(self) -> GaussianProcess:

@@ -6,9 +6,19 @@ of the fake score each, batches of 512. The derivative is then scaled by 0.9,
 which stands for one of low precision: sCM 4000 updates, rCM 2000.
 """
 
+import time
+
+import jax
+import numpy as np
+import optax
+
+from experiments.evidence import _grid
 from experiments.evidence.report import at_least
 from experiments.evidence.report import at_most
 from experiments.evidence.report import reported
+from jaxdiff import distillation
+from jaxdiff import losses
+from jaxdiff import metrics
 
 TITLE = "rCM"
 CLAIM = (

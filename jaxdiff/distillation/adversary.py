@@ -12,11 +12,9 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxdiff import checks
 from jaxdiff.distillation import discriminator
-from jaxdiff.distillation import generators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +56,9 @@ def init(key: jax.Array, adversary: Adversary, score: Any) -> Any:
   Raises:
     ValueError: if its network has no such layer; those it has are named.
   """
-  x = jnp.zeros((1, *adversary.shape))
-  h = jax.eval_shape(
-    lambda x: discriminator.features(
-      score, adversary.layer, x, score.process.t_max
-    ),
-    x,
+  return discriminator.head_params(
+    key, score, adversary.layer, adversary.shape, adversary.width
   )
-  head = discriminator.Head(adversary.width)
-  return jax.jit(head.init)(key, jnp.zeros(h.shape, h.dtype))["params"]
 
 
 def logits(
@@ -87,13 +79,16 @@ def logits(
     x: clean data or samples, like batch["image"].
     batch: labels and index of the samples.
   """
-  time_key, noise_key = jax.random.split(key)
-  t = adversary.times(time_key, x.shape[0])
-  x_t, _ = score.process.perturb(noise_key, x, t, batch.get("index"))
-  h = discriminator.features(
-    score, adversary.layer, x_t, t, *generators.label(batch)
+  return discriminator.logits(
+    key,
+    score,
+    head,
+    x,
+    batch,
+    layer=adversary.layer,
+    width=adversary.width,
+    times=adversary.times,
   )
-  return discriminator.Head(adversary.width).apply({"params": head}, h)
 
 
 def critic_loss(

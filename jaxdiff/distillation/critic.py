@@ -10,14 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff.distillation import discriminator
-from jaxdiff.distillation import generators
 from jaxdiff.distillation.students import with_params
 
 PyTree = Any
@@ -79,12 +77,7 @@ def make(
     ValueError: for a layer that there is not, or an unknown kind.
   """
   checks.one_of(kind, discriminator.KINDS, "the kind of adversarial loss")
-  read = lambda x: discriminator.features(
-    network, layer, x, network.process.t_max
-  )
-  found = jax.eval_shape(read, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-  init = jax.jit(discriminator.Head(width).init)
-  head = init(key, jnp.zeros(found.shape))["params"]
+  head = discriminator.head_params(key, network, layer, shape, width)
   times = times or losses.times.log_normal(network.process)
   return Critic(network, layer, head, width, kind, times, trained)
 
@@ -104,14 +97,16 @@ def logits(
   network = critic.network
   if critic.trained:
     network = with_params(network, params["network"])
-  time_key, noise_key = jax.random.split(key)
-  t = critic.times(time_key, x.shape[0])
-  noisy, _ = network.process.perturb(noise_key, x, t, batch.get("index"))
-  found = discriminator.features(
-    network, critic.layer, noisy, t, *generators.label(batch)
+  return discriminator.logits(
+    key,
+    network,
+    params["head"],
+    x,
+    batch,
+    layer=critic.layer,
+    width=critic.width,
+    times=critic.times,
   )
-  head = discriminator.Head(critic.width)
-  return head.apply({"params": params["head"]}, found)
 
 
 def player(

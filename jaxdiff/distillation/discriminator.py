@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff.distillation import generators
 
 KINDS = ("softplus", "hinge", "least_squares")
 
@@ -76,6 +77,57 @@ def features(
     )
   h = leaves[0]
   return jnp.mean(h, axis=tuple(range(1, h.ndim - 1))) if h.ndim > 2 else h
+
+
+def head_params(
+  key: jax.Array, network: Any, layer: str, shape: tuple[int, ...], width: int
+) -> Any:
+  """Returns the initial parameters of a head; it answers 0 to everything.
+
+  Args:
+    key: PRNG key.
+    network: a Denoiser of a Linen module.
+    layer: of it, whose features the head reads.
+    shape: of one sample.
+    width: of the head.
+
+  Raises:
+    ValueError: if the network has no such layer; those it has are named.
+  """
+  read = lambda x: features(network, layer, x, network.process.t_max)
+  found = jax.eval_shape(read, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+  init = jax.jit(Head(width).init)
+  return init(key, jnp.zeros(found.shape, found.dtype))["params"]
+
+
+def logits(
+  key: jax.Array,
+  network: Any,
+  head: Any,
+  x: jax.Array,
+  batch: Any,
+  *,
+  layer: str,
+  width: int,
+  times: Any,
+) -> jax.Array:
+  """Returns how real samples look when they are noised, f[batch].
+
+  Args:
+    key: of times and noise.
+    network: a Denoiser, with the parameters to use.
+    head: parameters of the head.
+    x: clean samples, like batch["image"].
+    batch: labels and index of the samples.
+    layer: of the network, whose features the head reads.
+    width: of the head.
+    times: a sampler of `losses.times`.
+  """
+  time_key, noise_key = jax.random.split(key)
+  t = times(time_key, x.shape[0])
+  noisy, _ = network.process.perturb(noise_key, x, t, batch.get("index"))
+  found = features(network, layer, noisy, t, *generators.label(batch))
+  return Head(width).apply({"params": head}, found)
 
 
 def discriminator_loss(
