@@ -731,3 +731,25 @@ def test_updates_with_labels_train_a_student_that_any_table_runs(
       jax.random.key(3), model, table, (4, 2, 1), process=process
     )
     assert np.isfinite(drawn).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_losses_are_finite_where_there_is_no_signal_left(name):
+  """At t = 1 a rectified flow has alpha = 0 and no finite log-SNR."""
+  process = processes.rectified_flow()
+  student = _student(process, jumps=name in ("mean_flow", "shortcut"))
+  ends = lambda key, n: jnp.where(jnp.arange(n) % 2, process.t_max, 0.3)
+  options = dict(dmd_times=ends) if name == "rcm" else {}
+  method = METHODS[name](
+    teacher=oracles.exact(oracles.g2(), process),
+    student=student,
+    optimizer=SGD,
+    times=ends,
+    **options,
+  )
+  for player in method.players:
+    (value, _), grads = _grads(method, jax.random.key(0), player=player)
+    assert np.isfinite(value), player
+    for leaf in jax.tree.leaves(grads):
+      assert np.isfinite(leaf).all(), player

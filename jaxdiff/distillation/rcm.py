@@ -123,12 +123,10 @@ def rcm(
       value = scm_weight * error.mean()
       metrics = metrics | dict(scm=error.mean())
     if dmd_weight > 0:
-      other = jax.lax.cond(
-        nets["step"] >= warmup,
-        lambda p: matching(jax.random.fold_in(key, 2), p, nets, batch),
-        lambda p: jnp.zeros((), value.dtype),
-        params,
-      )
+      match = lambda p: matching(jax.random.fold_in(key, 2), p, nets, batch)
+      kept = jax.eval_shape(match, params)
+      rest = lambda p: jnp.zeros(kept.shape, kept.dtype)
+      other = jax.lax.cond(nets["step"] >= warmup, match, rest, params)
       value = value + dmd_weight * other
       metrics = metrics | dict(dmd=other)
     return value, metrics
