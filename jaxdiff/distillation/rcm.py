@@ -25,6 +25,7 @@ the whole second part of the tangent, as in sCM (their code keeps more of it in
 the warm-up; the same at r = 1).
 """
 
+import math
 from typing import Any
 
 import jax
@@ -102,7 +103,7 @@ def rcm(
   if data is not None:
     trigflow.check_sigma_data(data, student.sigma_data)
   process = student.process
-  shift = float(jnp.log(student.sigma_data))
+  shift = math.log(student.sigma_data)
   drawn = lambda mean: losses.times.log_normal(process, mean + shift, 1.6)
   times = times or drawn(-0.8)
   dmd_times = dmd_times or drawn(0.0)
