@@ -489,7 +489,7 @@ def test_mean_flow_without_jumps_is_flow_matching(velocity):
   )
   key = jax.random.key(0)
   (value, _), grads = _grads(method, key)
-  time_key, _, _, noise_key = jax.random.split(key, 4)
+  *_, time_key, noise_key = jax.random.split(key, 5)
   t = times(time_key, 8)
   x, eps = process.perturb(noise_key, BATCH["image"], t)
   pair = teacher(x, t) if velocity == "teacher" else (BATCH["image"], eps)

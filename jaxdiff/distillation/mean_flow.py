@@ -81,17 +81,17 @@ def mean_flow(
   times = times or losses.times.log_normal(process, -0.4, 1.0)
 
   def loss(key, params, nets, batch):
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 5)
     x0 = batch["image"]
     size = x0.shape[0]
-    one = times(keys[0], size)
-    # by permutation: stratified draws of both would rise together
-    other = jax.random.permutation(keys[1], times(keys[2], size))
     jumping = round((1.0 - share) * size)
-    t = jnp.maximum(one, other)
-    t = jnp.where(jnp.arange(size) < jumping, t, one)
-    s = jnp.where(jnp.arange(size) < jumping, jnp.minimum(one, other), one)
-    x, eps = process.perturb(keys[3], x0, t, batch.get("index"))
+    one = times(keys[0], jumping)
+    # by permutation: stratified draws of both would rise together
+    other = jax.random.permutation(keys[1], times(keys[2], jumping))
+    still = times(keys[3], size - jumping)
+    t = jnp.concatenate([jnp.maximum(one, other), still])
+    s = jnp.concatenate([jnp.minimum(one, other), still])
+    x, eps = process.perturb(keys[4], x0, t, batch.get("index"))
     labels = generators.label(batch)
     pair = tangents.velocity_of(
       velocity, nets.get("teacher"), x, t, labels, Prediction(x0, eps)

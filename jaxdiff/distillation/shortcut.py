@@ -84,7 +84,7 @@ def shortcut(
     size = x0.shape[0]
     halved = max(1, round(share * size))
     t, m, s, last = lengths(keys[0], process, halved, levels)
-    plain = times(keys[1], size)[halved:]
+    plain = times(keys[1], size - halved)
     t = jnp.concatenate([t, plain])
     s = jnp.concatenate([s, plain])
     x, eps = process.perturb(keys[2], x0, t, batch.get("index"))
