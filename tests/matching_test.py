@@ -43,7 +43,7 @@ LOG_SNR = losses.times.uniform_log_snr
 
 def _model(process=EDM, module=None, prediction="edm", dtype=jnp.float32):
   """Returns a small network whose every parameter is random."""
-  module = module or networks.MLP(features=(8, 8), embedding=8)
+  module = module or networks.MLP(features=(8,), embedding=8)
   x, c = jnp.zeros((1, 2)), jnp.zeros(1)
   shapes = jax.eval_shape(module.init, KEY, x, c)["params"]
   rng = np.random.default_rng(0)
@@ -66,10 +66,17 @@ def _nets(method, **more):
   }
 
 
-def _gradient(method, player, nets=None, batch=BATCH, key=KEY):
-  nets = nets or _nets(method)
-  loss = lambda params: method.players[player].loss(key, params, nets, batch)[0]
-  return jax.grad(loss)(nets[player])
+def _gradients(method, player):
+  """Returns (nets, batch) -> gradient, one program."""
+
+  def loss(params, nets, batch):
+    return method.players[player].loss(KEY, params, nets, batch)[0]
+
+  return jax.jit(lambda n, b: jax.grad(loss)(n[player], n, b))
+
+
+def _gradient(method, player, nets=None):
+  return _gradients(method, player)(nets or _nets(method), BATCH)
 
 
 def _is_zero(tree):
@@ -79,6 +86,7 @@ def _is_zero(tree):
 # --- DMD and DMD2 -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dmds_regression_is_the_error_on_the_stored_pairs():
   teacher, student = oracles.exact(oracles.g2(), EDM), _model()
   noise = 20.0 * BATCH["image"]
@@ -99,12 +107,13 @@ def test_dmds_regression_is_the_error_on_the_stored_pairs():
     pairs(student, BATCH)
 
 
+@pytest.mark.slow
 def test_the_adversary_adds_its_weighted_terms_and_nothing_else():
   """A head of 0 costs 1 on data and 0, the generator 1, by least squares."""
   teacher, student = oracles.exact(oracles.g2(), EDM), _model()
   plain = distillation.dmd(teacher, student, optimizer=SGD)
   method = distillation.dmd2(
-    teacher, student, optimizer=SGD, shape=(2,), layer="Dense_1",
+    teacher, student, optimizer=SGD, shape=(2,), layer="Dense_0",
     kind="least_squares", weight=0.3, critic_weight=0.7,
   )  # fmt: skip
   for player, more in (("student", 0.3), ("fake", 0.7)):
@@ -135,24 +144,20 @@ def test_no_player_moves_another():
   """Losses reach the fake score through x_t or nets with no gradient."""
   teacher, student = oracles.exact(oracles.g2(), EDM), _model()
   method = distillation.presto(
-    teacher, student, optimizer=SGD, shape=(2,), layer="Dense_1"
+    teacher, student, optimizer=SGD, shape=(2,), layer="Dense_0"
   )
   nets = _nets(method)
   head = jax.tree.map(lambda p: p + 0.1, nets["fake"]["head"])
   nets = nets | {"fake": nets["fake"] | {"head": head}}
   generator, critic = (method.players[n].loss for n in ("student", "fake"))
-  to_fake = jax.grad(
-    lambda fake: generator(KEY, nets["student"], nets | {"fake": fake}, BATCH)[
-      0
-    ]
-  )(nets["fake"])
-  assert _is_zero(to_fake)
-  to_student = jax.grad(
-    lambda student: critic(
-      KEY, nets["fake"], nets | {"student": student}, BATCH
-    )[0]
-  )(nets["student"])
-  assert _is_zero(to_student)
+  to_fake = lambda fake: generator(
+    KEY, nets["student"], nets | {"fake": fake}, BATCH
+  )[0]
+  assert _is_zero(jax.jit(jax.grad(to_fake))(nets["fake"]))
+  to_student = lambda student: critic(
+    KEY, nets["fake"], nets | {"student": student}, BATCH
+  )[0]
+  assert _is_zero(jax.jit(jax.grad(to_student))(nets["student"]))
 
 
 # --- Presto -------------------------------------------------------------------
@@ -160,7 +165,7 @@ def test_no_player_moves_another():
 
 def test_a_fake_score_like_the_teacher_gives_no_gradient():
   student = _model()
-  options = dict(optimizer=SGD, shape=(2,), layer="Dense_1", weight=0.0)
+  options = dict(optimizer=SGD, shape=(2,), layer="Dense_0", weight=0.0)
   method = distillation.presto(student, student, **options)
   assert _is_zero(_gradient(method, "student"))
 
@@ -178,12 +183,13 @@ def test_guidance_of_one_is_the_teacher_and_two_that_of_cfg():
     distillation.guided(teacher, 2.0)
 
 
+@pytest.mark.slow
 def test_a_guided_teacher_and_labels_reach_every_loss():
-  module = networks.MLP(features=(8, 8), embedding=8, num_classes=3)
+  module = networks.MLP(features=(8,), embedding=8, num_classes=3)
   student = _model(module=module)
   method = distillation.presto(
     oracles.exact(oracles.g2(), EDM), student, optimizer=SGD, shape=(2,),
-    layer="Dense_1", guidance=1.5, null=3,
+    layer="Dense_0", guidance=1.5, null=3,
   )  # fmt: skip
   batch = BATCH | {"label": jnp.asarray([0, 1, 2, 0, 1, 2])}
   other = batch | {"label": jnp.asarray([1, 1, 2, 0, 1, 2])}
@@ -201,7 +207,7 @@ def test_the_laws_of_the_noise_are_checked():
 
   with pytest.raises(ValueError, match="input_times draws times from .* to 80"):
     distillation.presto(
-      _model(), _model(), optimizer=SGD, shape=(2,), layer="Dense_1",
+      _model(), _model(), optimizer=SGD, shape=(2,), layer="Dense_0",
       input_times=beyond,
     )  # fmt: skip
   with pytest.raises(ValueError, match="at least one step"):
@@ -229,9 +235,7 @@ TRUNK = ("block0_out", "block1_out", "block2_out", "block3_out")
 
 def _dropped(budgets, **options):
   teacher = _model(module=RESIDUAL)
-  student = distillation.drop_layers(
-    KEY, teacher, (2,), budgets=budgets, **options
-  )
+  student = distillation.drop_layers(teacher, (2,), budgets=budgets, **options)
   return teacher, student
 
 
@@ -242,7 +246,9 @@ def test_no_budget_is_the_whole_network_bit_for_bit():
   assert set(student.params) == set(teacher.params)
 
 
-@pytest.mark.parametrize("keep_last", [True, False])
+@pytest.mark.parametrize(
+  "keep_last", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_a_budget_drops_the_blocks_before_the_last(keep_last):
   """As if their last layers were zero; masked, left out, and compiled alike."""
   teacher, student = _dropped((0, 1, 2), keep_last=keep_last)
@@ -263,6 +269,7 @@ def test_a_budget_drops_the_blocks_before_the_last(keep_last):
     )
 
 
+@pytest.mark.slow
 def test_what_a_program_leaves_out_costs_nothing():
   _, student = _dropped((0, 2))
   x = jnp.zeros((64, 2))
@@ -278,7 +285,7 @@ def test_what_a_program_leaves_out_costs_nothing():
 
 def test_the_edges_are_quantiles_of_the_training_law():
   wide = _model(processes.edm(1e-5, 1e5), RESIDUAL)  # cuts nothing off
-  student = distillation.drop_layers(KEY, wide, (2,), budgets=(0, 1, 1, 2))
+  student = distillation.drop_layers(wide, (2,), budgets=(0, 1, 1, 2))
   edges = np.asarray(student.apply.module.edges)
   law = [-1.2 + 1.2 * z for z in (-0.67449, 0.0, 0.67449)]
   np.testing.assert_allclose(4 * edges, law, atol=1e-3)
@@ -298,6 +305,7 @@ def test_the_student_is_told_its_budget():
   )
 
 
+@pytest.mark.slow
 def test_a_transformer_drops_whole_blocks():
   module = networks.DiT(width=8, depth=3, heads=1)
   x, c = jax.random.normal(KEY, (2, 4, 4, 1)), jnp.zeros(2)
@@ -308,7 +316,7 @@ def test_a_transformer_drops_whole_blocks():
   )
   teacher = denoisers.from_linen(module, params, EDM)
   student = distillation.drop_layers(
-    KEY, teacher, (4, 4, 1), budgets=(0, 1), told=False
+    teacher, (4, 4, 1), budgets=(0, 1), told=False
   )
   small = {k: v for k, v in params.items() if k != "block1"}
   small["block1"] = small.pop("block2")
@@ -323,6 +331,7 @@ def test_a_transformer_drops_whole_blocks():
   )
 
 
+@pytest.mark.slow
 def test_the_self_teacher_is_the_full_depth_without_gradient():
   teacher, student = _dropped((0, 0))
   method = distillation.layer_dropping(teacher, student, optimizer=SGD)
@@ -341,6 +350,7 @@ def test_the_self_teacher_is_the_full_depth_without_gradient():
   )
 
 
+@pytest.mark.slow
 def test_presto_ls_keeps_the_fake_score_at_full_depth():
   """Where nothing is dropped it is Presto-S: the self-teacher costs nothing."""
   teacher, student = _dropped((0, 0))
@@ -369,7 +379,7 @@ def test_budgets_are_checked():
   with pytest.raises(ValueError, match="2 budgets .* need 1 edges"):
     networks.LayerDropped(budgets=(0, 1)).init(KEY, jnp.zeros((1, 2)), KEY)
   with pytest.raises(TypeError, match="ResidualMLP or a DiT, got one of MLP"):
-    distillation.drop_layers(KEY, _model(), (2,), budgets=(0, 1))
+    distillation.drop_layers(_model(), (2,), budgets=(0, 1))
   _, student = _dropped((0, 1))
   with pytest.raises(ValueError, match="t must be a scalar"):
     distillation.compiled(student)(BATCH["image"], jnp.ones(6))
@@ -484,7 +494,10 @@ def test_the_velocity_form_of_the_gradient_is_the_score_form(name, x64):
   )
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize(
+  "name",
+  ["edm", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vp", "flow"))],
+)
 def test_one_phase_is_dmd(name):
   process = PROCESSES[name]
   teacher, student = oracles.exact(oracles.g2(), process), _model(process)
@@ -517,14 +530,15 @@ def _phases(**options):
   return method, {"fake": fake}
 
 
-@pytest.mark.parametrize("phases", [2, 4])
+@pytest.mark.parametrize("phases", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_phase_trains_its_expert_alone(phases):
   method, other = _phases(phases=phases)
   assert _is_zero(_gradient(method, "student"))  # fake score = teacher
-  for step, k in ((0, 0), (7, 1), (5 * phases, phases - 1), (99, phases - 1)):
-    nets = _nets(method, step=jnp.asarray(step), **other)
-    for player in ("student", "fake"):
-      gradient = _gradient(method, player, nets)
+  for player in ("student", "fake"):
+    gradients = _gradients(method, player)
+    for step, k in ((0, 0), (7, 1), (5 * phases, phases - 1), (99, phases - 1)):
+      nets = _nets(method, step=jnp.asarray(step), **other)
+      gradient = gradients(nets, BATCH)
       moved = [
         not _is_zero(jax.tree.map(lambda g, i=i: g[i], gradient))
         for i in range(phases)
@@ -604,7 +618,7 @@ def test_phases_are_checked():
 def test_updates_are_finite_and_move_the_student(name, builder):
   process = PROCESSES[name]
   teacher, student = oracles.exact(oracles.g2(), process), _model(process)
-  options = dict(shape=(2,), layer="Dense_1")
+  options = dict(shape=(2,), layer="Dense_0")
   grid = grids.karras(process, 2, to_zero=True)
   if builder == "phased_dmd":
     options = dict(grid=grid, updates=2)

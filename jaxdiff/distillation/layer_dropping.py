@@ -101,7 +101,6 @@ def self_teacher(student: Any, times: Any) -> Callable[..., jax.Array]:
 
 
 def drop_layers(
-  key: jax.Array,
   teacher: denoisers.Denoiser,
   shape: tuple[int, ...],
   *,
@@ -113,7 +112,6 @@ def drop_layers(
   """Returns a student that skips blocks, with the teacher's parameters.
 
   Args:
-    key: of parameters that the teacher does not have.
     teacher: a Denoiser of a `ResidualMLP` or a `DiT`.
     shape: of one sample.
     budgets: how many blocks are skipped in each of equally likely ranges of the
@@ -152,7 +150,9 @@ def drop_layers(
     told=told,
   )
   x, c = jnp.zeros((1, *shape)), jnp.zeros(1)
-  fresh = jax.jit(dropped.init)(key, x, c)["params"]
+  # all that the teacher lacks is the matrix of zeros that tells the budget
+  shapes = jax.eval_shape(dropped.init, jax.random.key(0), x, c)["params"]
+  fresh = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   params = grafted(fresh, jax.tree.map(jnp.copy, teacher.params))
   return dataclasses.replace(
     teacher, params=params, apply=denoisers.LinenApply(dropped)
