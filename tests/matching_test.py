@@ -246,9 +246,8 @@ def test_no_budget_is_the_whole_network_bit_for_bit():
   assert set(student.params) == set(teacher.params)
 
 
-@pytest.mark.parametrize(
-  "keep_last", [True, pytest.param(False, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("keep_last", [True, False])
 def test_a_budget_drops_the_blocks_before_the_last(keep_last):
   """As if their last layers were zero; masked, left out, and compiled alike."""
   teacher, student = _dropped((0, 1, 2), keep_last=keep_last)

@@ -11,6 +11,14 @@ where D_fake is the denoiser of the student's own samples, trained beside it
 c g has the mean sigma^2 d KL / d mean. c is one number for each sample, floored
 so that a perfect student does not divide by nothing.
 
+Two choices decide how fine the student becomes. Structure of scale h is seen at
+sigma below h alone: times should be there often enough. And at t_max the
+teacher's denoiser, which the student begins as, is nearly constant: steps are
+learned slowly there. Asked at a lower t, by noise of the data's spread
+(`generators.one_step(process, t, data_std)`), it has them from the start. On 25
+modes .5 apart, sigma = .3 in place of 20 and log(sigma) ~ N(-2, 1) bring the
+share of samples inside of a mode from .65 to .91, by the same updates.
+
 Two things may be added:
 
   regression   + w mean |G(z) - x(z)|^2 on stored pairs of noise z and the end
