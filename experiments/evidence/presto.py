@@ -163,7 +163,6 @@ def dropped(
 ) -> denoisers.Denoiser:
   """Returns the network that runs half of its blocks, trained so."""
   student = distillation.drop_layers(
-    jax.random.key(seed),
     full,
     _grid.SHAPE,
     budgets=_BUDGETS,
