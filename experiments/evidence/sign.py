@@ -78,12 +78,11 @@ _SIGMA_IN = 2.0
 
 def untrained(seed: int, residual: bool) -> Any:
   """Returns the map before training: the identity, or zero."""
+  start = _grid.fresh(seed, prediction="x0")
   module = networks.MLP(residual=residual)
-  x, c = jnp.zeros((1, 2)), jnp.zeros(1)
-  params = jax.jit(module.init)(jax.random.key(seed), x, c)["params"]
   return denoisers.from_linen(
     module,
-    params,
+    start.params,
     _grid.PROCESS,
     prediction="x0",
     time="none",
