@@ -25,12 +25,10 @@ from experiments.evidence.report import at_least
 from experiments.evidence.report import at_most
 from experiments.evidence.report import reported
 from jaxdiff import data
-from jaxdiff import denoisers
 from jaxdiff import distillation
 from jaxdiff import grids
 from jaxdiff import losses
 from jaxdiff import metrics
-from jaxdiff import networks
 from jaxdiff import oracles
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -241,11 +239,7 @@ def grid(seed: int) -> dict[str, float]:
       metrics.sliced_wasserstein(jax.random.fold_in(key, 2), x, held, 256)
     )
 
-  network = networks.MLP(features=(32, 32))
-  params = jax.jit(network.init)(key, jnp.zeros((1, 2)), jnp.zeros(1))
-  model = denoisers.from_linen(
-    network, params["params"], _grid.PROCESS, sigma_data=_grid.SIGMA_DATA
-  )
+  model = _grid.fresh(seed, features=(32, 32))
   cosine = optax.adam(optax.cosine_decay_schedule(2e-3, 8000, 0.1))
   start = _denoising(model, seed, 0, 8000, cosine)
   options = dict(

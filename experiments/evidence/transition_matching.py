@@ -6,10 +6,8 @@ A: exact kernels, nothing learned. B: an MLP 3 x 128 with a head of 3 blocks of
 """
 
 import functools
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -20,7 +18,6 @@ from jaxdiff import denoisers
 from jaxdiff import distillation
 from jaxdiff import losses
 from jaxdiff import metrics
-from jaxdiff import networks
 from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import sampling
@@ -139,74 +136,30 @@ def _adam(steps):
   return optax.adam(optax.warmup_cosine_decay_schedule(0, 2e-3, 100, steps))
 
 
-def flow(
-  network: Any, shape: tuple[int, ...], batches: Any, seed: int, steps: int
-) -> denoisers.Denoiser:
-  """Returns the network trained by flow matching."""
-  key = jax.random.key(seed)
-  params = jax.jit(network.init)(key, jnp.zeros((1, *shape)), jnp.zeros(1))
-  model = denoisers.from_linen(
-    network, params["params"], _FLOW, prediction="flow", time="t"
-  )
+def flow(seed: int, updates: int) -> denoisers.Denoiser:
+  """Returns the grid's network trained by flow matching."""
+  model = _grid.fresh(seed, _FLOW, prediction="flow")
   loss = losses.denoising(
     model, times=losses.times.uniform(_FLOW), weighting="output"
   )
-  optimizer = _adam(steps)
+  optimizer = _adam(updates)
+  key = jax.random.fold_in(jax.random.key(seed), 1)
   state = training.train(
-    training.init_state(jax.random.fold_in(key, 1), model.params, optimizer),
+    training.init_state(key, model.params, optimizer),
     training.make_update(loss, optimizer, ema=0.999),
-    batches,
-    steps=steps,
+    _grid.batches(seed, _BATCH),
+    steps=updates,
     progress=False,
   )
   return distillation.with_params(model, state.ema_params)
 
 
-def chain(
-  shape: tuple[int, ...],
-  variant: str,
-  batches: Any,
-  seed: int,
-  updates: int,
-  **options: Any,
-) -> distillation.Transitions:
-  """Returns a chain trained by transition matching."""
-  key = jax.random.key(seed)
-  model = distillation.transitions(key, shape, variant, **options)
-  method = distillation.transition_matching(model, optimizer=_adam(updates))
-  state = training.train(
-    distillation.init_state(jax.random.fold_in(key, 1), method),
-    distillation.make_update(method),
-    batches,
-    steps=updates,
-    progress=False,
-  )
-  return method.finished(state)
-
-
-def euler(
-  model: denoisers.Denoiser,
-  shape: tuple[int, ...],
-  seed: int,
-  n: int,
-  size: int,
-) -> jax.Array:
-  """Returns samples of a flow by n Euler steps."""
-  key = jax.random.fold_in(jax.random.key(seed), 3)
-  x = jax.random.normal(jax.random.fold_in(key, 0), (size, *shape))
-  table = solvers.euler(_FLOW, np.linspace(1.0, 0.0, n + 1))
-  return sampling.sample(jax.random.fold_in(key, 1), model, table, x)
-
-
-def learned(seed: int, updates: int = 3000) -> dict[str, float]:
-  """Returns the numbers of part B."""
-  key = jax.random.fold_in(jax.random.key(seed), 6)
-  own = chain(
+def chain(seed: int, updates: int) -> distillation.Transitions:
+  """Returns a network of the same backbone trained by DTM."""
+  model = distillation.transitions(
+    jax.random.key(seed),
     _grid.SHAPE,
     "dtm",
-    _grid.batches(seed, _BATCH),
-    seed,
-    updates,
     steps=8,
     continuous=False,
     width=128,
@@ -214,26 +167,28 @@ def learned(seed: int, updates: int = 3000) -> dict[str, float]:
     heads=0,
     data_std=_grid.SIGMA_DATA,
   )
-  other = flow(
-    networks.MLP(features=(128,) * 3),
-    _grid.SHAPE,
-    _grid.batches(seed, _BATCH),
-    seed,
-    updates,
-  )
-  drawn = distillation.sample_transitions(
-    key, own, _grid.SAMPLES, steps=8, head_steps=8
-  )
-  draw = lambda n: _grid.quality(
-    euler(other, _grid.SHAPE, seed, n, _grid.SAMPLES), seed
-  )
-  found, few = _grid.quality(drawn, seed), draw(8)
+  method = distillation.transition_matching(model, optimizer=_adam(updates))
+  return _grid.train(method, seed, updates, batch=_BATCH)
+
+
+def learned(seed: int, updates: int = 3000) -> dict[str, float]:
+  """Returns the numbers of part B."""
+  key = jax.random.fold_in(jax.random.key(seed), 6)
+  x = jax.random.normal(jax.random.fold_in(key, 0), (_grid.SAMPLES, 2))
+  own, other = chain(seed, updates), flow(seed, updates)
+
+  def euler(n):
+    table = solvers.euler(_FLOW, np.linspace(1.0, 0.0, n + 1))
+    return _grid.quality(sampling.sample(key, other, table, x), seed)
+
+  drawn = distillation.sample_transitions(key, own, len(x), head_steps=8)
+  found, few = _grid.quality(drawn, seed), euler(8)
   return dict(
     learned=found["sw2"],
     learned_flow=found["sw2"] / few["sw2"],
     learned_share=found["share"],
     flow_8=few["sw2"],
-    flow_64=draw(64)["sw2"],
+    flow_64=euler(64)["sw2"],
     flow_share=few["share"],
   )
 

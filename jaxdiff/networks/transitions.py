@@ -57,7 +57,8 @@ class FlowHead(nn.Module):
     emb = dense(self.width, name="feature_in")(h)
     emb = emb + dense(self.width, name="time_in")(waves.astype(y.dtype))
     emb = nn.silu(emb)
-    v = dense(self.width, name="in")(y)
+    # without emb the first norm would leave the direction of y alone
+    v = dense(self.width, name="in")(y) + emb
     for i in range(self.blocks):
       w = mlp.modulated_norm(v, emb, y.dtype, f"block{i}_modulate")
       w = nn.silu(dense(self.width, name=f"block{i}_in")(w))
@@ -87,11 +88,14 @@ class Perceptron(nn.Module):
   ) -> jax.Array:
     """Returns h f[batch, length, width] of tokens f[batch, length, c]."""
     emb = embeddings.Condition(64, self.num_classes, x.dtype)(c, label)
-    h = jnp.concatenate([x.reshape(len(x), -1), emb.astype(x.dtype)], axis=-1)
-    for _ in range(self.depth - 1):
-      h = nn.silu(nn.Dense(self.width, dtype=x.dtype)(h))
-    h = nn.silu(nn.Dense(self.length * self.width, dtype=x.dtype)(h))
-    return h.reshape(len(x), self.length, self.width)
+    widths = [self.width] * (self.depth - 1) + [self.length * self.width]
+    # a matrix of their own for the few values of x: beside the many features of
+    # time they would enter with weights as small as one of those
+    h = nn.Dense(widths[0], dtype=x.dtype, name="in")(x.reshape(len(x), -1))
+    h = h + nn.Dense(widths[0], dtype=x.dtype, name="time_in")(emb)
+    for width in widths[1:]:
+      h = nn.Dense(width, dtype=x.dtype)(nn.silu(h))
+    return nn.silu(h).reshape(len(x), self.length, self.width)
 
 
 class PrefixAttention(nn.Module):
