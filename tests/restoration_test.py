@@ -324,7 +324,7 @@ def test_jensen_shannon_is_a_divergence(x64):
 def test_without_weights_hf_diff_is_sinsr_bitwise():
   teacher, student = _model(PROCESS, 1), _model(PROCESS, 2)
   options = dict(optimizer=optax.sgd(0.1), steps=3)
-  features = lambda x: (networks.haar(x),)
+  features = lambda x: (x,)
   embed = lambda x: x.reshape(len(x), -1)
   batch = _pairs()
   plain = _gradient(distillation.sinsr(teacher, student, **options), batch)
@@ -333,7 +333,11 @@ def test_without_weights_hf_diff_is_sinsr_bitwise():
   )
   same = _gradient(method(hf=0.0, js=0.0), batch)
   jax.tree.map(np.testing.assert_array_equal, plain[:2], same[:2])
-  more = _gradient(method(hf=2.0, js=0.5), batch)
+  # the pixels of the true images' own noise: the third term once more
+  more = _gradient(method(hf=2.0, js=0.5, compare="truth"), batch)
+  assert float(more[2]["hf"]) == pytest.approx(
+    float(more[2]["truth"]), rel=1e-5
+  )
   assert float(more[0]) == pytest.approx(
     float(plain[0] + 2.0 * more[2]["hf"] + 0.5 * more[2]["js"]), rel=1e-6
   )
@@ -396,6 +400,8 @@ def test_restoration_is_checked():
     distillation.sinsr(
       teacher, _model(PROCESS, prediction="x0"), optimizer=optax.sgd(0.1)
     )
+  with pytest.raises(ValueError, match="compare must be one of"):
+    make(features=None, compare="both")
   method = make(features=None, embed=lambda x: x)
   with pytest.raises(ValueError, match=r"shape \(6, d\), got \(6, 4, 4, 1\)"):
     _gradient(method, _pairs())

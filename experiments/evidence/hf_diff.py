@@ -150,7 +150,9 @@ def _teacher(seed: int, given: _Data) -> denoisers.Denoiser:
   return dataclasses.replace(model, params=state.ema_params)
 
 
-def _student(seed, teacher, given, features, embed, hf, js, steps=_STUDENT):
+def _student(
+  seed, teacher, given, features, embed, hf, js, compare="noise", steps=_STUDENT
+):
   method = distillation.hf_diff(
     teacher,
     teacher,
@@ -161,6 +163,7 @@ def _student(seed, teacher, given, features, embed, hf, js, steps=_STUDENT):
     js=js,
     steps=_CALLS,
     decode=_decode,
+    compare=compare,
     ema=0.98,
   )
   state = training.train(

@@ -12,6 +12,11 @@ features of a classifier they lose nothing, and a fine detail that is rare
 counts as much as a coarse one. e is a frozen embedding of images, and JS(p, q)
 = KL(p | m) / 2 + KL(q | m) / 2 with m = (p + q) / 2, between 0 and log 2.
 
+A squared error of features of an image from random noise is least for their
+mean given y: it lifts the PSNR and takes energy from the details. With compare=
+"truth" the images are those of the noise that the student finds for the true
+ones, whose details are then to be restored and not averaged.
+
 With an untrained network, the wavelets, and the low band among the features,
 the first term is |x - g|^2. Reference: Sami et al. (2024),
 https://arxiv.org/abs/2411.13548. Their weights are not known; these defaults

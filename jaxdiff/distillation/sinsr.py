@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdiff import checks
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import sampling
@@ -60,6 +61,7 @@ def sinsr(
   truth: float = 1.0,
   decode: Callable[[jax.Array, dict], jax.Array] | None = None,
   perceptual: Perceptual | None = None,
+  compare: str = "noise",
   frozen: Mapping[str, Any] | None = None,
   ema: float = 0.999,
 ) -> Method:
@@ -78,13 +80,17 @@ def sinsr(
       default. An autoencoder's decoder goes here.
     perceptual: perceptual(nets, images, true images) -> (scalar, metrics), a
       further loss.
+    compare: which images: those of random noise, "noise", as HF-Diff has it, or
+      those of the noise that the student finds for the true ones, "truth".
     frozen: what it looks at in `nets`, beside the teacher.
     ema: decay of the student's average.
 
   Raises:
-    ValueError: for a student whose eps is not known where there is no noise.
+    ValueError: for a student whose eps is not known where there is no noise, or
+      an unknown `compare`.
   """
   process = student.process
+  checks.one_of(compare, ("noise", "truth"), "compare")
   if student.prediction in ("x0", "score"):
     raise ValueError(
       "at t = 0 the student must name the noise that an image comes from, its"
@@ -119,7 +125,8 @@ def sinsr(
       + truth * said["truth"]
     )
     if perceptual is not None:
-      more, further = perceptual(nets, decode(answer, batch), decode(r, batch))
+      x = decode(answer if compare == "noise" else again, batch)
+      more, further = perceptual(nets, x, decode(r, batch))
       value, said = value + more, said | further
     return value, said
 
