@@ -11,7 +11,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 LONG = (
   "bring_your_own_checkpoint",
+  "distil_a_mixture",
   "learn_your_own_solver",
+  "one_step_digits",
   "pfgmpp",
   "sharded_sampling",
   "stochastic_interpolants",
@@ -59,6 +61,16 @@ def test_notebook_runs(path, monkeypatch):
     found = [float(text.split(f"\n{name}: ")[1].split()[0]) for name in SOLVERS]
     assert found == sorted(found, reverse=True)
     assert found[0] < 0.2
+  if path.stem == "distil_a_mixture":
+    found = [
+      float(p[:5]) for p in text.split("\nbefore")[1].split("distance ")[1:]
+    ]
+    assert len(found) == 5  # a copy of the teacher, four students
+    assert max(found[1:]) < 0.25 * found[0]
+  if path.stem == "one_step_digits":
+    assert "the same samples: True" in text
+    ratio = float(text.split("teacher's eighteen: ")[1].split()[0])
+    assert ratio < 2.0
   if path.stem == "pfgmpp":
     assert "same table: True" in text
     slope = float(text.split("slope at large D: ")[1].split()[0])

@@ -390,6 +390,11 @@ def test_backward_simulation_asks_at_every_call_of_the_sampler(name):
   assert set(np.asarray(seen[-1]).tolist()) == set(
     grid[:-1].astype(np.float32).tolist()
   )
+  generate = distillation.generators.backward_simulation(
+    process, grid, last=True
+  )
+  generate(jax.random.key(0), model, batch)
+  np.testing.assert_allclose(seen[-1], np.full(64, grid[-2]), rtol=1e-6)
 
 
 # --- adversarial terms --------------------------------------------------------

@@ -69,7 +69,7 @@ def noised_data(process: GaussianProcess, times: Any) -> Generator:
 
 
 def backward_simulation(
-  process: GaussianProcess, grid: np.ndarray
+  process: GaussianProcess, grid: np.ndarray, *, last: bool = False
 ) -> Generator:
   """Returns x0 of a random call of the student's own sampler.
 
@@ -77,9 +77,15 @@ def backward_simulation(
   with gamma = 1 on a grid that ends without noise. Each sample stops at a call
   of its own, all equally likely; calls before it carry no gradients.
 
+  A fake score that is not told of the call knows the mixture over the calls
+  alone: it is the mixture that is matched, and the calls may err against one
+  another. With `last` all samples stop at the last call, whose law is that of
+  the sampler.
+
   Args:
     process: the forward process.
     grid: f64[n + 1], of the sampler that the student will be run with.
+    last: whether every sample stops at the last call.
   """
   times = np.asarray(grid, np.float64)[:-1]
   n = len(times)
@@ -88,7 +94,7 @@ def backward_simulation(
   def generate(key, model, batch):
     keys = jax.random.split(key, n + 1)
     size = batch["image"].shape[0]
-    stop = jax.random.randint(keys[n], (size,), 0, n)
+    stop = jax.random.randint(keys[n], (size,), n - 1 if last else 0, n)
     x = sigma[0] * noise(keys[0], batch)
     for i in range(1, n):
       x0 = jax.lax.stop_gradient(model(x, times[i - 1], *label(batch)).x0)
