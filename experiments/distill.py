@@ -3,7 +3,7 @@ r"""Distils a teacher into a student of few steps.
   python -m experiments.distill --method=dmd --workdir=runs/dmd
   python -m experiments.distill --method=dmd --workdir=runs/dmd4 \
       --config.teacher=runs/digits --config.guidance_scale=2 \
-      --config.options.generator="('backward_simulation', 4)"
+      --config.options.generator="('backward_simulation', 4, 4.0, True)"
 
 Every entry of a method's configuration (experiments/configs/distill.py) can be
 set on the command line. The teacher is a model of the zoo, the folder of a run
@@ -25,7 +25,7 @@ saved. The student is an ordinary model,
 which its own sampler draws from:
 
   python -m experiments.sample --workdir=runs/dmd --solver=gamma_sampling \
-      --grid=karras --calls=1
+      --start=4 --calls=1
 """
 
 import dataclasses
@@ -52,7 +52,6 @@ from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import distillation
-from jaxdiff import grids
 from jaxdiff import losses
 from jaxdiff import metrics
 from jaxdiff import oracles
@@ -224,8 +223,8 @@ def method(
     )
   filled = dict(
     # of one phase or round, of as many as there are
-    updates=lambda: (
-      config.steps // options.get("phases", options.get("rounds", 1))
+    updates=lambda: max(
+      1, config.steps // options.get("phases", options.get("rounds", 1))
     ),
     shape=lambda: on.config.shape,
     layer=lambda: _layer(begin),
@@ -236,6 +235,8 @@ def method(
   made = {
     name: _option(name, value, begin.process) for name, value in options.items()
   }
+  if config.ema is not None:
+    made["ema"] = config.ema
   for name, rate in rates.items():
     # several steps in an update: a schedule made for the student's would end
     # early, and leave the student to a fake score that no longer follows it
@@ -274,13 +275,15 @@ def _option(name: str, value: Any, process: Any) -> Any:
   if name.endswith("times") and isinstance(value, (tuple, list)):
     return recipe.time_sampler(value, process, f"config.options.{name}")
   if name == "grid" and isinstance(value, (tuple, list)):
-    kind, n, *to_zero = value
-    return grids.GRIDS[kind](process, n, to_zero=bool(to_zero and to_zero[0]))
+    return distillation.few_step_grid(process, *value)
   if name == "generator":
     kind, *arguments = value
     if kind == "backward_simulation":
-      grid = grids.karras(process, *arguments, to_zero=True)
-      return distillation.generators.backward_simulation(process, grid)
+      calls, start, *last = arguments
+      grid = distillation.few_step_grid(process, calls, start=start)
+      return distillation.generators.backward_simulation(
+        process, grid, last=bool(last and last[0])
+      )
     if kind == "noised_data":
       return distillation.generators.noised_data(
         process, recipe.time_sampler(arguments, process, "config.options")
@@ -297,20 +300,6 @@ def _optimizer(
   return recipe.optimizer(config)
 
 
-def student_grid(
-  process: Any, calls: int, start: float | None = None
-) -> np.ndarray:
-  """Returns Karras's grid to no noise, f64[calls + 1].
-
-  Args:
-    process: of the student.
-    calls: network calls.
-    start: sigma / alpha that it begins at; None is t_max.
-  """
-  first = None if start is None else float(process.time_at(start))
-  return grids.karras(process, calls, start=first, to_zero=True)
-
-
 def draw(
   config: config_dict.ConfigDict,
   model: denoisers.Denoiser,
@@ -320,7 +309,9 @@ def draw(
   classes: int = 0,
 ) -> np.ndarray:
   """Returns samples f32[num, *shape] of a student's own sampler."""
-  grid = student_grid(model.process, calls, config.start)
+  grid = distillation.few_step_grid(
+    model.process, calls, start=config.start, to_zero=config.to_zero
+  )
   model, table = distillation.sampler(model, grid, gamma=config.gamma)
   job = sample_job.Job(model, table, shape, seed=config.seed, classes=classes)
   x, _ = sample_job.launch(job, np.arange(num))
@@ -444,7 +435,7 @@ def report(config: config_dict.ConfigDict, workdir: pathlib.Path) -> str:
   if model is None:
     model = training.load_denoiser(workdir / "start", ema=True)
   options = config.copy_and_resolve_references()
-  options.gamma, options.start = 0.0, None
+  options.gamma, options.start, options.to_zero = 0.0, None, True
   for calls in (1, 18):
     x = draw(options, model, shape, calls, n, classes)
     rows.append(("teacher, DDIM", calls, distance(x, reference)))

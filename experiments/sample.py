@@ -136,7 +136,8 @@ def setting_of(
   names = ("solver", "grid", "calls", "label", "guidance_scale", "seed")
   setting = {name: FLAGS[name].value for name in names}
   if setting["solver"] == _STUDENT:
-    setting |= dict(gamma=FLAGS.gamma, start=FLAGS.start)
+    names = ("gamma", "start", "to_zero")
+    setting |= {name: FLAGS[name].value for name in names} | dict(grid=None)
   if setting["solver"] == "default":
     setting["grid"] = None
   return {
@@ -243,6 +244,12 @@ def define_flags() -> None:
     "Of gamma_sampling: 1 renoises, as students of distribution matching and"
     " consistency models are sampled; 0 jumps from time to time.",
   )
+  flags.DEFINE_bool(
+    "to_zero",
+    True,
+    "Of gamma_sampling: whether the last call leads to no noise; consistency"
+    " models and jumps end at the process's t_min, --noto_zero.",
+  )
   flags.DEFINE_float(
     "start",
     None,
@@ -335,9 +342,8 @@ def main() -> None:
   setting = setting_of(config, model, step)
   model = sample_job.place(model, mesh, FLAGS.params)
   if FLAGS.solver == _STUDENT:
-    first = FLAGS.start and float(model.process.time_at(FLAGS.start))
-    grid = grids.GRIDS[FLAGS.grid](
-      model.process, FLAGS.calls, start=first, to_zero=True
+    grid = distillation.few_step_grid(
+      model.process, FLAGS.calls, start=FLAGS.start, to_zero=FLAGS.to_zero
     )
     model, table = distillation.sampler(model, grid, gamma=FLAGS.gamma)
   else:

@@ -166,7 +166,7 @@ def baseline(task: str, runs: pathlib.Path) -> list[Row]:
   if model is None:
     model = training.load_denoiser(runs / task / "start_plain" / "start")
   rows = []
-  config.gamma, config.start = 0.0, None
+  config.gamma, config.start, config.to_zero = 0.0, None, True
   for calls in _TEACHER_CALLS:
     x = distill.draw(
       config,

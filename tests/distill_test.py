@@ -95,13 +95,13 @@ def test_options_become_what_a_builder_takes():
   edm = processes.edm()
   times = distill._option("fake_times", ("log_normal", -1.0, 1.0), edm)
   assert times(jax.random.key(0), 3).shape == (3,)
-  grid = distill._option("grid", ("karras", 5), edm)
+  grid = distill._option("grid", (5,), edm)
   assert grid.shape == (6,)
   model = oracles.exact(oracles.gaussian(np.ones(2), 0.1), edm)
   batch = {"image": np.zeros((4, 2), np.float32)}
   for spec in (
     ("one_step", 2.5),
-    ("backward_simulation", 2),
+    ("backward_simulation", 2, 4.0, True),
     ("noised_data", "uniform"),
   ):
     generate = distill._option("generator", spec, edm)

@@ -7,9 +7,10 @@ builder, made into what it takes:
 | option       | in a configuration                  | becomes                 |
 |--------------|-------------------------------------|-------------------------|
 | ...times     | ("log_normal", -1.2, 1.2)           | a sampler of times      |
-| generator    | ("one_step", 2.5), or               | `generators.one_step`,  |
-|              | ("backward_simulation", 4)          | with a grid of 4 calls  |
-| grid         | ("karras", 17)                      | f64[18]                 |
+| generator    | ("one_step", 4.0), ("noised_data",  | `generators.one_step`   |
+|              | "uniform"), ("backward_simulation", | and others; calls,      |
+|              | 4, 4.0, True)                       | start, whether the last |
+| grid         | (4,)                                | `few_step_grid`, f64[5]  |
 | ...optimizer | not here: entries of learning_rates | optax's, with schedule  |
 
 `updates`, `shape` and `layer` are filled in from the rest of the configuration
@@ -33,6 +34,8 @@ BASE = dict(
   student=dict(),  # fields of its ModelConfig that are not the teacher's
   gamma=1.0,  # of the student's sampler
   start=config_dict.placeholder(float),  # sigma / alpha where it begins
+  to_zero=True,  # whether its last call leads to no noise
+  ema=config_dict.placeholder(float),  # the builder's by default
   options=dict(),  # of the builder
   steps=2000,
   batch_size=256,
@@ -55,36 +58,71 @@ BASE = dict(
 
 # builders that hand their further options on to another one
 _PASSED_ON = {"dmd2": "dmd", "presto": "dmd2"}
-_GAN = dict(b1=0.0, b2=0.999)  # Adam without momentum, for players in turn
+_GAN = dict(b1=0.0, b2=0.99)  # Adam without momentum, for players in turn
 
 # Those with a fake score: it must not be slower than the student.
 _MATCHING = dict(
-  optimizer_options=_GAN, learning_rates=dict(fake_optimizer=1e-3)
+  optimizer_options=_GAN, learning_rates=dict(fake_optimizer=1e-3), ema=0.99
 )
+# One call from sigma / alpha = 4, of which the teacher knows where to go.
+_ONE_STEP = dict(
+  _MATCHING,
+  start=4.0,
+  options=dict(
+    generator=("one_step", 4.0), times=("log_normal", 0.0, 1.5), fake_steps=2
+  ),
+)
+_JUMPS = dict(jumps=True, gamma=0.0, to_zero=False)
 
 METHODS = {
   "imitation": dict(gamma=0.0),
   # jumps of the ODE, whose ends agree
   "progressive": dict(gamma=0.0, options=dict(grid=16, rounds=4)),
-  "consistency_distillation": dict(),
-  "consistency_training": dict(),
-  "ict": dict(),
-  "ect": dict(options=dict(every=250)),
-  "ctm": dict(jumps=True, gamma=0.0),
-  "scm": dict(options=dict(warmup=500)),
-  "mean_flow": dict(jumps=True, gamma=0.0),
-  "shortcut": dict(jumps=True, gamma=0.0),
-  "reflow": dict(gamma=0.0),
+  "consistency_distillation": dict(to_zero=False, learning_rate=1e-3),
+  "consistency_training": dict(to_zero=False),
+  "ict": dict(to_zero=False),
+  "ect": dict(to_zero=False, options=dict(every=250)),
+  "ctm": _JUMPS,
+  "scm": dict(
+    to_zero=False,
+    learning_rate=3e-4,
+    options=dict(warmup=500, times=("log_normal", -1.1, 1.6)),
+  ),
+  "mean_flow": dict(
+    _JUMPS, options=dict(share=0.25, times=("uniform_log_snr",))
+  ),
+  "shortcut": dict(_JUMPS, options=dict(share=0.5)),
+  "reflow": dict(gamma=0.0, to_zero=False),
   # laws that agree
-  "dmd": _MATCHING,
-  "dmd2": _MATCHING,
+  "dmd": _ONE_STEP,
+  "dmd2": dict(
+    _MATCHING,
+    start=4.0,
+    calls=(4,),
+    options=dict(
+      generator=("backward_simulation", 4, 4.0, True),
+      times=("log_normal", 0.0, 1.5),
+      fake_steps=2,
+    ),
+  ),
   "presto": _MATCHING,
   "phased_dmd": dict(
-    _MATCHING, gamma=0.0, options=dict(grid=("karras", 4, True), phases=2)
+    _MATCHING, gamma=0.0, calls=(4,), options=dict(grid=(4,), phases=2)
   ),
   "sid": dict(_MATCHING, start=2.5),
   "sim": dict(_MATCHING, start=2.5),
-  "rcm": dict(_MATCHING, options=dict(warmup=300)),
+  "rcm": dict(
+    _MATCHING,
+    to_zero=False,
+    learning_rate=3e-4,
+    options=dict(
+      warmup=300,
+      times=("log_normal", -1.1, 1.6),
+      dmd_weight=0.3,
+      calls=2,
+      fake_steps=3,
+    ),
+  ),
   # maps and generators
   "sign": dict(
     _MATCHING,
@@ -114,10 +152,12 @@ def get_config(method: str) -> config_dict.ConfigDict:
   config.method = method
   config.builder = entry.get("builder", method)
   for name, value in entry.items():
-    if name not in ("options", "learning_rates", "start"):
+    if name not in ("options", "learning_rates", "start", "ema"):
       known = not isinstance(value, dict)
       config[name] = value if known else config_dict.ConfigDict(value)
   for name, parameter in keywords(config.builder).items():
+    if name == "ema":
+      continue  # an entry of all methods
     if name.endswith("optimizer"):
       if name != "optimizer":
         config.learning_rates[name] = config_dict.placeholder(float)
@@ -135,8 +175,8 @@ def get_config(method: str) -> config_dict.ConfigDict:
       config.options[name] = config_dict.placeholder(str)
     elif str(parameter.annotation).startswith("float"):
       config.options[name] = config_dict.placeholder(float)
-  if "start" in entry:
-    config.start = entry["start"]
+  for name in {"start", "ema"} & set(entry):
+    config[name] = entry[name]
   for group in ("options", "learning_rates"):
     for name, value in entry.get(group, {}).items():
       config[group][name] = value

@@ -24,10 +24,12 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import data
+from jaxdiff import grids
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
 from jaxdiff.distillation import jumps
+from jaxdiff.processes import GaussianProcess
 from jaxdiff.training import alternating
 from jaxdiff.training import ema as emas
 
@@ -106,6 +108,32 @@ def make_update(
   )
 
 
+def few_step_grid(
+  process: GaussianProcess,
+  calls: int,
+  *,
+  start: float | None = None,
+  to_zero: bool = True,
+) -> np.ndarray:
+  """Returns the times of a student's few calls, f64[calls + 1].
+
+  Karras's grid of so many steps to t_min, whose last time is t_zero if
+  `to_zero`: no call is spent where there is no noise left to remove.
+
+  Args:
+    process: of the student.
+    calls: network calls.
+    start: sigma / alpha that it begins at; None is t_max.
+    to_zero: whether the last call answers for clean data, as those of
+      distribution matching do; consistency models and jumps end at t_min.
+  """
+  first = None if start is None else float(process.time_at(start))
+  grid = np.array(grids.karras(process, calls, start=first))
+  if to_zero and np.isfinite(process.t_zero):
+    grid[-1] = process.t_zero
+  return grid
+
+
 def sampler(
   student: Any, grid: np.ndarray, *, gamma: float = 1.0
 ) -> tuple[Any, tables.Tableau]:
@@ -116,7 +144,7 @@ def sampler(
 
   Args:
     student: a Denoiser.
-    grid: f64[n + 1]; to_zero=True ends it without noise.
+    grid: f64[n + 1], such as `few_step_grid`'s.
     gamma: of `solvers.gamma_sampling`: 1 renoises (consistency models and
       distribution matching), 0 jumps from time to time.
   """
