@@ -10,7 +10,7 @@ builder, made into what it takes:
 | generator    | ("one_step", 4.0), ("noised_data",  | `generators.one_step`   |
 |              | "uniform"), ("backward_simulation", | and others; calls,      |
 |              | 4, 4.0, True)                       | start, whether the last |
-| grid         | (4,)                                | `few_step_grid`, f64[5]  |
+| grid         | (4,)                                | `few_step_grid`: f64[5] |
 | ...optimizer | not here: entries of learning_rates | optax's, with schedule  |
 
 `updates`, `shape` and `layer` are filled in from the rest of the configuration
