@@ -395,8 +395,10 @@ def test_rcm_without_consistency_is_dmd_after_its_warm_up():
     **options,
   )
   key = jax.random.key(0)
-  fake = jax.tree.map(lambda p: 1.1 * p, one.params["fake"])
-  (value, _), grads = _grads(one, jax.random.fold_in(key, 2), fake=fake)
+  fake = jax.tree.map(lambda p: 1.1 * p, two.params["fake"])
+  (value, _), grads = _grads(
+    one, jax.random.fold_in(key, 2), fake={"score": fake}
+  )
   (same, said), other = _grads(two, key, 7, fake=fake)
   assert float(value) == pytest.approx(float(same), rel=1e-6)
   assert float(said["dmd"]) == float(same)

@@ -419,7 +419,7 @@ def test_an_unknown_sampler_of_times_lists_the_samplers():
   with pytest.raises(ValueError, match="uniform, log_normal, logit_normal"):
     recipe.time_sampler(config.times, processes.edm())
   config.times = ("uniform", True, 3, 4)
-  with pytest.raises(ValueError, match="at most 1 arguments: stratified"):
+  with pytest.raises(ValueError, match="at most 2 arguments: stratified"):
     recipe.time_sampler(config.times, processes.edm())
 
 
