@@ -16,9 +16,9 @@ What XLA says of the programs: bytes beside the arguments ("temporary"), bytes
 alive at the worst moment (arguments, what is not donated, temporary), FLOPs of
 the program as it is written, and what became of it: fusions, loops, calls.
 
-Then methods whose loss takes the derivative of the network along a trajectory,
-forward through all of it, against a plain step of denoising: the network's JVP
-at (x, t), and the backward pass of one forward pass.
+Then sCM, whose loss takes the derivative of the network along a trajectory,
+against a plain step of denoising: the network's JVP at (x, t), the backward
+pass of one forward pass, and, with the teacher's velocity, a call of it.
 
 Last a run of the loop: how many programs were compiled before its second update
 and after. About four minutes on one core; --cases chooses.
@@ -47,7 +47,6 @@ from jaxdiff import losses
 from jaxdiff import networks
 from jaxdiff import processes
 from jaxdiff import training
-from jaxdiff import tree
 
 FLAGS = flags.FLAGS
 FAKE_STEPS = 5
@@ -244,38 +243,12 @@ def denoising(
   return distillation.Method(student, {"student": player}, {}, {})
 
 
-def tangent(
-  teacher: Any, student: Any, *, optimizer: optax.GradientTransformation
-) -> distillation.Method:
-  """Returns the least that a method with tangents does.
-
-  The student's x0 along x_t = alpha x0 + sigma eps, its derivative by one JVP
-  at (x, t), and a regression on x0 less the normalised derivative.
-  """
-  process = student.process
-  times = losses.times.log_normal(process)
-
-  def loss(key, params, nets, batch):
-    time_key, noise_key = jax.random.split(key)
-    clean = batch["image"]
-    t = times(time_key, len(clean))
-    x, eps = process.perturb(noise_key, clean, t, batch["index"])
-    slope = lambda f: tree.expand(jax.jvp(f, (t,), (jnp.ones_like(t),))[1], x)
-    velocity = slope(process.alpha) * clean + slope(process.sigma) * eps
-    ask = lambda x, t: distillation.with_params(student, params)(x, t).x0
-    _, d = jax.jvp(ask, (x, t), (velocity, jnp.ones_like(t)))
-    d = jax.lax.stop_gradient(tree.expand(t, x) * d)
-    d = d / tree.expand(jnp.sqrt(tree.squared_norm(d)) + 0.1, x)
-    answer = ask(x, t)
-    aim = jax.lax.stop_gradient(answer - d)
-    return jnp.mean(jnp.square(answer - aim)), {}
-
-  player = training.Player(loss, optimizer)
-  return distillation.Method(student, {"student": player}, {}, {})
-
-
 # builders (teacher, student, *, optimizer) -> Method; the first is the measure
-METHODS = {"denoising": denoising, "tangent": tangent}
+METHODS = {
+  "denoising": denoising,
+  "scm, data": functools.partial(distillation.scm, velocity="data"),
+  "scm, teacher": distillation.scm,
+}
 
 
 def tangents(name: str, batch: int) -> dict[str, Any]:
@@ -288,7 +261,8 @@ def tangents(name: str, batch: int) -> dict[str, Any]:
   }
   loop, begin, programs, work, held = {}, {}, {}, {}, {}
   for k, build in METHODS.items():
-    method = build(teacher, teacher, optimizer=optax.adam(1e-4))
+    taught = None if k == "scm, data" else teacher
+    method = build(taught, teacher, optimizer=optax.adam(1e-4))
     update = distillation.make_update(method)
     begin[k] = functools.partial(
       distillation.init_state, jax.random.key(0), method
