@@ -3,7 +3,7 @@ r"""Distils a teacher into a student of few steps.
   python -m experiments.distill --method=dmd --workdir=runs/dmd
   python -m experiments.distill --method=dmd --workdir=runs/dmd4 \
       --config.teacher=runs/digits --config.guidance_scale=2 \
-      --config.options.generator="('backward_simulation', 4, 4.0, True)"
+      --config.options.generator="('backward_simulation', 4, 4.0, 0.8, True)"
 
 Every entry of a method's configuration (experiments/configs/distill.py) can be
 set on the command line. The teacher is a model of the zoo, the folder of a run
@@ -279,8 +279,10 @@ def _option(name: str, value: Any, process: Any) -> Any:
   if name == "generator":
     kind, *arguments = value
     if kind == "backward_simulation":
-      calls, start, *last = arguments
-      grid = distillation.few_step_grid(process, calls, start=start)
+      calls, start, lowest, *last = arguments
+      grid = distillation.few_step_grid(
+        process, calls, start=start, lowest=lowest
+      )
       return distillation.generators.backward_simulation(
         process, grid, last=bool(last and last[0])
       )
@@ -310,7 +312,11 @@ def draw(
 ) -> np.ndarray:
   """Returns samples f32[num, *shape] of a student's own sampler."""
   grid = distillation.few_step_grid(
-    model.process, calls, start=config.start, to_zero=config.to_zero
+    model.process,
+    calls,
+    start=config.start,
+    lowest=config.lowest,
+    to_zero=config.to_zero,
   )
   model, table = distillation.sampler(model, grid, gamma=config.gamma)
   job = sample_job.Job(model, table, shape, seed=config.seed, classes=classes)
@@ -436,6 +442,7 @@ def report(config: config_dict.ConfigDict, workdir: pathlib.Path) -> str:
     model = training.load_denoiser(workdir / "start", ema=True)
   options = config.copy_and_resolve_references()
   options.gamma, options.start, options.to_zero = 0.0, None, True
+  options.lowest = None
   for calls in (1, 18):
     x = draw(options, model, shape, calls, n, classes)
     rows.append(("teacher, DDIM", calls, distance(x, reference)))

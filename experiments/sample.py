@@ -136,7 +136,7 @@ def setting_of(
   names = ("solver", "grid", "calls", "label", "guidance_scale", "seed")
   setting = {name: FLAGS[name].value for name in names}
   if setting["solver"] == _STUDENT:
-    names = ("gamma", "start", "to_zero")
+    names = ("gamma", "start", "lowest", "to_zero")
     setting |= {name: FLAGS[name].value for name in names} | dict(grid=None)
   if setting["solver"] == "default":
     setting["grid"] = None
@@ -256,6 +256,9 @@ def define_flags() -> None:
     "Of gamma_sampling: sigma / alpha that it begins at, where its student"
     " does (2.5 for SIM); by default the largest.",
   )
+  flags.DEFINE_float(
+    "lowest", None, "Of gamma_sampling: sigma / alpha of the last call."
+  )
   flags.DEFINE_enum(
     "grid", "vp_quadratic", sorted(grids.GRIDS), "Grid of times."
   )
@@ -343,7 +346,11 @@ def main() -> None:
   model = sample_job.place(model, mesh, FLAGS.params)
   if FLAGS.solver == _STUDENT:
     grid = distillation.few_step_grid(
-      model.process, FLAGS.calls, start=FLAGS.start, to_zero=FLAGS.to_zero
+      model.process,
+      FLAGS.calls,
+      start=FLAGS.start,
+      lowest=FLAGS.lowest,
+      to_zero=FLAGS.to_zero,
     )
     model, table = distillation.sampler(model, grid, gamma=FLAGS.gamma)
   else:

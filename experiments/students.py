@@ -167,6 +167,7 @@ def baseline(task: str, runs: pathlib.Path) -> list[Row]:
     model = training.load_denoiser(runs / task / "start_plain" / "start")
   rows = []
   config.gamma, config.start, config.to_zero = 0.0, None, True
+  config.lowest = None
   for calls in _TEACHER_CALLS:
     x = distill.draw(
       config,

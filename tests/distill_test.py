@@ -101,7 +101,7 @@ def test_options_become_what_a_builder_takes():
   batch = {"image": np.zeros((4, 2), np.float32)}
   for spec in (
     ("one_step", 2.5),
-    ("backward_simulation", 2, 4.0, True),
+    ("backward_simulation", 2, 4.0, 0.8, True),
     ("noised_data", "uniform"),
   ):
     generate = distill._option("generator", spec, edm)

@@ -262,6 +262,23 @@ def test_gamma_is_checked():
     solvers.gamma_sampling(EDM, grids.karras(EDM, 2), gamma=1.5)
 
 
+@pytest.mark.parametrize("name", PROCESSES)
+def test_few_steps_spend_no_call_without_noise(name):
+  process = PROCESSES[name]
+  whole = distillation.few_step_grid(process, 4)
+  assert whole.shape == (5,)
+  assert whole[0] == process.t_max
+  assert whole[-1] == process.t_zero
+  np.testing.assert_allclose(whole[:-1], grids.karras(process, 4)[:-1])
+  ends = distillation.few_step_grid(process, 1, start=4.0, to_zero=False)
+  np.testing.assert_allclose(ends, [process.time_at(4.0), process.t_min])
+  high = distillation.few_step_grid(process, 3, start=4.0, lowest=0.8)
+  levels = process.noise_level(high[:-1])
+  np.testing.assert_allclose(levels[[0, -1]], [4.0, 0.8], rtol=1e-6)
+  assert 0.8 < levels[1] < 4.0
+  assert high[-1] == process.t_zero
+
+
 class _Echo(nn.Module):
   """Returns what it was told: the two times in the two values of a sample."""
 

@@ -9,7 +9,7 @@ builder, made into what it takes:
 | ...times     | ("log_normal", -1.2, 1.2)           | a sampler of times      |
 | generator    | ("one_step", 4.0), ("noised_data",  | `generators.one_step`   |
 |              | "uniform"), ("backward_simulation", | and others; calls,      |
-|              | 4, 4.0, True)                       | start, whether the last |
+|              | 4, 4.0, 0.8, True)                  | start, lowest, last     |
 | grid         | (4,)                                | `few_step_grid`: f64[5] |
 | ...optimizer | not here: entries of learning_rates | optax's, with schedule  |
 
@@ -34,6 +34,7 @@ BASE = dict(
   student=dict(),  # fields of its ModelConfig that are not the teacher's
   gamma=1.0,  # of the student's sampler
   start=config_dict.placeholder(float),  # sigma / alpha where it begins
+  lowest=config_dict.placeholder(float),  # the same of its last call
   to_zero=True,  # whether its last call leads to no noise
   ema=config_dict.placeholder(float),  # the builder's by default
   options=dict(),  # of the builder
@@ -74,6 +75,8 @@ _ONE_STEP = dict(
 )
 _JUMPS = dict(jumps=True, gamma=0.0, to_zero=False)
 
+_UNSET = ("start", "lowest", "ema")  # entries that are None as a rule
+
 METHODS = {
   "imitation": dict(gamma=0.0),
   # jumps of the ODE, whose ends agree
@@ -98,9 +101,10 @@ METHODS = {
   "dmd2": dict(
     _MATCHING,
     start=4.0,
+    lowest=0.8,
     calls=(4,),
     options=dict(
-      generator=("backward_simulation", 4, 4.0, True),
+      generator=("backward_simulation", 4, 4.0, 0.8, True),
       times=("log_normal", 0.0, 1.5),
       fake_steps=2,
     ),
@@ -152,7 +156,7 @@ def get_config(method: str) -> config_dict.ConfigDict:
   config.method = method
   config.builder = entry.get("builder", method)
   for name, value in entry.items():
-    if name not in ("options", "learning_rates", "start", "ema"):
+    if name not in ("options", "learning_rates", *_UNSET):
       known = not isinstance(value, dict)
       config[name] = value if known else config_dict.ConfigDict(value)
   for name, parameter in keywords(config.builder).items():
@@ -175,7 +179,7 @@ def get_config(method: str) -> config_dict.ConfigDict:
       config.options[name] = config_dict.placeholder(str)
     elif str(parameter.annotation).startswith("float"):
       config.options[name] = config_dict.placeholder(float)
-  for name in {"start", "ema"} & set(entry):
+  for name in set(_UNSET) & set(entry):
     config[name] = entry[name]
   for group in ("options", "learning_rates"):
     for name, value in entry.get(group, {}).items():

@@ -113,6 +113,7 @@ def few_step_grid(
   calls: int,
   *,
   start: float | None = None,
+  lowest: float | None = None,
   to_zero: bool = True,
 ) -> np.ndarray:
   """Returns the times of a student's few calls, f64[calls + 1].
@@ -124,11 +125,18 @@ def few_step_grid(
     process: of the student.
     calls: network calls.
     start: sigma / alpha that it begins at; None is t_max.
+    lowest: sigma / alpha of the last call, for a student whose last call is to
+      do more than the finest details; None is where Karras's grid has it.
     to_zero: whether the last call answers for clean data, as those of
       distribution matching do; consistency models and jumps end at t_min.
   """
   first = None if start is None else float(process.time_at(start))
-  grid = np.array(grids.karras(process, calls, start=first))
+  if lowest is None or calls == 1:
+    grid = np.array(grids.karras(process, calls, start=first))
+  else:
+    above = dataclasses.replace(process, t_min=float(process.time_at(lowest)))
+    inner = grids.karras(above, calls - 1, start=first)
+    grid = np.append(inner, process.t_min)
   if to_zero and np.isfinite(process.t_zero):
     grid[-1] = process.t_zero
   return grid
