@@ -516,7 +516,7 @@ def test_tfds_in_a_format_that_needs_tensorflow_says_so(prepared, tmp_path):
 
 @pytest.mark.parametrize("name", ["cifar", "npz:", "tfds:", "digits:", ""])
 def test_unknown_name_lists_the_names(name):
-  with pytest.raises(ValueError, match=r"'digits', 'patches16'.*'tfds:"):
+  with pytest.raises(ValueError, match=r"'digits', 'patches8'.*'tfds:"):
     data.load(name)
 
 

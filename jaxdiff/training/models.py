@@ -72,6 +72,10 @@ class ModelConfig:
   dataset: str = ""
   dataset_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+  def __post_init__(self):
+    for name in ("shape", "bounds"):  # JSON has lists
+      object.__setattr__(self, name, tuple(getattr(self, name)))
+
 
 def make_denoiser(
   config: ModelConfig, key: jax.Array | None = None
