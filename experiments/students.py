@@ -49,19 +49,19 @@ _SHOWN = 16  # samples of a row of the pictures
 TASKS = {
   "mixture": dict(
     what="25 Gaussians in the plane, exact teacher, MLP 3 x 128",
-    steps=2000,
+    steps=1500,
     batch_size=256,
     samples=4096,
   ),
   "digits": dict(
     what="scikit-learn's digits, 8 x 8, residual MLP 3 x 256, by class",
-    steps=1000,
+    steps=500,
     batch_size=128,
     samples=1797,
   ),
   "patches8": dict(
     what="8 x 8 colour patches of photographs, residual MLP 4 x 256, by class",
-    steps=600,
+    steps=400,
     batch_size=128,
     samples=2048,
   ),
