@@ -14,7 +14,6 @@ WORKERS ?= 2
 # One thread for each worker of the test suite: two workers that each start a
 # thread for every core take two to four times as long. XLA reads NPROC.
 ONE_THREAD := NPROC=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
-# A file stays with one worker: its fixtures and programs are made once.
 # Most programs of the tests run for milliseconds and compile for seconds:
 # XLA's costliest passes are left out there, and nowhere else.
 TEST_ENV := JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(ONE_THREAD)
@@ -30,7 +29,7 @@ demo: $(STAMP)  ## a small end-to-end run on the CPU
 	$(BIN)/python -m experiments.demo
 
 test: $(STAMP)  ## the fast tests
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not slow" tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q -m "not slow" tests
 
 parity: $(STAMP)  ## networks and metrics against torch's (installs it: 1 GB)
 	$(BIN)/python -m pip install -q -e ".[parity]"
