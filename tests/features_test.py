@@ -1,8 +1,6 @@
 """Feature networks against the references, and files that are no weights."""
 
 import importlib.util
-import os
-import pathlib
 import pickle
 import subprocess
 import sys
@@ -13,6 +11,7 @@ import jax.numpy as jnp
 import metrics_golden as golden
 import numpy as np
 import pytest
+import virtual_devices
 
 from jaxdiff import data
 from jaxdiff import pickles
@@ -192,13 +191,10 @@ found = features.extract(
 )
 np.savez(sys.argv[1], *found)
 """
-  flag = "--xla_force_host_platform_device_count=4"
-  root = pathlib.Path(__file__).parent.parent
-  environment = dict(XLA_FLAGS=flag, JAX_PLATFORMS="cpu", PYTHONPATH=str(root))
   path = tmp_path / "found.npz"
   subprocess.run(
     [sys.executable, "-c", program, str(path)],
-    env=os.environ | environment,
+    env=virtual_devices.environment(4),
     check=True,
   )
   images = data.digits()["image"][:10]

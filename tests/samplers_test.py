@@ -1,8 +1,6 @@
 """Predictor-corrector, controllable generation, and the tables under them."""
 
 import functools
-import importlib
-import os
 import pathlib
 import subprocess
 import sys
@@ -12,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import virtual_devices
 
 from jaxdiff import grids
 from jaxdiff import guidance
@@ -321,14 +320,9 @@ def test_the_batch_mean_is_global_over_virtual_devices():
     assert len(out.sharding.device_set) == 4, out.sharding
     np.testing.assert_allclose(out, run(x), rtol=2e-5, atol=1e-6)
   """)
-  environment = dict(
-    os.environ,
-    XLA_FLAGS="--xla_force_host_platform_device_count=4",
-    JAX_PLATFORMS="cpu",
-  )
   done = subprocess.run(
     [sys.executable, "-c", program],
-    env=environment,
+    env=virtual_devices.environment(4),
     capture_output=True,
     text=True,
     cwd=pathlib.Path(__file__).parent.parent,
@@ -337,18 +331,15 @@ def test_the_batch_mean_is_global_over_virtual_devices():
   assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_other_ratios_and_tables_share_one_program():
-  # the package hands on the function under the module's name
-  module = importlib.import_module("jaxdiff.samplers.predictor_corrector")
-  program = module._program
+def test_other_ratios_and_tables_share_one_program(compiled):
   grid = grids.karras(EDM, 5, to_zero=True)
   run = lambda table, snr: samplers.predictor_corrector(
     KEY, toy, table, (2, 3), process=EDM, snr=snr
   )
   run(solvers.reverse_diffusion(EDM, grid), 0.1)
-  before = program._cache_size()
+  compiled.clear()
   run(solvers.ddpm(EDM, grid), 0.2)
-  assert program._cache_size() == before
+  assert "jit(_sample)" not in compiled
 
 
 @pytest.mark.slow

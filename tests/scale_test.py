@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import pathlib
 import signal
 import socket
@@ -13,22 +12,17 @@ import time
 import numpy as np
 import pytest
 import scale_run
+import virtual_devices
 
 from jaxdiff import parallel
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def environment(devices=1):
-  path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-  flag = f"--xla_force_host_platform_device_count={devices}"
-  return os.environ | dict(PYTHONPATH=path, XLA_FLAGS=flag, JAX_PLATFORMS="cpu")
-
-
 def test_training_is_the_same_on_every_mesh_and_sharded_state_is_split():
   result = subprocess.run(
     [sys.executable, scale_run.__file__],
-    env=environment(8),
+    env=virtual_devices.environment(8),
     capture_output=True,
     text=True,
     check=False,
@@ -71,7 +65,7 @@ def launch(workdir, processes, *flags):
     subprocess.Popen(
       command + (several + [f"--process_index={i}"] if processes > 1 else []),
       cwd=ROOT,
-      env=environment(),
+      env=virtual_devices.environment(),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,

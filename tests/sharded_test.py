@@ -2,13 +2,13 @@
 
 import functools
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import virtual_devices
 
 ROOT = pathlib.Path(__file__).parent.parent
 ALONE = "1-replicated"
@@ -21,12 +21,7 @@ def run(*cases):
   """Returns what tests/sharded_run.py prints: one process, eight devices."""
   done = subprocess.run(
     [sys.executable, str(ROOT / "tests" / "sharded_run.py"), *cases],
-    env=dict(
-      os.environ,
-      XLA_FLAGS="--xla_force_host_platform_device_count=8",
-      JAX_PLATFORMS="cpu",
-      PYTHONPATH=str(ROOT),
-    ),
+    env=virtual_devices.environment(8),
     capture_output=True,
     text=True,
     cwd=ROOT,

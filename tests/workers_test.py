@@ -14,6 +14,7 @@ import weakref
 import jax
 import numpy as np
 import pytest
+import virtual_devices
 
 from jaxdiff import data
 from jaxdiff import parallel
@@ -244,7 +245,7 @@ def test_processes_give_their_own_rows_of_one_global_batch():
     subprocess.Popen(
       [sys.executable, "-c", PROCESS, address, str(i)],
       cwd=root,
-      env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+      env=virtual_devices.environment(),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,

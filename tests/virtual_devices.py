@@ -1,0 +1,17 @@
+"""The environment of a test's own program with several CPU devices."""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def environment(devices=1):
+  """Returns environment variables; flags that were given to XLA stay."""
+  flag = f"--xla_force_host_platform_device_count={devices}"
+  path = (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", ""))
+  return os.environ | dict(
+    JAX_PLATFORMS="cpu",
+    PYTHONPATH=os.pathsep.join(path),
+    XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip(),
+  )
