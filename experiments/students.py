@@ -283,9 +283,13 @@ def main() -> None:
     if flags.FLAGS.baseline:
       keep(baseline(task, runs))
     for method in asked:
-      keep(cell(task, method, runs))
-      row = results[f"{task}/{method}/1"]
-      print(f"{task} {method}: {row['distance']:.4g} at one call", flush=True)
+      rows = cell(task, method, runs)
+      keep(rows)
+      row = rows[0]
+      print(
+        f"{task} {method}: {row['distance']:.4g} at {row['calls']} call(s)",
+        flush=True,
+      )
   page = _PAGE.read_text() if _PAGE.exists() else "".join(_MARKS)
   head, _, rest = page.partition(_MARKS[0])
   _, _, tail = rest.partition(_MARKS[1])

@@ -18,6 +18,7 @@ LONG = (
   "sharded_sampling",
   "stochastic_interpolants",
   "train_on_your_own_data",
+  "which_solver",
 )
 SOLVERS = ("ddim", "dpmpp_2m", "default")  # of bring_your_own_checkpoint
 

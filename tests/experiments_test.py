@@ -61,14 +61,19 @@ def rows_of(out):
   "script",
   [
     "train",
-    "sample",
-    "frontier",
-    "search",
     "demo",
-    "bench_distill",
-    "bench_overhead",
-    "bench_sample",
-    "bench_search",
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in (
+        "sample",
+        "frontier",
+        "search",
+        "bench_distill",
+        "bench_overhead",
+        "bench_sample",
+        "bench_search",
+      )
+    ),
   ],
 )
 def test_help_begins_with_what_the_script_does(script):
@@ -128,6 +133,7 @@ def small(out, **changes):
   return config
 
 
+@pytest.mark.slow
 def test_a_sweep_of_another_config_starts_again_and_of_more_cells_goes_on(
   tmp_path, monkeypatch
 ):

@@ -91,7 +91,13 @@ def test_the_teacher_has_converged(process, x64):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("process", [EDM, FLOW], ids=["edm", "flow"])
+@pytest.mark.parametrize(
+  "process",
+  [
+    pytest.param(EDM, id="edm"),
+    pytest.param(FLOW, id="flow", marks=pytest.mark.slow),
+  ],
+)
 def test_a_family_begins_at_its_table(name, process, x64):
   """And is exactly it: the noise ends where the solver takes it."""
   theta, build = family(name, process)
@@ -236,7 +242,9 @@ def test_a_descent_that_is_interrupted_goes_on_to_the_same_end():
   assert [p.round for p in rest] == [3, 4]
 
 
-@pytest.mark.parametrize("name", ["bns", "ld3"])
+@pytest.mark.parametrize(
+  "name", ["bns", pytest.param("ld3", marks=pytest.mark.slow)]
+)
 def test_the_best_iterate_is_kept(name):
   progress = whole_descent(name)
   least = np.minimum.accumulate([p.rmse for p in progress])

@@ -84,6 +84,7 @@ def curve(workdir):
     return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(f)}
 
 
+@pytest.mark.slow
 def test_two_processes_on_loopback_train_as_one(tmp_path):
   one, two = tmp_path / "one", tmp_path / "two"
   jobs = [

@@ -369,7 +369,9 @@ def test_the_median_is_over_samples():
 SMALL = s3.Config(4, generation=20, inner_size=60)
 
 
-@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize(
+  "guided", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_a_search_improves_and_is_a_function_of_its_key(problem, guided):
   run = lambda key, budget: s3.search(
     key, problem, EDM, SMALL, budget=budget, guided=guided

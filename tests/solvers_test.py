@@ -841,8 +841,10 @@ ALL_GRIDS = {
 
 @pytest.mark.parametrize(
   "process_name",
-  [  # the pair finds its inverse by bisection: 30 s for all its tables
-    pytest.param(name, marks=[pytest.mark.slow] * (name == "pair"))
+  [  # one program for each, which compiles for long
+    name
+    if name in ("edm", "rectified_flow")
+    else pytest.param(name, marks=pytest.mark.slow)
     for name in PROCESSES
   ],
 )

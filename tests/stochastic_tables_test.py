@@ -475,7 +475,15 @@ def test_restart_is_algorithm_2(x64):
 # --- adjusted DDIM -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", INSIDE)
+@pytest.mark.parametrize(
+  "name",
+  [
+    "edm",
+    "rectified_flow",
+    pytest.param("vp_linear", marks=pytest.mark.slow),
+    pytest.param("ve", marks=pytest.mark.slow),
+  ],
+)
 def test_addim_keeps_the_mean_square_of_gaussian_data(name, x64):
   """With match="sample" exactly, at any number of steps; DDIM loses it."""
   process = INSIDE[name]

