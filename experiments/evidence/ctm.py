@@ -2,8 +2,10 @@ r"""CTM: a student that jumps anywhere, against consistency distillation.
 
 The 25-mode grid with its exact teacher, EDM's process from 0.02 to 20, an MLP 3
 x 128 that has imitated the teacher. CTM (17 intervals of a Karras grid, Heun's
-teacher, the denoising term weighted by 0.5) and CD (the same grid, teacher and
-network) are trained on 4000 batches of 512 each.
+teacher, the denoising term weighted by 0.05) and CD (the same grid, teacher and
+network) are trained on 4000 batches of 512 each, Adam 3e-3 with a cosine
+schedule. The denoising term has the noise of its data, the other one has none:
+weighted by 0.5 it blurs the jumps (share of samples in a mode .63 on seed 0).
 
 Where a jump ends is compared with the teacher's ODE, 200 steps of RK4 from the
 same noise: the rmse of a coordinate. The ODE parts neighbouring modes at sharp
@@ -105,12 +107,12 @@ def students(seed: int, steps: int = STEPS) -> tuple[Any, Any]:
   """Returns the trained students of CTM and of CD."""
   teacher, warm = _grid.teacher(), _grid.warm(seed)
   key = jax.random.fold_in(jax.random.key(seed), 5)
-  optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
+  optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
   ctm = distillation.ctm(
     teacher,
     distillation.student_of(key, warm, _grid.SHAPE, jumps=True),
     optimizer=optimizer,
-    dsm=0.5,
+    dsm=0.05,
   )
   cd = distillation.consistency_distillation(teacher, warm, optimizer=optimizer)
   return _grid.train(ctm, seed, steps), _grid.train(cd, seed, steps)
