@@ -158,7 +158,7 @@ def dropped(
   seed: int,
   full: denoisers.Denoiser,
   steps: int = 1000,
-  self_teacher: float = 1.0,
+  self_teacher: float = 0.1,
   **options,
 ) -> denoisers.Denoiser:
   """Returns the network that runs half of its blocks, trained so."""

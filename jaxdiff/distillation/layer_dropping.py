@@ -9,6 +9,10 @@ is its own teacher at full depth:
 
   E lambda (|D_drop - D_teacher|^2 + w |D_drop - sg(D_full)|^2).
 
+w is small: the full depth has no term of its own, except where the budget is 0,
+and drifts with the shared weights. (On 25 modes the error of a network of half
+the depth was .019 with w = 0 and 0.1, .037 with 1, .028 by early exit.)
+
 Training computes all blocks and masks them, sample by sample. `compiled` is for
 use: a call at one time runs the program of its budget, in which the skipped
 blocks are not. Reference: Novack et al. (2024),
@@ -46,7 +50,7 @@ def layer_dropping(
   *,
   optimizer: optax.GradientTransformation,
   times: Any = None,
-  self_teacher: float = 1.0,
+  self_teacher: float = 0.1,
   ema: float = 0.999,
 ) -> Method:
   """Returns the method.

@@ -102,7 +102,7 @@ def presto_ls(
   teacher: Any,
   student: Any,
   *,
-  self_teacher: float = 1.0,
+  self_teacher: float = 0.1,
   fake: Any = None,
   input_times: Any = None,
   **options: Any,
