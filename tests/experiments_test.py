@@ -248,6 +248,7 @@ def test_samples_do_not_depend_on_the_batch_and_repeat_in_a_larger_job(demo):
     assert (out / picture).read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_sample_guides_to_one_class(demo):
   out, _, _ = demo
   done = start(
@@ -429,6 +430,7 @@ def test_an_unknown_sampler_of_times_lists_the_samplers():
     recipe.time_sampler(config.times, processes.edm())
 
 
+@pytest.mark.slow
 def test_another_network_and_process_are_chosen_on_the_command_line(tmp_path):
   np.savez(
     tmp_path / "a.npz", image=np.random.default_rng(0).normal(size=(9, 2))

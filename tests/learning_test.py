@@ -217,14 +217,8 @@ def descend(name, resume=None):
 whole_descent = functools.cache(descend)
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    "bns",
-    pytest.param("ld3", marks=pytest.mark.slow),
-    pytest.param("amed", marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bns", "ld3", "amed"])
 def test_what_is_learned_wins_on_unseen_noises(name):
   model, report = lessons(learning.split(jax.random.key(0)).report, n=512)
   theta, build = family(name)
