@@ -10,8 +10,10 @@ alpha times the first:
        = E w (delta . (D_fake - x0) + (1 - alpha) |delta|^2),
   delta = D_teacher(x_t) - D_fake(x_t),   w = 1 / sg(mean |x0 - D_teacher|).
 
-alpha = 1 is SIM of the squared distance; 1.2 is the authors' choice. Gradients
-run through x_t. Reference: Zhou et al. (2024),
+alpha = 1 is SIM of the squared distance; 1.2 is the authors' choice. Above 1 a
+larger |delta|^2 is a gain, and where the fake score lags the student runs away:
+on 25 modes in the plane, 1,500 updates end at a sliced W_2 of 2.9 with 1.2, of
+.044 with 1. Gradients run through x_t. Reference: Zhou et al. (2024),
 https://arxiv.org/abs/2404.04057, section 3 and algorithm 1.
 """
 
@@ -71,7 +73,7 @@ def sid(
     student: a Denoiser, which begins as a copy of the teacher.
     optimizer: of the student; Adam with b1=0 is usual.
     alpha: how much of the plain estimate is taken off the other; 1 is the
-      gradient of the divergence, 1.2 the authors' choice, 0.5 to 1.2 work.
+      gradient of the divergence, 1.2 the authors' choice.
     weighting: "adaptive", "uniform", or a function of the log-SNR.
     fake: the fake denoiser before the first step.
     fake_optimizer: its optimizer.
