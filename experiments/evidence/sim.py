@@ -3,8 +3,9 @@
 The student begins as the network that imitated the exact teacher, asked at
 sigma = 2.5. 6000 updates of 512, one fake step each, Adam 1e-3 (the fake score
 2e-3) with a cosine schedule; pseudo-Huber distance with c = 0.01, sigma of x_t
-log-uniform in [0.02, 5], weights of alpha / sigma. Robustness: 700 updates,
-constant learning rates from 1e-4 to 3e-3 (the fake score 1e-3), no clipping.
+log-uniform in [0.02, 5], weights of (alpha / sigma)^0.75. Robustness: 700
+updates, constant learning rates from 1e-4 to 3e-3 (the fake score 1e-3), no
+clipping.
 """
 
 import dataclasses
@@ -57,8 +58,9 @@ REPORTED = (
   ),
 )
 LIMITS = (
-  "images. The weights were chosen on seed 0, where by the same updates with"
-  " equal ones 75 % of the samples are in a mode."
+  "images. The power of the weights was chosen on seed 3: of 0.5, 0.75 and (on"
+  " seeds 0 to 2) 1, the share of samples in a mode was .80, .85 and .80, and"
+  " .75 with equal weights."
 )
 
 _GRID = np.asarray([2.5, 0.0])
@@ -84,7 +86,7 @@ def train(
     fake_optimizer=adam(fake_rate),
     times=times,
     fake_times=times,
-    weighting=jnp.exp,  # of the log-SNR
+    weighting=lambda log_snr: jnp.exp(0.75 * log_snr),
     **options,
   )
   if not clip:
