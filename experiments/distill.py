@@ -196,10 +196,38 @@ def student(
   return model_config, chosen.finished(state)
 
 
+def stand_in(
+  config: config_dict.ConfigDict,
+  on: Task,
+  workdir: pathlib.Path,
+  progress: bool = True,
+) -> denoisers.Denoiser | None:
+  """Returns a network for a fake score that neither player can lend one.
+
+  None if there is no such score, if the teacher has a network, or if the
+  student, as its copy, has.
+  """
+  asked = "fake" in configs.keywords(config.builder)
+  if on.network is not None or not (asked and recipe.plain(config, "student")):
+    return None
+  config = config.copy_and_resolve_references()
+  config.jumps, config.student = False, config_dict.ConfigDict()
+  return student(config, on, workdir, progress)[1]
+
+
 def method(
-  config: config_dict.ConfigDict, on: Task, begin: denoisers.Denoiser
+  config: config_dict.ConfigDict,
+  on: Task,
+  begin: denoisers.Denoiser,
+  fake: denoisers.Denoiser | None = None,
 ) -> distillation.Method:
   """Returns the method that a configuration asks for, ready to be trained.
+
+  Args:
+    config: as `configs.distill.get_config(method)` returns it.
+    on: the teacher and its data.
+    begin: the student before its training.
+    fake: the fake score before its training; None leaves it to the builder.
 
   Raises:
     ValueError: for an unknown builder, or options that it does not take.
@@ -237,6 +265,8 @@ def method(
   }
   if config.ema is not None:
     made["ema"] = config.ema
+  if fake is not None:
+    made["fake"] = fake
   for name, rate in rates.items():
     # several steps in an update: a schedule made for the student's would end
     # early, and leave the student to a fake score that no longer follows it
@@ -362,7 +392,8 @@ def distil(
   opened = checkpoints.open(directory, keep=config.keep)
   try:
     model_config, begin = student(config, on, workdir, progress)
-    chosen = method(config, on, begin)
+    fake = stand_in(config, on, workdir, progress)
+    chosen = method(config, on, begin, fake)
     model_config = dataclasses.replace(
       model_config, bounds=getattr(chosen.student, "bounds", ())
     )

@@ -91,6 +91,15 @@ def test_every_method_is_built_from_its_configuration(name, teacher):
   json.dumps(config.to_dict(), default=str)
 
 
+def test_a_student_unlike_the_exact_teacher_s_copy_gets_a_fake_score(tmp_path):
+  """Neither the student, a map without time, nor the law can be its start."""
+  config = small("sign", "mixture", imitation_steps=1, batch_size=4)
+  model = distill.distil(config, tmp_path, progress=False)
+  assert model.time == "none"
+  start = training.load_denoiser(tmp_path / "start")
+  assert start.time != "none" and not start.jumps
+
+
 def test_options_become_what_a_builder_takes():
   edm = processes.edm()
   times = distill._option("fake_times", ("log_normal", -1.0, 1.0), edm)
