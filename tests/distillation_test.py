@@ -70,6 +70,26 @@ def test_players_move_in_turn_and_see_each_other():
   assert set(metrics) >= {"loss", "fake/loss", "grad_norm", "fake/grad_norm"}
 
 
+@pytest.mark.parametrize("convolution", [False, True])
+def test_inner_steps_are_a_loop_but_for_convolutions_on_a_cpu(convolution):
+  """Their gradients in a loop's body are ten times slower there."""
+
+  def loss(key, params, nets, batch):
+    x = batch["image"]
+    if convolution:
+      x = jax.lax.conv(x, params, (1, 1), "SAME")
+    return jnp.mean((x - params.sum()) ** 2), {}
+
+  players = {"student": PLAYER(loss, steps=3)}
+  params = {"student": jnp.ones((1, 1, 3, 3))}
+  state = alternating.init_state(jax.random.key(0), players, params)
+  update = alternating.make_update(players)
+  batch = {"image": jnp.ones((2, 1, 4, 4))}
+  text = update.program.lower({}, state, batch).as_text()
+  assert ("stablehlo.convolution" in text) == convolution
+  assert ("stablehlo.while" in text) != convolution
+
+
 def test_a_player_that_rests_keeps_its_parameters_and_its_momentum():
   players = {
     "fake": training.Player(
