@@ -312,12 +312,15 @@ def _play(player, key, params, opt_state, nets, batch, step, gather):
   def play(carry):
     if player.steps == 1:  # the commonest case, without a loop around it
       return move(carry, 0)
-    carry, (said, squares) = jax.lax.scan(
-      move,
-      carry,
-      jnp.arange(player.steps),
-      unroll=_slow_in_a_loop(move, carry),
-    )
+    if _slow_in_a_loop(move, carry):
+      kept = []
+      for j in range(player.steps):
+        carry, of_one = move(carry, j)
+        kept.append(of_one)
+      said, squares = jax.tree.map(lambda *v: jnp.stack(v), *kept)
+    else:
+      steps = jnp.arange(player.steps)
+      carry, (said, squares) = jax.lax.scan(move, carry, steps)
     return carry, (
       averaging.merge(said, empty=0.0),
       jax.tree.map(jnp.sum, squares),
