@@ -34,12 +34,12 @@ demo: $(STAMP)  ## a small end-to-end run on the CPU
 	$(BIN)/python -m experiments.demo
 
 test: $(STAMP)  ## the fast tests
-	$(WITH_XLA) $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q \
-	  -m "not slow" tests
+	$(WITH_XLA) $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) \
+	  --dist loadfile -q -m "not slow" tests
 
 parity: $(STAMP)  ## networks and metrics against torch's (installs it: 1 GB)
 	$(BIN)/python -m pip install -q -e ".[parity]"
-	$(WITH_XLA) $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q tests/*parity_test.py \
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q tests/*parity_test.py \
 	  tests/features_test.py tests/distances_test.py
 
 lint: $(STAMP)  ## style and likely bugs, changes nothing
@@ -50,7 +50,7 @@ bench: $(STAMP)  ## what the library's loop costs beside the bare network
 	$(BIN)/python -m experiments.bench_overhead
 
 evidence: $(STAMP)  ## the slow tests, then every system against its bars (hours)
-	$(WITH_XLA) $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q -m slow tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q -m slow tests
 	$(BIN)/python -m experiments.evidence --system=all
 
 clean:  ## remove .venv, runs and caches

@@ -354,6 +354,14 @@ def draw(
   return np.asarray(x)
 
 
+def by_ddim(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+  """Returns the configuration with which `draw` samples a teacher."""
+  config = config.copy_and_resolve_references()
+  config.update(dict(gamma=0.0, to_zero=True))
+  config.start = config.lowest = None
+  return config
+
+
 def distance(x: np.ndarray, reference: np.ndarray) -> float:
   """Returns a distance to the data, of as many of either.
 
@@ -471,9 +479,7 @@ def report(config: config_dict.ConfigDict, workdir: pathlib.Path) -> str:
   model = on.network
   if model is None:
     model = training.load_denoiser(workdir / "start", ema=True)
-  options = config.copy_and_resolve_references()
-  options.gamma, options.start, options.to_zero = 0.0, None, True
-  options.lowest = None
+  options = by_ddim(config)
   for calls in (1, 18):
     x = draw(options, model, shape, calls, n, classes)
     rows.append(("teacher, DDIM", calls, distance(x, reference)))

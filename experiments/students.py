@@ -24,6 +24,7 @@ import csv
 import json
 import pathlib
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -37,8 +38,8 @@ from experiments import sources
 from experiments.configs import digits_mlp
 from experiments.configs import distill as configs
 from experiments.configs import patches8
+from experiments.evidence import _grid
 from jaxdiff import metrics
-from jaxdiff import oracles
 from jaxdiff import training
 
 _RESULTS = pathlib.Path("experiments/results/students.json")
@@ -98,7 +99,8 @@ def measure(x: np.ndarray, reference: np.ndarray) -> Row:
   interval = metrics.jackknife(distill.distance, x, reference, groups=_GROUPS)
   inside = {}
   if x.ndim == 2:
-    coverage, inside["share"] = _modes(x)
+    held, share = _grid.modes(x)
+    coverage, inside["share"] = held, float(f"{share:.3g}")
   else:
     coverage = float(metrics.density_coverage(x, reference)[1])
   ends = (interval.value, interval.low, interval.high)
@@ -110,14 +112,28 @@ def measure(x: np.ndarray, reference: np.ndarray) -> Row:
   )
 
 
-def _modes(x: np.ndarray) -> tuple[float, float]:
-  """Returns how many modes are held, and the share of samples in a mode."""
-  means = np.asarray(oracles.grid25().means)
-  distance = np.linalg.norm(x[:, None] - means, axis=-1)
-  inside = distance.min(1) < 4 * 0.05
-  count = np.bincount(distance.argmin(1)[inside], minlength=len(means))
-  held = np.sum(count >= 0.2 * len(x) / len(means))
-  return float(held), float(f"{inside.mean():.3g}")
+def _drawn(
+  config: Any, name: str, model: Any, on: Any, calls: Sequence[int], task: str
+) -> tuple[list[Row], dict[int, np.ndarray]]:
+  """Returns the rows of a model's samples, and those that are shown, by calls.
+
+  Args:
+    config: what `distill.draw` draws by.
+    name: of the method, or "teacher".
+    model: the student or the teacher.
+    on: as `distill.task` returns it.
+    calls: numbers of calls.
+    task: its name.
+  """
+  reference = sources.images(on.source)[: config.samples]
+  rows, shown = [], {}
+  for n in calls:
+    x = distill.draw(
+      config, model, on.config.shape, n, len(reference), on.config.num_classes
+    )
+    shown[n] = x[: 512 if x.ndim == 2 else _SHOWN]
+    rows.append(dict(task=task, method=name, calls=n, **measure(x, reference)))
+  return rows, shown
 
 
 def cell(task: str, method: str, runs: pathlib.Path) -> list[Row]:
@@ -127,21 +143,9 @@ def cell(task: str, method: str, runs: pathlib.Path) -> list[Row]:
   _begin(config, task, runs, folder)
   model = distill.distil(config, folder)
   on = distill.task(config)
-  reference = sources.images(on.source)[: config.samples]
-  rows = []
-  for calls in config.calls:
-    x = distill.draw(
-      config,
-      model,
-      on.config.shape,
-      calls,
-      len(reference),
-      on.config.num_classes,
-    )
-    np.save(folder / f"shown_{calls}.npy", x[: 512 if x.ndim == 2 else _SHOWN])
-    rows.append(
-      dict(task=task, method=method, calls=calls, **measure(x, reference))
-    )
+  rows, shown = _drawn(config, method, model, on, config.calls, task)
+  for calls, x in shown.items():
+    np.save(folder / f"shown_{calls}.npy", x)
   with (folder / "metrics.csv").open() as f:
     speeds = [float(r["updates_per_second"]) for r in csv.DictReader(f)]
   for row in rows:
@@ -166,31 +170,15 @@ def baseline(task: str, runs: pathlib.Path) -> list[Row]:
   config = configuration(task, "imitation", runs)
   on = distill.task(config)
   images = sources.images(on.source)
-  reference = images[: config.samples]
   model = on.network
   if model is None:
     model = training.load_denoiser(runs / task / "start_plain" / "start")
-  rows = []
-  config.gamma, config.start, config.to_zero = 0.0, None, True
-  config.lowest = None
-  for calls in _TEACHER_CALLS:
-    x = distill.draw(
-      config,
-      model,
-      on.config.shape,
-      calls,
-      len(reference),
-      on.config.num_classes,
-    )
-    folder = runs / task
-    np.save(folder / f"shown_{calls}.npy", x[: 512 if x.ndim == 2 else _SHOWN])
-    name = "teacher"
-    rows.append(
-      dict(task=task, method=name, calls=calls, **measure(x, reference))
-    )
-  half = (
-    len(images) // 2 if len(images) < 2 * config.samples else len(reference)
+  rows, shown = _drawn(
+    distill.by_ddim(config), "teacher", model, on, _TEACHER_CALLS, task
   )
+  for calls, x in shown.items():
+    np.save(runs / task / f"shown_{calls}.npy", x)
+  half = min(len(images) // 2, config.samples)
   # digits come writer by writer: without it two halves are of other hands
   images = np.random.default_rng(0).permutation(images)
   again = measure(images[half : 2 * half], images[:half])

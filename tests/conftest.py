@@ -40,8 +40,8 @@ def compiled():
 def few_programs():
   """Forgets compiled programs before they exhaust a process's memory maps.
 
-  Each holds some ten of them; Linux grants 65,530, and beyond these XLA's
-  compiler ends the process by a segmentation fault.
+  Each holds from a few to a hundred of them; Linux grants 65,530, and beyond
+  these XLA's compiler ends the process by a segmentation fault.
   """
   yield
   maps = pathlib.Path("/proc/self/maps")

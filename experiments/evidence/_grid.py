@@ -158,12 +158,14 @@ def quality(x: Any, seed: int) -> dict[str, float]:
   key = jax.random.fold_in(jax.random.key(seed), 4)
   truth, _ = LAW.sample(jax.random.fold_in(key, 0), len(x))
   sw2 = metrics.sliced_wasserstein(jax.random.fold_in(key, 1), x, truth, 256)
+  held, share = modes(x)
+  return dict(sw2=float(sw2), modes=held, share=share)
+
+
+def modes(x: np.ndarray) -> tuple[float, float]:
+  """Returns how many modes are held, and the share of samples in a mode."""
   distance = np.linalg.norm(x[:, None] - np.asarray(LAW.means), axis=-1)
-  near = distance.argmin(1)
   inside = distance.min(1) < 4 * 0.05
-  count = np.bincount(near[inside], minlength=25)
-  return dict(
-    sw2=float(sw2),
-    modes=float(np.sum(count >= 0.2 * len(x) / 25)),
-    share=float(inside.mean()),
-  )
+  count = np.bincount(distance.argmin(1)[inside], minlength=25)
+  held = np.sum(count >= 0.2 * len(x) / 25)
+  return float(held), float(inside.mean())

@@ -16,7 +16,7 @@ most 1e4 for the denoising term and within [0.01, 10] for the adversarial one; a
 number in place of "adaptive" is a itself.
 
 The denoising term has the noise of its data, the first term none: of 25 modes'
-samples by one call 63 % are in a mode with a_D = .5, 87 % with .05.
+samples by one call 63 % are in a mode with a_D = .5 (one seed), 87 % with .05.
 
 until="end" and max_steps=1 are consistency distillation, loss and gradient.
 Without a teacher x_u is made with the average's own denoiser. A student is
