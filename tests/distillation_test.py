@@ -90,6 +90,27 @@ def test_inner_steps_are_a_loop_but_for_convolutions_on_a_cpu(convolution):
   assert ("stablehlo.while" in text) != convolution
 
 
+def test_steps_written_out_are_those_of_the_loop(monkeypatch):
+  """Each with its own key, and metrics over all of them."""
+
+  def loss(key, params, nets, batch):
+    aim = jax.random.normal(key, params.shape)
+    return jnp.sum((params - aim) ** 2), dict(aim=aim.sum())
+
+  players = {"student": PLAYER(loss, steps=3)}
+  ends = []
+  for written_out in (False, True):
+    monkeypatch.setattr(
+      alternating, "_slow_in_a_loop", lambda *_, slow=written_out: slow
+    )
+    params = {"student": jnp.ones(4)}
+    state = alternating.init_state(jax.random.key(0), players, params)
+    update = alternating.make_update(players)
+    state, said = update(state, {"image": jnp.zeros((2, 1))})
+    ends.append((state.params, said))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *ends)
+
+
 def test_a_player_that_rests_keeps_its_parameters_and_its_momentum():
   players = {
     "fake": training.Player(
