@@ -1,15 +1,27 @@
 # `make help` lists the targets. Everything runs in .venv, which is built from
 # setup.py on first use and again whenever setup.py changes.
 
-# The first interpreter that is new enough; `make PYTHON=/path/to/python test`
-# chooses another.
-PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 \
-  python; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-  >/dev/null 2>&1 && { echo $$p; break; }; done)
+# The interpreters to try, the newest first: those on PATH, and those that pyenv
+# keeps and does not show there. `make PYTHON=/path/to/python test` names one.
+PYTHON ?=
+LOOK := import sys; v = sys.version_info; \
+  v[:2] >= (3, 11) and v[3] == "final" and \
+  print("{}.{}.{}".format(*v), sys.executable)
+define INTERPRETERS
+  for p in $(if $(PYTHON),"$(PYTHON)",python3 python python3.11 python3.12 \
+    python3.13 python3.14 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.*/bin/python); \
+  do "$$p" -c '$(LOOK)' 2>/dev/null; done \
+  | sort -s -t. -k1,1nr -k2,2nr -k3,3nr | awk '!seen[$$1]++'
+endef
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+INSTALL = $(BIN)/python -m pip install -q -e ".[test,plots,data,train]"
 WORKERS ?= 2
+
+OLDEST := .venv-oldest
+CONTRACTS := $(patsubst %,tests/%_test.py,import processes grids predictions \
+  tableau tree denoisers sampling solvers samplers learning training)
 
 # One thread for each worker of the test suite: two workers that each start a
 # thread for every core take two to four times as long. XLA reads NPROC.
@@ -18,24 +30,43 @@ ONE_THREAD := NPROC=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 # XLA's costliest passes are left out there, and nowhere else.
 TEST_ENV := JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(ONE_THREAD)
 # XLA's older emitters compile twice as fast. A jaxlib that no longer has them
-# ends at once when it reads the flag, so it is asked first.
+# ends at once when it reads the flag, so it is asked first. Without them the
+# variable stays as it is: XLA takes a blank for the name of a file.
 FAST_XLA := --xla_cpu_use_fusion_emitters=false
-WITH_XLA = XLA_FLAGS="$$XLA_FLAGS $$(XLA_FLAGS=$(FAST_XLA) JAX_PLATFORMS=cpu \
-  $(BIN)/python -c 'import jax; jax.devices(); print("$(FAST_XLA)")' 2>/dev/null)"
+define WITH_XLA
+  if XLA_FLAGS=$(FAST_XLA) JAX_PLATFORMS=cpu $(BIN)/python -c \
+    'import jax; jax.devices()' >/dev/null 2>&1; \
+  then export XLA_FLAGS="$(FAST_XLA) $$XLA_FLAGS"; fi
+endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test parity lint bench evidence clean
+.PHONY: help demo test test-oldest parity lint bench evidence clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) \
-	  | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) \
+	  | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
 demo: $(STAMP)  ## a small end-to-end run on the CPU
 	$(BIN)/python -m experiments.demo
 
 test: $(STAMP)  ## the fast tests
-	$(WITH_XLA) $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) \
+	@$(WITH_XLA); $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) \
 	  --dist loadfile -q -m "not slow" tests
+
+# Exactly the versions that setup.py names as its lower bounds.
+test-oldest: BIN := $(OLDEST)/bin
+test-oldest:  ## what every method promises, with the oldest versions
+	@python=$$($(INTERPRETERS) | sed -n 's/^3\.11\.[0-9]* //p'); \
+	if test -z "$$python"; then \
+	  echo "Left out: the oldest versions are tried with Python 3.11, and there \
+	is none."; exit 0; fi; \
+	test $(OLDEST)/.installed -nt setup.py || { \
+	  "$$python" -m venv --clear $(OLDEST) && \
+	  grep -oE '"[A-Za-z0-9_-]+>=[0-9.]+"' setup.py | tr -d '"' \
+	    | sed 's/>=/==/' > $(OLDEST)/oldest.txt && \
+	  $(INSTALL) -c $(OLDEST)/oldest.txt && touch $(OLDEST)/.installed; } || exit 1; \
+	$(WITH_XLA); $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) \
+	  --dist loadfile -q -m "not slow" $(CONTRACTS)
 
 parity: $(STAMP)  ## networks and metrics against torch's (installs it: 1 GB)
 	$(BIN)/python -m pip install -q -e ".[parity]"
@@ -54,19 +85,21 @@ evidence: $(STAMP)  ## the slow tests, then every system against its bars (hours
 	$(BIN)/python -m experiments.evidence --system=all
 
 clean:  ## remove .venv, runs and caches
-	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .jax_cache
+	rm -rf .venv .venv-oldest runs build dist *.egg-info .pytest_cache .ruff_cache .jax_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp comes last, so that an installation that broke off is done again.
+# The stamp comes last, so that an installation that broke off is done again. An
+# interpreter for which a dependency has no wheel makes room for the next.
 $(STAMP): setup.py
-	@test -n "$(PYTHON)" && "$(PYTHON)" -c \
-	  'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "jaxdiff needs Python 3.11 or newer."; \
-	  echo "PYTHON is '$(PYTHON)'; found:"; \
-	  for p in $(PYTHON) python3 python; do command -v $$p >/dev/null 2>&1 \
-	    && echo "  $$(command -v $$p): $$($$p --version 2>&1 | head -n 1)"; done; \
-	  echo "Name one that is new enough: make PYTHON=/path/to/python3.11 ..."; \
-	  exit 1; } >&2
-	"$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install -q -e ".[test,plots,data,train]"
-	@touch $@
+	@if test -z "$(PYTHON)" -a -x $(BIN)/python && $(INSTALL); then touch $@; exit 0; fi; \
+	$(INTERPRETERS) | { while read -r version python; do \
+	  echo "Installing into .venv for Python $$version ($$python)"; \
+	  if "$$python" -m venv --clear .venv </dev/null && $(INSTALL) </dev/null; \
+	  then touch $@; exit 0; fi; \
+	  echo "jaxdiff cannot be installed for Python $$version ($$python)."; \
+	done; \
+	echo "jaxdiff needs Python 3.11 or newer, and its dependencies from PyPI."; \
+	for p in $(PYTHON) python3 python; do command -v "$$p" >/dev/null 2>&1 \
+	  && echo "  $$(command -v "$$p"): $$("$$p" --version 2>&1 | head -n 1)"; done; \
+	echo "Name one that is new enough: make PYTHON=/path/to/python3.11 ..."; \
+	exit 1; } >&2
