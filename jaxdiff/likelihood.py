@@ -40,6 +40,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers import adaptive
@@ -101,7 +102,7 @@ class Augmented:
 
   def _divergence(self, x, t):
     """Returns the prediction and div x0, f[batch], from the same calls."""
-    call = lambda v: sampling.as_prediction(self.model(v, t), v)
+    call = lambda v: ask(self.model, v, t)
     along = lambda v: jax.jvp(call, (x,), (v,))
     dot = lambda a, b: jnp.sum(
       (a * b).astype(tree.compute_dtype(x.dtype)),

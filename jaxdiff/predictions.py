@@ -24,6 +24,7 @@ the straight path. "v", "flow" and "edm" divide by nothing that vanishes. "x0",
 at sigma = 0, x0 at alpha = 0): it is set to 0 there, so that it stays finite.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxdiff import checks
@@ -39,6 +40,44 @@ class Prediction(NamedTuple):
 
   x0: Any
   eps: Any
+
+
+def ask(
+  model: Callable[..., Any], x: Any, *args: Any, **options: Any
+) -> Prediction:
+  """Returns model(x, *args, **options) as a Prediction shaped like x.
+
+  Whatever takes a model asks it through this function, so that what one place
+  takes all do. Raises as `as_prediction`.
+  """
+  return as_prediction(model(x, *args, **options), x)
+
+
+def as_prediction(answer: Any, x: Any) -> Prediction:
+  """Returns what a model answered, a Prediction or a plain pair, as the former.
+
+  Args:
+    answer: Prediction, or a tuple (x0, eps).
+    x: what the model was asked at, an array or a tree.
+
+  Raises:
+    TypeError: if it is no pair.
+    ValueError: if a half is not shaped like x; the leaf is named.
+  """
+  if type(answer) is tuple and len(answer) == 2:
+    answer = Prediction(*answer)
+  if not isinstance(answer, Prediction):
+    raise TypeError(
+      "a model returns predictions.Prediction(x0, eps), got"
+      f" {type(answer).__name__}; wrap a bare network with"
+      " denoisers.from_function, or decode its output with"
+      " predictions.decode(kind, output, x, alpha, sigma)"
+    )
+  for half in ("x0", "eps"):
+    checks.same_structure(
+      getattr(answer, half), x, f"the model's {half}", "the state"
+    )
+  return answer
 
 
 def decode(

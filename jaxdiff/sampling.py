@@ -260,7 +260,7 @@ def table_advance(
 
   def advance(key, row, state):
     y = _add_noise(key, index, 0, state.y, row.noise[0:1])[0]
-    answer = as_prediction(model(y, row.t), y)
+    answer = predictions.ask(model, y, row.t)
     memory = row.history.shape[1]
 
     def combine(y, a, x0, eps, ring):
@@ -597,24 +597,6 @@ def _checked_length(length, n):
       f"length must be within 1..{n}, the rows of the tableau, got {value}"
     )
   return jnp.asarray(value, jnp.int32)
-
-
-def as_prediction(answer, y):
-  """Returns what a model answered as a Prediction shaped like y."""
-  if type(answer) is tuple and len(answer) == 2:
-    answer = predictions.Prediction(*answer)
-  if not isinstance(answer, predictions.Prediction):
-    raise TypeError(
-      "a model returns predictions.Prediction(x0, eps), got"
-      f" {type(answer).__name__}; wrap a bare network with"
-      " denoisers.from_function, or decode its output with"
-      " predictions.decode(kind, output, x, alpha, sigma)"
-    )
-  for half in ("x0", "eps"):
-    checks.same_structure(
-      getattr(answer, half), y, f"the model's {half}", "the state"
-    )
-  return answer
 
 
 _bars = []  # open progress bars; a compiled program can hold no bar of its own

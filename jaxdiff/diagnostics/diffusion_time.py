@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 
 LogDensity = Callable[[jax.Array, float], jax.Array]
@@ -91,7 +92,7 @@ def elbo_curve(
     def one(i_t):
       i, t = i_t
       x, eps = process.perturb(jax.random.fold_in(key, i), x0, t)
-      square = (model(x, t).eps - eps) ** 2
+      square = (ask(model, x, t).eps - eps) ** 2
       return jnp.sum(square.reshape(len(x), -1), axis=1)
 
     t = jnp.asarray(at.reshape(-1), tree.compute_dtype(x0.dtype))
@@ -150,7 +151,7 @@ def score_gap(
     def one(i_t):
       i, t = i_t
       x, _ = process.perturb(jax.random.fold_in(key, i), x0, t)
-      square = (models[0](x, t).eps - models[1](x, t).eps) ** 2
+      square = (ask(models[0], x, t).eps - ask(models[1], x, t).eps) ** 2
       return jnp.mean(jnp.sum(square.reshape(len(x), -1), axis=1))
 
     t = jnp.asarray(at.reshape(-1), tree.compute_dtype(x0.dtype))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 
 Score = Callable[[jax.Array, Any], jax.Array]
@@ -23,6 +24,6 @@ def score_of(model: Any, process: GaussianProcess) -> Score:
 
   def score(x: jax.Array, t: Any) -> jax.Array:
     t = jnp.asarray(t, tree.compute_dtype(x.dtype))
-    return -model(x, t).eps / tree.expand(process.sigma(t), x)
+    return -ask(model, x, t).eps / tree.expand(process.sigma(t), x)
 
   return score

@@ -26,6 +26,7 @@ from jaxdiff import jacobians
 from jaxdiff import numerics
 from jaxdiff import tree
 from jaxdiff.denoisers import GradientApply
+from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 
@@ -52,7 +53,7 @@ class Transformed:
 
   def __call__(self, x: jax.Array, t: jax.Array) -> Prediction:
     """Returns the pair whose eps is matrix eps; x0 follows from x."""
-    eps = self.model(x, t).eps
+    eps = ask(self.model, x, t).eps
     matrix = jnp.asarray(self.matrix, eps.dtype)
     flat = jnp.matmul(eps.reshape(len(x), -1), matrix.T, precision="highest")
     eps = flat.reshape(x.shape)

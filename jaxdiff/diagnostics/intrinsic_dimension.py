@@ -25,6 +25,7 @@ from jaxdiff import jacobians
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 
 
@@ -125,7 +126,7 @@ def local_dimension(
     t: a time whose sigma is small against the manifold's scale.
   """
   t = jnp.asarray(t, tree.compute_dtype(x.dtype))
-  matrix = jacobians.jacobian(lambda x: model(x, t).x0, x)
+  matrix = jacobians.jacobian(lambda x: ask(model, x, t).x0, x)
   symmetric = 0.5 * (matrix + jnp.swapaxes(matrix, 1, 2))
   values = process.alpha(t) * jnp.linalg.eigvalsh(symmetric)
   return jnp.sum(values > 0.5, axis=1)

@@ -27,6 +27,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers import model_statistics
 
@@ -124,14 +125,14 @@ def _nodes(arrays, key, x0, index, times, curves, *, static, process, what):
     t, curve = node
     alpha, sigma = process.alpha(t), process.sigma(t)
     x = alpha * x0 + sigma * noise
-    eps_of = lambda x, t: model(x, t).eps.astype(dtype)
+    eps_of = lambda x, t: ask(model, x, t).eps.astype(dtype)
     if what == "exact":
       return jnp.mean(sigma * _diagonal(lambda x: eps_of(x, t), x), axis=0)
     if what == "hutchinson":
       pushed = jax.jvp(lambda x: eps_of(x, t), (x,), (probe,))[1]
       return jnp.mean(sigma * probe * pushed, axis=0)
     l, slope = curve
-    answer = model(x, t)
+    answer = ask(model, x, t)
     alpha_dot, sigma_dot = process.rates(t)
     speed = alpha_dot / alpha - sigma_dot / sigma  # dlambda / dt
     flow = alpha_dot * answer.x0 + sigma_dot * answer.eps

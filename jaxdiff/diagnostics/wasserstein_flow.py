@@ -30,6 +30,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.diagnostics import conservativity
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 
 Model = Callable[[Any, Any], Any]
@@ -65,7 +66,7 @@ def velocity(
   """
   t = jnp.asarray(t, tree.compute_dtype(x.dtype))
   alpha_dot, sigma_dot = (tree.expand(r, x) for r in process.rates(t))
-  answer = model(x, t)
+  answer = ask(model, x, t)
   return alpha_dot * answer.x0 + sigma_dot * answer.eps
 
 
@@ -227,8 +228,8 @@ def audit(
     t = jnp.asarray(t, tree.compute_dtype(x0.dtype))
     sigma = process.sigma(t)
     x, _ = process.perturb(jax.random.fold_in(key, 0), x0, t)
-    denoised = lambda v, t=t: model(v, t).x0
-    score = lambda v, t=t, s=sigma: -model(v, t).eps / s
+    denoised = lambda v, t=t: ask(model, v, t).x0
+    score = lambda v, t=t, s=sigma: -ask(model, v, t).eps / s
     around = jnp.abs(
       conservativity.circulation(
         jax.random.fold_in(key, 1), score, x, radius * sigma, points

@@ -43,6 +43,7 @@ from jaxdiff import tree
 from jaxdiff.distillation import generators
 from jaxdiff.distillation import jumps
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.training import alternating
 
@@ -100,7 +101,7 @@ def function(
   end = jnp.full_like(t, model.process.t_min)
   if model.jumps:
     options["until"] = end
-  answer = model(x, t, *label, **options)
+  answer = ask(model, x, t, *label, **options)
   return jumps.jump(model.process, answer, x, t, end)
 
 

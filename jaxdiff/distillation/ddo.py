@@ -49,6 +49,7 @@ from jaxdiff.distillation import generators
 from jaxdiff.distillation import method as methods
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 
 Ratio = Callable[[jax.Array, Any, Any, Mapping[str, Any]], jax.Array]
 
@@ -168,7 +169,7 @@ def diffusion_ratio(times: Any, weighting: Any = "edm") -> Ratio:
     labels = generators.label(batch)
 
     def error(denoiser):
-      answer = denoiser(x, t, *labels)
+      answer = ask(denoiser, x, t, *labels)
       return losses.error(denoiser, answer, x0, eps, t, weighting)
 
     return tree.sample_size(x0) * (error(reference) - error(model))

@@ -46,6 +46,7 @@ from jaxdiff.distillation import generators
 from jaxdiff.distillation.fake_score import denoising
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 
 FLOOR = 1e-3
 
@@ -164,7 +165,7 @@ def matching(
   x_t, _ = fake.process.perturb(noise_key, clean, t, batch.get("index"))
   labels = generators.label(batch)
   gradient = direction(
-    clean, teacher(x_t, t, *labels).x0, fake(x_t, t, *labels).x0
+    clean, ask(teacher, x_t, t, *labels).x0, ask(fake, x_t, t, *labels).x0
   )
   aim = jax.lax.stop_gradient(clean - gradient)
   return 0.5 * jnp.mean(jnp.square(x - aim))
@@ -201,7 +202,7 @@ def pairs(model: Any, batch: dict) -> jax.Array:
       " makes of them (sampling.sample with solvers.heun), or set regression=0"
     )
   labels = generators.label(batch)
-  x = model(batch["noise"], model.process.t_max, *labels).x0
+  x = ask(model, batch["noise"], model.process.t_max, *labels).x0
   return jnp.mean(jnp.square(x - batch["end"]))
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 
 Generator = Callable[[jax.Array, Any, Mapping[str, Any]], jax.Array]
@@ -50,7 +51,7 @@ def one_step(
   scale = float(np.hypot(process.sigma(t), process.alpha(t) * data_std))
 
   def generate(key, model, batch):
-    return model(scale * noise(key, batch), t, *label(batch)).x0
+    return ask(model, scale * noise(key, batch), t, *label(batch)).x0
 
   return generate
 
@@ -63,7 +64,7 @@ def noised_data(process: GaussianProcess, times: Any) -> Generator:
     x = batch["image"]
     t = times(time_key, x.shape[0])
     x, _ = process.perturb(noise_key, x, t, batch.get("index"))
-    return model(x, t, *label(batch)).x0
+    return ask(model, x, t, *label(batch)).x0
 
   return generate
 
@@ -97,10 +98,10 @@ def backward_simulation(
     stop = jax.random.randint(keys[n], (size,), n - 1 if last else 0, n)
     x = sigma[0] * noise(keys[0], batch)
     for i in range(1, n):
-      x0 = jax.lax.stop_gradient(model(x, times[i - 1], *label(batch)).x0)
+      x0 = jax.lax.stop_gradient(ask(model, x, times[i - 1], *label(batch)).x0)
       further = alpha[i] * x0 + sigma[i] * noise(keys[i], batch)
       x = jnp.where(tree.expand(stop >= i, x), further, x)
     t = jnp.asarray(times, x.dtype)[stop]
-    return model(x, t, *label(batch)).x0
+    return ask(model, x, t, *label(batch)).x0
 
   return generate

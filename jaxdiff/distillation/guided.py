@@ -5,13 +5,15 @@ from typing import Any
 from jaxdiff import guidance
 
 
-def guided(teacher: Any, scale: float, null: int | None = None) -> Any:
+def guided(teacher: Any, scale: float, null: Any = None) -> Any:
   """Returns the teacher, guided; itself if scale = 1.
 
   Args:
     teacher: model(x, t, label) -> Prediction.
     scale: of the guidance, as in `guidance.cfg`.
-    null: the label that stands for none; by default num_classes of its network.
+    null: the label that stands for none; by default num_classes of its network,
+      or zeros where that is conditioned on vectors, as `losses.denoising` drops
+      them.
 
   Raises:
     ValueError: if null is not given and the teacher does not say it.
@@ -20,8 +22,10 @@ def guided(teacher: Any, scale: float, null: int | None = None) -> Any:
     return teacher
   if null is None:
     module = getattr(getattr(teacher, "apply", None), "module", None)
-    null = getattr(module, "num_classes", 0)
-    if not null:
+    null = getattr(module, "num_classes", 0) or None
+    if null is None and getattr(module, "label_dim", 0):
+      null = 0.0
+    if null is None:
       raise ValueError(
         f"guidance={scale} needs a teacher that also knows the law without"
         f" labels, but this {type(teacher).__name__} names no null label; give"

@@ -17,6 +17,7 @@ from jaxdiff import training
 from jaxdiff.distillation import generators
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 
 
 def imitation(
@@ -47,7 +48,7 @@ def imitation(
     t = times(time_key, x0.shape[0])
     x, _ = process.perturb(noise_key, x0, t, batch.get("index"))
     labels = generators.label(batch)
-    aim = nets["teacher"](x, t, *labels)
+    aim = ask(nets["teacher"], x, t, *labels)
     answer = with_params(student, params)(x, t, *labels)
     error = losses.error(student, answer, aim.x0, aim.eps, t, weighting)
     return error.mean(), {}

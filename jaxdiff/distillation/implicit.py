@@ -40,6 +40,7 @@ from jaxdiff.distillation import generators
 from jaxdiff.distillation.fake_score import fake_score
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 
 Objective = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -77,7 +78,9 @@ def matching(
   t = times(time_key, x0.shape[0])
   x_t, _ = fake.process.perturb(noise_key, x0, t, batch.get("index"))
   labels = generators.label(batch)
-  teacher_x0, fake_x0 = (model(x_t, t, *labels).x0 for model in (teacher, fake))
+  teacher_x0, fake_x0 = (
+    ask(model, x_t, t, *labels).x0 for model in (teacher, fake)
+  )
   lam = fake.process.log_snr(t)
   value = jnp.mean(objective(x0, teacher_x0, fake_x0, lam))
   return value, dict(delta=jnp.mean(abs(teacher_x0 - fake_x0)))

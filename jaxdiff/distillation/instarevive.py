@@ -45,6 +45,7 @@ from jaxdiff.distillation.dmd import matching as dmd_loss
 from jaxdiff.distillation.fake_score import fake_score
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 
 RULES = ("linear", "level")
 CLOCKS = {
@@ -244,7 +245,7 @@ def restored_at(t: float) -> generators.Generator:
         f" but the batch has no {', '.join(map(repr, missing))}; it has"
         f" {', '.join(map(repr, batch))}"
       )
-    return model(batch["degraded"], t, *generators.label(batch)).x0
+    return ask(model, batch["degraded"], t, *generators.label(batch)).x0
 
   return generate
 
@@ -285,7 +286,7 @@ def direction_cosine(
     def draw(i):
       noise = tree.normal(jax.random.fold_in(noise_key, i), x)
       noisy = x + level * noise
-      return real(noisy, level).x0 - fake(noisy, level).x0
+      return ask(real, noisy, level).x0 - ask(fake, noisy, level).x0
 
     direction = jnp.mean(jax.lax.map(draw, jnp.arange(draws)), axis=0)
     dot = jnp.sum(direction * (x0 - x), axis=-1)

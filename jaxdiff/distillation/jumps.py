@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers import jump_times
@@ -74,7 +75,7 @@ def flow_map(
         " (solvers.encoder)"
       )
   t, s = (jnp.asarray(v, tree.compute_dtype(x.dtype)) for v in (t, s))
-  answer = model(x, t, *label, until=s, **options)
+  answer = ask(model, x, t, *label, until=s, **options)
   return jump(model.process, answer, x, t, s)
 
 

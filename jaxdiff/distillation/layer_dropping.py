@@ -40,6 +40,7 @@ from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import grafted
 from jaxdiff.distillation.students import with_params
 from jaxdiff.networks import layer_dropping as dropping
+from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 
 _STRATA = 4096  # of the training law, whose quantiles are the edges
@@ -72,7 +73,7 @@ def layer_dropping(
     x0, x, eps, t, labels = _noised(key, process, times, batch)
     aim = Prediction(x0, eps)
     if teacher is not None:
-      aim = nets["teacher"](x, t, *labels)
+      aim = ask(nets["teacher"], x, t, *labels)
     answer = with_params(student, params)(x, t, *labels)
     said = {
       "teacher": losses.error(student, answer, *aim, t).mean(),

@@ -38,6 +38,7 @@ from jaxdiff.distillation import tangents
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import must_jump
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 
 
@@ -120,7 +121,7 @@ def mean_velocity(
   model: Any, x: jax.Array, t: jax.Array, s: jax.Array, labels: tuple = ()
 ) -> jax.Array:
   """Returns u(z_t, s, t) of a Denoiser that jumps, like x."""
-  predicted = model(x, t, *labels, until=s)
+  predicted = ask(model, x, t, *labels, until=s)
   return predicted.eps - predicted.x0
 
 

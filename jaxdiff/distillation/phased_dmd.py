@@ -52,6 +52,7 @@ from jaxdiff.distillation.experts import one_by_one
 from jaxdiff.distillation.jumps import jump
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 
@@ -151,8 +152,8 @@ def phased_dmd(
     labels = generators.label(batch)
     gradient = direction(
       jax.lax.stop_gradient(x0),
-      nets["teacher"](x_t, t, *labels).x0,
-      own(nets["fake"], k)(x_t, t, *labels).x0,
+      ask(nets["teacher"], x_t, t, *labels).x0,
+      ask(own(nets["fake"], k), x_t, t, *labels).x0,
     )
     aim = jax.lax.stop_gradient(made - gradient)
     return 0.5 * jnp.mean(jnp.square(x - aim)), {"phase": k}

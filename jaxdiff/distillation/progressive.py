@@ -41,6 +41,7 @@ from jaxdiff.distillation import jumps
 from jaxdiff.distillation import teacher_steps
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 
 WEIGHTINGS = {
   "snr+1": lambda lam: jnp.exp(2.0 * lam) + 1.0,
@@ -104,8 +105,8 @@ def progressive(
     x, _ = process.perturb(noise_key, x0, t, batch.get("index"))
 
     def two_steps(model):
-      x_m = jumps.jump(process, model(x, t, *labels), x, t, m)
-      return jumps.jump(process, model(x_m, m, *labels), x_m, m, s)
+      x_m = jumps.jump(process, ask(model, x, t, *labels), x, t, m)
+      return jumps.jump(process, ask(model, x_m, m, *labels), x_m, m, s)
 
     last = with_params(student, nets["memory"]["teacher"])
     x_s = jax.lax.cond(

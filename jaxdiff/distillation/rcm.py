@@ -42,6 +42,7 @@ from jaxdiff.distillation.fake_score import fake_score
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.scm import tangent_errors
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.training import ema as emas
 
@@ -179,7 +180,7 @@ def random_simulation(
     def further(i, carry):
       x, t = carry
       time_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
-      x0 = jax.lax.stop_gradient(model(x, t, *labels).x0)
+      x0 = jax.lax.stop_gradient(ask(model, x, t, *labels).x0)
       # by permutation: stratified draws of two calls would rise together
       draw = jax.random.permutation(
         jax.random.fold_in(time_key, 1), times(time_key, size)
@@ -195,6 +196,6 @@ def random_simulation(
     t = jnp.full((size,), process.t_max, tree.compute_dtype(first.dtype))
     x = (process.sigma(process.t_max) * first).astype(first.dtype)
     x, t = jax.lax.fori_loop(0, n, further, (x, t))
-    return model(x, t, *labels).x0
+    return ask(model, x, t, *labels).x0
 
   return generate

@@ -39,6 +39,7 @@ from jaxdiff import tree
 from jaxdiff.distillation import generators
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 
 MISMATCHES = ("independent", "none", "opposite")
 
@@ -205,7 +206,7 @@ def score_loss(
 
     def penalty():
       x, t, _ = noised(real_key, score, batch["image"], levels, batch)
-      total = lambda x: jnp.sum(score(x, t, *generators.label(batch)).eps)
+      total = lambda x: jnp.sum(ask(score, x, t, *generators.label(batch)).eps)
       return jnp.mean(tree.squared_norm(jax.grad(total)(x)))
 
     rest = lambda: jnp.zeros((), value.dtype)
@@ -223,7 +224,7 @@ def error(
 ) -> jax.Array:
   """Returns E |S(x_t) - target(eps)|^2 over a batch x0 [batch, ...], f[]."""
   x, t, eps = noised(key, score, x0, levels, batch)
-  answer = score(x, t, *generators.label(batch)).eps
+  answer = ask(score, x, t, *generators.label(batch)).eps
   return jnp.mean(tree.squared_norm(answer - target(eps)))
 
 

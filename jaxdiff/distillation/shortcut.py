@@ -35,6 +35,7 @@ from jaxdiff.distillation.mean_flow import mean_velocity
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import must_jump
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 
@@ -135,9 +136,9 @@ def two_halves(
     last: bool[batch], where a half is a step of the velocity.
   """
   process = model.process
-  one = model(x, t, *labels, until=jnp.where(last, t, m))
+  one = ask(model, x, t, *labels, until=jnp.where(last, t, m))
   there = jumps.jump(process, one, x, t, m)
-  two = model(there, m, *labels, until=jnp.where(last, m, s))
+  two = ask(model, there, m, *labels, until=jnp.where(last, m, s))
   mean = 0.5 * (one.eps - one.x0 + two.eps - two.x0)
   return jax.lax.stop_gradient(mean)
 

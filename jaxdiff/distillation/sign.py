@@ -53,6 +53,7 @@ from jaxdiff.distillation.dmd import matching
 from jaxdiff.distillation.fake_score import fake_score
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 
 Map = Callable[[jax.Array], jax.Array]
 
@@ -192,7 +193,7 @@ def sign(
 def mapping(student: Any, *label: jax.Array) -> Map:
   """Returns f: x [batch, ...] -> like x, of a student that is told no time."""
   t = student.process.t_max  # it does not matter which
-  return lambda x: student(x, t, *label).x0
+  return lambda x: ask(student, x, t, *label).x0
 
 
 def project(student: Any, x: jax.Array, n: int = 1, *label: Any) -> jax.Array:
@@ -241,7 +242,7 @@ def flow(
     batch: the data, their labels and index.
   """
   x, _ = process.perturb(key, batch["image"], t, batch.get("index"))
-  predicted = teacher(x, t, *generators.label(batch))
+  predicted = ask(teacher, x, t, *generators.label(batch))
   moved = jumps.jump(process, predicted, x, t, s)
   return tuple(
     v / tree.expand(process.alpha(u), v) for v, u in ((x, t), (moved, s))

@@ -46,6 +46,7 @@ from jaxdiff.distillation import implicit
 from jaxdiff.distillation.method import Method
 from jaxdiff.oracles import exact
 from jaxdiff.oracles import gaussian
+from jaxdiff.predictions import ask
 
 DISTANCES = ("squared", "huber", "power", "l1")
 
@@ -228,12 +229,12 @@ def check_score_gradient(
       x_t = x0 + sigma * eps
       fake_x0 = denoised(now, x_t)
       return jnp.sum(
-        w * value(x0, teacher(x_t, sigma).x0, fake_x0, -np.log(sigma))
+        w * value(x0, ask(teacher, x_t, sigma).x0, fake_x0, -np.log(sigma))
       )
 
     def direct(theta):
       x_t = now[0] + spread * along
-      return jnp.sum(w * d(teacher(x_t, sigma).x0 - denoised(theta, x_t)))
+      return jnp.sum(w * d(ask(teacher, x_t, sigma).x0 - denoised(theta, x_t)))
 
     pair = [
       np.asarray(jax.jit(jax.grad(f))(now)) for f in (implicit_loss, direct)

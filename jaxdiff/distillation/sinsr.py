@@ -43,6 +43,7 @@ from jaxdiff import training
 from jaxdiff.distillation import generators
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
+from jaxdiff.predictions import ask
 
 Perceptual = Callable[
   [Mapping[str, Any], jax.Array, jax.Array], tuple[jax.Array, dict]
@@ -109,10 +110,10 @@ def sinsr(
     model = with_params(student, params)
     z = generators.noise(key, batch)
     aim = _rollout(nets["teacher"], table, sigma * z, labels)
-    answer = model(sigma * z, first, *labels).x0
-    back = model(aim, last, *labels).eps
-    encoded = sigma * jax.lax.stop_gradient(model(r, last, *labels).eps)
-    again = model(encoded, first, *labels).x0
+    answer = ask(model, sigma * z, first, *labels).x0
+    back = ask(model, aim, last, *labels).eps
+    encoded = sigma * jax.lax.stop_gradient(ask(model, r, last, *labels).eps)
+    again = ask(model, encoded, first, *labels).x0
     square = lambda a, b: jnp.mean(jnp.square(a - b))
     said = dict(
       distill=square(answer, aim),
@@ -188,8 +189,8 @@ def restore(
 
 def _rollout(teacher, table, x, labels):
   """Returns where the teacher's table ends, without gradients."""
-  ask = lambda x, t: teacher(x, t, *labels)
-  advance = sampling.table_advance(ask, jnp.arange(len(x)))
+  guide = lambda x, t: teacher(x, t, *labels)
+  advance = sampling.table_advance(guide, jnp.arange(len(x)))
   state = sampling.initial_state(x, table.memory)
   rows = sampling.rows_of(table, state.y.dtype)
   # deterministic: the key is not used

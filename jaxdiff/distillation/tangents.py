@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.distillation.trigflow import floating
+from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 
@@ -121,7 +122,7 @@ def velocity_of(
     labels: of the samples, as `generators.label` gives them.
     data: what x was made of.
   """
-  pair = data if kind == "data" else teacher(x, t, *labels)
+  pair = data if kind == "data" else ask(teacher, x, t, *labels)
   return jax.lax.stop_gradient(pair)
 
 

@@ -35,6 +35,7 @@ from jaxdiff import checks
 from jaxdiff import numerics
 from jaxdiff import predictions
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 
@@ -130,7 +131,7 @@ class Under:
     length = lambda p, t: jnp.hypot(p.alpha(t), p.sigma(t))
     scale = length(self.own, time) / length(self.process, t)
     label = () if label is None else (label,)
-    return self.model(tree.expand(scale, x) * x, time, *label)
+    return ask(self.model, tree.expand(scale, x) * x, time, *label)
 
 
 def under(

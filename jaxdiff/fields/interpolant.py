@@ -136,7 +136,8 @@ def score(
 
   def s(x: jax.Array, t: jax.Array) -> jax.Array:
     t = interpolant.inside(jnp.asarray(t, tree.compute_dtype(x.dtype)))
-    return -model(x, t).eps / tree.expand(interpolant.gamma(t), x)
+    _, eta = model(x, t)
+    return -eta / tree.expand(interpolant.gamma(t), x)
 
   return s
 

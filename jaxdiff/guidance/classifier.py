@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxdiff import checks
 from jaxdiff import numerics
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 
@@ -37,7 +38,7 @@ class ClassifierGuided:
 
   def __call__(self, x: Any, t: jax.Array) -> Prediction:
     """Returns the guided (x0, eps) for x [batch, ...], t scalar or [batch]."""
-    pair = self.model(x, t)
+    pair = ask(self.model, x, t)
     # a sample's log-probability depends on that sample alone, so the gradient
     # of the sum holds all of theirs
     slope = jax.grad(lambda v: jnp.sum(self.log_prob(v, t)))(x)

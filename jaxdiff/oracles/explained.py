@@ -20,6 +20,7 @@ from jaxdiff import tree
 from jaxdiff.oracles import low_rank
 from jaxdiff.oracles.empirical import Empirical
 from jaxdiff.oracles.mixture import mixture
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 
 Model = Callable[[Any, Any], Any]
@@ -56,7 +57,7 @@ def _shares(key, arrays, x0, times, *, static, process):
 
   def at(t):
     x, _ = process.perturb(key, x0, t)
-    own, other = model(x, t).eps, reference(x, t).eps
+    own, other = ask(model, x, t).eps, ask(reference, x, t).eps
     return jnp.sum((own - other) ** 2) / jnp.sum(own**2)
 
   return jax.lax.map(at, times.astype(tree.compute_dtype(x0.dtype)))

@@ -30,6 +30,7 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import numerics
+from jaxdiff import predictions
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.processes import GaussianProcess
@@ -287,14 +288,13 @@ def _solve(
     return jnp.clip(t, times.min(), times.max())
 
   def ask(y, t):
-    answer = model(y, t)
     w = pair.output(process, clock, t)
     return jax.tree.map(
       lambda x0, eps, v: (
         tree.expand(w[0], v) * x0.astype(v.dtype)
         + tree.expand(w[1], v) * eps.astype(v.dtype)
       ).astype(v.dtype),
-      *sampling.as_prediction(answer, y),
+      *predictions.ask(model, y, t),
       y,
     )
 

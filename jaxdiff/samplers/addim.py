@@ -36,6 +36,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 
 PyTree = Any
@@ -127,7 +128,7 @@ def _advance(model, match):
 
   def advance(key, row, x):
     del key  # deterministic
-    answer = model(x, row.t)
+    answer = ask(model, x, row.t)
     square = _dot(answer.eps, answer.eps)
     overlap = _dot(answer.x0, answer.eps) if match == "sample" else 0.0
     square = jnp.maximum(square, jnp.finfo(square.dtype).tiny)

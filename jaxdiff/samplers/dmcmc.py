@@ -31,6 +31,7 @@ from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tableau as tables
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers.langevin import move
 from jaxdiff.tableau import Tableau
@@ -266,7 +267,7 @@ def chain_step(
   sigma = levels.astype(dtype)[chain.level]
   t = process.time_at(sigma)
   noisy = (tree.expand(process.alpha(t), x) * x).astype(x.dtype)
-  score = -model(noisy, t).eps / tree.expand(sigma, x)
+  score = -ask(model, noisy, t).eps / tree.expand(sigma, x)
   z = tree.normal(jax.random.fold_in(key, 0), x, index)
   x = move(x, score, jnp.asarray(eta, dtype) / 2.0, z)
   logits = posterior(x)

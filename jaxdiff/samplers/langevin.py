@@ -27,6 +27,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 
 PyTree = Any
@@ -55,7 +56,7 @@ class ModelScore:
     dtype = tree.compute_dtype(jax.tree.leaves(x)[0].dtype)
     t = jnp.asarray(self.t, dtype)
     sigma = self.process.sigma(t)
-    return jax.tree.map(lambda e: -e / sigma, self.model(x, t).eps)
+    return jax.tree.map(lambda e: -e / sigma, ask(self.model, x, t).eps)
 
 
 class ChainInfo(NamedTuple):

@@ -36,6 +36,7 @@ from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tableau as tables
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers import door
 
@@ -209,7 +210,7 @@ def _parallel(
     """Returns the path summed anew from the answers along the old one."""
     steps = jnp.minimum(first + offsets[:, None], n - 1)  # [window, batch]
     old = jax.tree.map(lambda v: v[:-1], path)
-    answer = sampling.as_prediction(jax.vmap(model)(old, t[steps]), old)
+    answer = ask(jax.vmap(model), old, t[steps])
     c, w = carry[steps], weight[steps]
     o, s = output[steps], scale[steps]
     z = jax.lax.cond(

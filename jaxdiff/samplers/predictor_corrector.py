@@ -35,6 +35,7 @@ from jaxdiff import numerics
 from jaxdiff import sampling
 from jaxdiff import tableau as tables
 from jaxdiff import tree
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers import door
 
@@ -226,7 +227,7 @@ def _sample(
     def step(j, y):
       own = jax.random.fold_in(key, j)
       z = tree.normal(jax.random.fold_in(own, 0), y, index)
-      eps = model(y, row.table.t).eps
+      eps = ask(model, y, row.table.t).eps
       q = snr * numerics.safe_divide(
         _norm(z, norm, axis_name), _norm(eps, norm, axis_name)
       )

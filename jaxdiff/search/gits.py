@@ -26,6 +26,7 @@ from jaxdiff import checks
 from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
+from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 
 Array = Any
@@ -133,7 +134,7 @@ def _costs(model, process, path, times):
   spread = tuple(range(2, path.ndim))  # the coordinates
 
   def row(i, t):
-    eps = model(path[i], t).eps
+    eps = ask(model, path[i], t).eps
     step = (level - level[i]).reshape((-1,) + (1,) * (path.ndim - 1))
     error = scaled[i] + step * eps - scaled
     return jnp.mean(jnp.sqrt(jnp.mean(jnp.square(error), axis=spread)), axis=1)

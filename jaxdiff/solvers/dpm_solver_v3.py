@@ -38,6 +38,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.numerics import vandermonde_weights
+from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import coefficients
@@ -219,7 +220,7 @@ class Recentred:
     dtype = tree.compute_dtype(x.dtype)
     i = jnp.argmin(abs(jnp.asarray(self.t, dtype) - t))
     shift = lambda leaf: jnp.asarray(leaf, dtype)[i]
-    answer = self.model((x + shift(self.x)).astype(x.dtype), t)
+    answer = ask(self.model, (x + shift(self.x)).astype(x.dtype), t)
     return Prediction(answer.x0 + shift(self.x0), answer.eps + shift(self.eps))
 
 
