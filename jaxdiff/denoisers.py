@@ -20,7 +20,7 @@ from jaxdiff.processes import GaussianProcess
 
 PyTree = Any
 
-TIMES = ("log_snr", "log_half_sigma", "none", "steps", "t")
+TIMES = ("log_snr", "log_half_sigma", "none", "steps", "t", "1 - t")
 
 _CLIP = 20.0  # of the log-SNR that the network sees: sigma = 0 or alpha = 0
 
@@ -42,6 +42,7 @@ class Denoiser:
   | "log_half_sigma"  | log(sigma / (2 alpha)), as in EDM's VE networks        |
   | "steps"           | N t - 1, the step 0..N-1 of `processes.vp_discrete`    |
   | "t"               | t                                                      |
+  | "1 - t"           | 1 - t, of flows that run from noise at 0 to data at 1  |
   | "none"            | 0: maps that are told of no time                       |
   | a function        | of t, as in time=lambda t: 999.0 * t                   |
 
@@ -59,13 +60,17 @@ class Denoiser:
       axis.
     apply: the network as a function of (params, x, c[, label]).
     process: the forward process.
-    prediction: what the network outputs, one of `predictions.KINDS`.
+    prediction: what the network outputs, one of `predictions.KINDS`, or its
+      negative: "-flow" is the velocity x0 - eps toward the data.
     sigma_data: standard deviation of the data, for "edm" and scaled inputs.
     time: one of `TIMES`, or a function of t (keep one function object).
     scale_input: whether x is divided by sqrt(alpha^2 sigma_data^2 + sigma^2);
       None does so for the prediction "edm" alone.
     dtype: what the network's input is cast to; None keeps x's dtype.
     jumps: whether the network is told where to jump.
+    output: which part of the network's answer is the prediction: an index or a
+      key of a tuple or dict, or a function of the answer, such as
+      `without_variance`. None takes the answer itself.
   """
 
   params: PyTree
@@ -82,6 +87,7 @@ class Denoiser:
   )
   dtype: Any = dataclasses.field(default=None, metadata={"static": True})
   jumps: bool = dataclasses.field(default=False, metadata={"static": True})
+  output: Any = dataclasses.field(default=None, metadata={"static": True})
 
   def __call__(
     self,
@@ -107,6 +113,8 @@ class Denoiser:
     Raises:
       ValueError: if the network's output is not shaped like x, or `until` is
         given to a network that does not jump.
+      TypeError: if the network returns no array and `output` does not say which
+        part of its answer to take.
     """
     if until is not None and not self.jumps:
       raise ValueError(
@@ -118,12 +126,15 @@ class Denoiser:
     given = dict(augment=augment, key=key)
     given = {name: v for name, v in given.items() if v is not None}
     args = self.inputs(x, t, label, until=until)
-    output = self.apply(self.params, *args, **given)
+    output = _picked(self.apply(self.params, *args, **given), self.output)
     if output.shape != x.shape:
+      twice = output.shape == (*x.shape[:-1], 2 * x.shape[-1])
       raise ValueError(
         f"the network returned shape {output.shape} for an input of shape"
         f" {x.shape}; a denoiser predicts one value for every input value"
-        " (check the number of output channels)"
+        " (check the number of output channels"
+        + ("" if not twice else "; " + _VARIANCE)
+        + ")"
       )
     t = jnp.asarray(t, tree.compute_dtype(x.dtype))
     alpha = tree.expand(self.process.alpha(t), x)
@@ -135,7 +146,14 @@ class Denoiser:
       alpha,
       sigma,
       self.sigma_data,
+      self._rates(t, x),
     )
+
+  def _rates(self, t, x):
+    """Returns (alpha', sigma') against x, where the prediction needs them."""
+    if not predictions.needs_rates(self.prediction):
+      return None
+    return tuple(tree.expand(r, x) for r in self.process.rates(t))
 
   def inputs(
     self, x: jax.Array, t: jax.Array, label: Any = None, *, until: Any = None
@@ -148,7 +166,7 @@ class Denoiser:
     t = jnp.asarray(t, tree.compute_dtype(x.dtype))
     scaled = self.scale_input
     if scaled is None:
-      scaled = self.prediction == "edm"
+      scaled = self.prediction.removeprefix("-") == "edm"
     inputs = x
     if scaled:
       alpha = tree.expand(self.process.alpha(t), x)
@@ -169,6 +187,8 @@ class Denoiser:
       return self.time(t)
     if self.time == "t":
       return t
+    if self.time == "1 - t":
+      return 1.0 - t
     if self.time == "none":
       return jnp.zeros_like(t)
     if self.time == "steps":
@@ -212,7 +232,7 @@ def from_function(
   """
   checks.process(process, "from_function(apply, params, process)")
   denoiser = Denoiser(params, apply=apply, process=process, **options)
-  checks.one_of(denoiser.prediction, predictions.KINDS, "prediction")
+  predictions.check_kind(denoiser.prediction, "prediction")
   if not callable(denoiser.time):
     checks.one_of(denoiser.time, TIMES, "time")
   if denoiser.time == "steps" and process.t_max != 1.0:
@@ -220,6 +240,12 @@ def from_function(
       'time="steps" counts the steps of a discrete process, which has t from'
       f" 1/N to 1, but this process ends at t = {process.t_max}; make it with"
       ' processes.vp_discrete(betas), or choose time="t"'
+    )
+  if denoiser.time == "1 - t" and not 0 <= process.t_min < process.t_max <= 1:
+    raise ValueError(
+      'time="1 - t" turns a clock around that runs from 0 to 1, but this'
+      f" process has the times [{process.t_min:.6g}, {process.t_max:.6g}];"
+      " give a function of its t, time=lambda t: ..."
     )
   return denoiser
 
@@ -365,6 +391,58 @@ class Experts:
 def with_label(denoiser: Denoiser, label: Any) -> Denoiser:
   """Returns the denoiser conditioned on label, as the attribute says."""
   return dataclasses.replace(denoiser, label=jnp.asarray(label))
+
+
+def without_variance(answer: jax.Array) -> jax.Array:
+  """Returns the first half of the channels, f[..., c] of f[..., 2 c].
+
+  Networks with a learned variance (iDDPM, ADM, DiT) put it into the second
+  half; channels are last, as everywhere here. Samplers do not use it.
+  """
+  return answer[..., : answer.shape[-1] // 2]
+
+
+_VARIANCE = (
+  "if the second half is a learned variance, as in iDDPM and DiT, say"
+  " output=denoisers.without_variance"
+)
+
+
+def _picked(answer: Any, output: Any) -> jax.Array:
+  """Returns the part of a network's answer that is the prediction."""
+  told = "" if output is None else f", of which output={output!r} was taken"
+  if callable(output):
+    part = output(answer)
+  elif output is None:
+    part = answer
+  else:
+    try:
+      part = answer[output]
+    except (KeyError, IndexError, TypeError) as error:
+      raise TypeError(
+        f"the network returned {_outline(answer)}, which has no part"
+        f" {output!r}; output is an index or key of its answer, or a function"
+        " of it"
+      ) from error
+  if not hasattr(part, "shape"):
+    raise TypeError(
+      f"the network returned {_outline(answer)}{told}, but a prediction is one"
+      " array; say which part it is, as in output=0, output='sample', or"
+      " output=lambda answer: answer.sample"
+    )
+  return part
+
+
+def _outline(answer):
+  """Returns what a network returned, in a few words."""
+  name = type(answer).__name__
+  if isinstance(answer, dict):
+    parts = [f"{k!r}: {jnp.shape(v)}" for k, v in answer.items()]
+  elif isinstance(answer, (tuple, list)):
+    parts = [str(getattr(v, "shape", type(v).__name__)) for v in answer]
+  else:
+    return f"a {name}"
+  return f"a {name} of {', '.join(parts)}"
 
 
 def _for_all(label: Any, batch: int) -> jax.Array:

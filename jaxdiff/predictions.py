@@ -11,15 +11,21 @@ target:
 | "v"     | alpha eps - sigma x0 | (alpha x - sigma v)/N | (sigma x + alpha v)/N
 | "score" | -eps / sigma         | (x + sigma^2 s)/alpha | -sigma s
 | "flow"  | eps - x0             | (x - sigma u)/M       | (x + alpha u)/M
+| "velocity" | w = alpha' x0 + sigma' eps
+|         | x0 = (sigma' x - sigma w) / W
+|         | eps = (alpha w - alpha' x) / W
 | "edm"   | F = (sigma x0 / d - alpha d eps) / S
 |         | x0 = (alpha d^2 / S^2) x + (sigma d / S) F
 |         | eps = (sigma / S^2) x - (alpha d / S) F
 
-where N = alpha^2 + sigma^2, M = alpha + sigma, d = sigma_data and S^2 =
-alpha^2 d^2 + sigma^2.
+where N = alpha^2 + sigma^2, M = alpha + sigma, W = alpha sigma' - sigma alpha',
+d = sigma_data and S^2 = alpha^2 d^2 + sigma^2. A leading minus is the negative
+of any of them: "-v" is sigma x0 - alpha eps, "-flow" is x0 - eps.
 "edm" is the F of Karras et al. (2022), eq. 7 and table 1, at any alpha; "v" is
 Salimans and Ho (2022), which is -F for d = 1 and VP; "flow" is the velocity of
-the straight path. "v", "flow" and "edm" divide by nothing that vanishes. "x0",
+the straight path, "velocity" dx/dt of the process's own path, straight or not,
+for which alone `rates` (alpha', sigma') are needed. "v", "flow", "velocity" and
+"edm" divide by nothing that vanishes. "x0",
 "eps" and "score" cannot tell the missing half where its coefficient is 0 (eps
 at sigma = 0, x0 at alpha = 0): it is set to 0 there, so that it stays finite.
 """
@@ -32,7 +38,7 @@ from jaxdiff import numerics
 
 Array = Any
 
-KINDS = ("x0", "eps", "v", "score", "flow", "edm")
+KINDS = ("x0", "eps", "v", "score", "flow", "velocity", "edm")
 
 
 class Prediction(NamedTuple):
@@ -80,6 +86,22 @@ def as_prediction(answer: Any, x: Any) -> Prediction:
   return answer
 
 
+def check_kind(kind: Any, name: str = "the prediction kind") -> None:
+  """Raises a ValueError unless kind is one of `KINDS`, or "-" and one."""
+  plain = kind.removeprefix("-") if isinstance(kind, str) else kind
+  if plain not in KINDS:
+    listed = ", ".join(repr(c) for c in KINDS)
+    raise ValueError(
+      f"{name} must be one of {listed}, or its negative, as in '-v'; got"
+      f" {kind!r}"
+    )
+
+
+def needs_rates(kind: str) -> bool:
+  """Returns whether the kind is defined by the rates of the process."""
+  return kind.removeprefix("-") == "velocity"
+
+
 def decode(
   kind: str,
   output: Array,
@@ -87,21 +109,26 @@ def decode(
   alpha: Array,
   sigma: Array,
   sigma_data: float = 1.0,
+  rates: tuple[Array, Array] | None = None,
 ) -> Prediction:
   """Returns the pair that a network's output stands for.
 
   Args:
-    kind: one of `KINDS`.
+    kind: one of `KINDS`, or its negative, as in "-v".
     output: what the network returned, shaped like x.
     x: the noisy input, [batch, ...].
     alpha: broadcasts against x.
     sigma: broadcasts against x.
     sigma_data: standard deviation of the data, for "edm" alone.
+    rates: (d alpha / dt, d sigma / dt), `process.rates(t)`, for "velocity"
+      alone.
 
   Raises:
-    ValueError: for an unknown kind.
+    ValueError: for an unknown kind, or a velocity without rates.
   """
-  checks.one_of(kind, KINDS, "the prediction kind")
+  check_kind(kind)
+  if kind.startswith("-"):
+    kind, output = kind[1:], -output
   if kind == "x0":
     return Prediction(output, numerics.safe_divide(x - alpha * output, sigma))
   if kind == "eps":
@@ -118,6 +145,11 @@ def decode(
     return Prediction(
       (x - sigma * output) / total, (x + alpha * output) / total
     )
+  if kind == "velocity":
+    alpha_dot, sigma_dot = _known(rates)
+    turn = alpha * sigma_dot - sigma * alpha_dot
+    x0 = (sigma_dot * x - sigma * output) / turn
+    return Prediction(x0, (alpha * output - alpha_dot * x) / turn)
   scale = input_scale(alpha, sigma, sigma_data)
   x0 = (alpha * sigma_data**2 * scale) * (scale * x)
   eps = (sigma * scale) * (scale * x)
@@ -132,13 +164,16 @@ def target(
   alpha: Array,
   sigma: Array,
   sigma_data: float = 1.0,
+  rates: tuple[Array, Array] | None = None,
 ) -> Array:
   """Returns what the network should output for data x0 and noise eps.
 
   Arguments are as in `decode`, and `decode(kind, target(...), ...)` is the
-  pair (x0, eps) again. Raises ValueError for an unknown kind.
+  pair (x0, eps) again. Raises ValueError as `decode` does.
   """
-  checks.one_of(kind, KINDS, "the prediction kind")
+  check_kind(kind)
+  if kind.startswith("-"):
+    return -target(kind[1:], x0, eps, alpha, sigma, sigma_data, rates)
   if kind == "x0":
     return x0
   if kind == "eps":
@@ -149,18 +184,27 @@ def target(
     return alpha * eps - sigma * x0
   if kind == "flow":
     return eps - x0
+  if kind == "velocity":
+    alpha_dot, sigma_dot = _known(rates)
+    return alpha_dot * x0 + sigma_dot * eps
   scale = input_scale(alpha, sigma, sigma_data)
   return scale * (sigma * x0 / sigma_data - alpha * sigma_data * eps)
 
 
 def output_gain(
-  kind: str, alpha: Array, sigma: Array, sigma_data: float = 1.0
+  kind: str,
+  alpha: Array,
+  sigma: Array,
+  sigma_data: float = 1.0,
+  rates: tuple[Array, Array] | None = None,
 ) -> Array:
   """Returns d x0 / d output: the weight of an output's error in x0.
 
   A loss w |x0 - x0_hat|^2 is w gain^2 |output - target|^2.
   """
-  checks.one_of(kind, KINDS, "the prediction kind")
+  check_kind(kind)
+  if kind.startswith("-"):
+    return -output_gain(kind[1:], alpha, sigma, sigma_data, rates)
   if kind == "x0":
     return numerics.namespace(alpha, sigma).ones_like(alpha + sigma)
   if kind == "eps":
@@ -171,6 +215,9 @@ def output_gain(
     return -sigma / (alpha**2 + sigma**2)
   if kind == "flow":
     return -sigma / (alpha + sigma)
+  if kind == "velocity":
+    alpha_dot, sigma_dot = _known(rates)
+    return -sigma / (alpha * sigma_dot - sigma * alpha_dot)
   return sigma * sigma_data * input_scale(alpha, sigma, sigma_data)
 
 
@@ -178,3 +225,12 @@ def input_scale(alpha: Array, sigma: Array, sigma_data: float = 1.0) -> Array:
   """Returns 1 / sqrt(alpha^2 sigma_data^2 + sigma^2), which scales x to 1."""
   square = alpha**2 * sigma_data**2 + sigma**2
   return 1.0 / numerics.namespace(square).sqrt(square)
+
+
+def _known(rates):
+  if rates is None:
+    raise ValueError(
+      "a \"velocity\" is alpha' x0 + sigma' eps: give rates=process.rates(t);"
+      ' for the straight path, eps - x0, take the kind "flow"'
+    )
+  return rates

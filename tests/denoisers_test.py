@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,7 +94,8 @@ def test_the_network_is_scaled_told_the_time_and_decoded(kind):
   scaled = X / np.hypot(0.7 * alpha, sigma)
   condition = np.full(5, 0.25 * np.log(sigma / alpha))
   output = plain(PARAMS, scaled, condition)
-  expected = predictions.decode(kind, np.asarray(output), X, alpha, sigma, 0.7)
+  args = (alpha, sigma, 0.7, PROCESS.rates(t))
+  expected = predictions.decode(kind, np.asarray(output), X, *args)
   prediction = model(X, t)
   np.testing.assert_allclose(prediction.x0, expected.x0, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(prediction.eps, expected.eps, rtol=1e-4, atol=1e-5)
@@ -342,3 +344,63 @@ def test_a_key_turns_dropout_on_and_augmentations_are_handed_on():
   assert (draw(0) != draw(1)).any()
   told = model(x, 1.0, augment=jnp.ones((4, 3))).x0
   np.testing.assert_array_equal(told, 4.0)
+
+
+@pytest.mark.parametrize(
+  ("answer", "output"),
+  [
+    (lambda v: (v, None), 0),
+    (lambda v: [7.0 * v, v], -1),
+    (lambda v: dict(sample=v, logvar=7.0 * v), "sample"),
+    (lambda v: jnp.concatenate([v, 7.0 * v], -1), denoisers.without_variance),
+    (lambda v: (dict(mean=v),), lambda answer: answer[0]["mean"]),
+  ],
+)
+def test_the_prediction_is_picked_from_a_network_s_answer(answer, output):
+  net = lambda params, *args: answer(plain(params, *args))
+  model = denoisers.from_function(net, PARAMS, PROCESS, output=output)
+  chex.assert_trees_all_equal(model(X, 0.4), from_plain()(X, 0.4))
+
+
+@pytest.mark.parametrize(
+  ("answer", "output", "error", "match"),
+  [
+    (lambda x: (x, x[:, :1]), None, TypeError, r"tuple of \(5, 3\), \(5, 1\)"),
+    (lambda x: (x, x), None, TypeError, "say which part it is, as in output=0"),
+    (lambda x: dict(a=x), None, TypeError, r"a dict of 'a': \(5, 3\), but"),
+    (lambda x: dict(a=x), "b", TypeError, "which has no part 'b'"),
+    (lambda x: (x, x), 2, TypeError, "which has no part 2"),
+    (lambda x: ((x,), x), 0, TypeError, "of which output=0 was taken"),
+    (lambda x: None, None, TypeError, "returned a NoneType, but"),
+    (
+      lambda x: jnp.concatenate([x, x], -1),
+      None,
+      ValueError,
+      r"shape \(5, 6\).*output=denoisers.without_variance",
+    ),
+    (lambda x: x[:, :2], None, ValueError, r"number of output channels\)"),
+  ],
+)
+def test_an_answer_without_a_prediction_is_refused(
+  answer, output, error, match
+):
+  model = denoisers.from_function(
+    lambda params, x, c: answer(x), (), PROCESS, output=output
+  )
+  with pytest.raises(error, match=match):
+    jax.eval_shape(model, X, 0.5)
+
+
+def test_a_clock_that_runs_to_the_data_is_told_backwards():
+  flow = processes.rectified_flow()
+  x0, eps = jnp.asarray(X), jnp.ones_like(X)
+  # trained as x_s = (1 - s) eps + s x0, v = x0 - eps, s from noise to data
+  net = lambda params, x, s: (x0 - x) / (1.0 - s)[:, None]
+  model = denoisers.from_function(
+    net, (), flow, prediction="-flow", time="1 - t"
+  )
+  pair = model((1 - 0.3) * x0 + 0.3 * eps, 0.3)
+  np.testing.assert_allclose(pair.x0, x0, atol=1e-5)
+  np.testing.assert_allclose(pair.eps, eps, atol=1e-5)
+  with pytest.raises(ValueError, match=r"from 0 to 1, .* \[0.002, 80\]"):
+    denoisers.from_function(net, (), processes.edm(), time="1 - t")

@@ -50,8 +50,10 @@ def mse_on_target(kind, model, key, params, x0, t):
   x, eps = process.perturb(jax.random.split(key, 3)[1], x0, t)
   alpha, sigma = (f(t)[:, None] for f in (process.alpha, process.sigma))
   pair = dataclasses.replace(model, params=params)(x, t)
-  out = predictions.target(kind, *pair, alpha, sigma, model.sigma_data)
-  goal = predictions.target(kind, x0, eps, alpha, sigma, model.sigma_data)
+  rates = tuple(r[:, None] for r in process.rates(t))
+  args = (alpha, sigma, model.sigma_data, rates)
+  out = predictions.target(kind, *pair, *args)
+  goal = predictions.target(kind, x0, eps, *args)
   return jnp.mean((out - goal) ** 2)
 
 

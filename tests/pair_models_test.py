@@ -1,4 +1,4 @@
-"""A model may answer with a plain pair (x0, eps): whoever takes one takes it."""
+"""A model may answer with a plain pair (x0, eps): all who take one take it."""
 
 import ast
 import pathlib

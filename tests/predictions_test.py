@@ -12,7 +12,9 @@ from process_cases import PROCESSES
 
 from jaxdiff import predictions
 
-every_kind = pytest.mark.parametrize("kind", predictions.KINDS)
+NEGATIVES = ("-v", "-velocity")
+every_kind = pytest.mark.parametrize("kind", predictions.KINDS + NEGATIVES)
+STRAIGHT = (-1.0, 1.0)  # the rates of alpha = 1 - t, sigma = t
 RNG = np.random.default_rng(0)
 X0, EPS = RNG.normal(size=(2, 7, 3))
 SIGMA_DATA = 0.6
@@ -36,7 +38,8 @@ def test_decoded_target_is_the_pair(kind, name):
   process = PROCESSES[name]
   t = np.linspace(process.t_min, 0.99 * process.t_max, 7)
   alpha, sigma = column(process.alpha(t)), column(process.sigma(t))
-  args = (alpha, sigma, SIGMA_DATA)
+  rates = tuple(map(column, process.rates(t)))
+  args = (alpha, sigma, SIGMA_DATA, rates)
   output = predictions.target(kind, X0, EPS, *args)
   pair = predictions.decode(kind, output, alpha * X0 + sigma * EPS, *args)
   np.testing.assert_allclose(pair.x0, X0, atol=1e-11)
@@ -50,7 +53,8 @@ def test_any_output_decodes_to_a_pair_that_makes_x(kind, name):
   t = np.linspace(process.t_min, 0.99 * process.t_max, 7)
   alpha, sigma = column(process.alpha(t)), column(process.sigma(t))
   output, x = RNG.normal(size=(2, 7, 3))
-  pair = predictions.decode(kind, output, x, alpha, sigma, SIGMA_DATA)
+  args = (alpha, sigma, SIGMA_DATA, tuple(map(column, process.rates(t))))
+  pair = predictions.decode(kind, output, x, *args)
   np.testing.assert_allclose(
     alpha * pair.x0 + sigma * pair.eps, x, rtol=1e-9, atol=1e-9
   )
@@ -60,7 +64,7 @@ def test_any_output_decodes_to_a_pair_that_makes_x(kind, name):
 @pytest.mark.parametrize("alpha", [0, 1])
 def test_ends_are_exact_but_for_the_half_that_they_hide(kind, alpha):
   sigma = 1 - alpha
-  args = (np.float64(alpha), np.float64(sigma), SIGMA_DATA)
+  args = (np.float64(alpha), np.float64(sigma), SIGMA_DATA, STRAIGHT)
   hidden = HIDDEN.get((kind, alpha))
   with np.errstate(all="raise"):
     output = predictions.target(kind, X0, EPS, *args)
@@ -77,9 +81,10 @@ def test_ends_have_finite_gradients(kind, alpha):
   @jax.jit
   @functools.partial(jax.grad, argnums=(0, 1, 2, 3))
   def slopes(output, x, alpha, sigma):
-    pair = predictions.decode(kind, output, x, alpha, sigma, SIGMA_DATA)
-    loss = predictions.target(kind, output, x, alpha, sigma, SIGMA_DATA)
-    gain = predictions.output_gain(kind, alpha, sigma, SIGMA_DATA)
+    args = (alpha, sigma, SIGMA_DATA, STRAIGHT)
+    pair = predictions.decode(kind, output, x, *args)
+    loss = predictions.target(kind, output, x, *args)
+    gain = predictions.output_gain(kind, *args)
     return jnp.sum(pair.x0**2 + pair.eps**2 + loss**2) + gain
 
   args = jnp.asarray(X0, jnp.float32), jnp.asarray(EPS, jnp.float32)
@@ -122,10 +127,43 @@ def test_flow_is_the_velocity_of_the_straight_path(x64):
   np.testing.assert_allclose(flow, velocity, rtol=1e-12)
 
 
+def test_velocity_is_dx_dt_of_the_process_s_own_path(x64):
+  """A curved one: alpha = cos, sigma = sin, and the cold end of VP."""
+  x0, eps = jnp.asarray(X0), jnp.asarray(EPS)
+  for name in ("vp_cosine", "vp_linear", "ve"):
+    process = PROCESSES[name]
+    path = lambda t, p=process: p.alpha(t) * x0 + p.sigma(t) * eps
+    slope = jax.jvp(path, (jnp.float64(0.3),), (jnp.float64(1.0),))[1]
+    ends = process.alpha(0.3), process.sigma(0.3)
+    options = dict(rates=process.rates(0.3))
+    w = predictions.target("velocity", x0, eps, *ends, **options)
+    np.testing.assert_allclose(w, slope, rtol=1e-11)
+    flow = predictions.target("flow", x0, eps, *ends)
+    assert abs(w - flow).max() > 0.1
+    minus = predictions.decode("-velocity", -w, path(0.3), *ends, **options)
+    np.testing.assert_allclose(minus.x0, x0, rtol=1e-9, atol=1e-9)
+  with pytest.raises(ValueError, match="rates=process.rates"):
+    predictions.decode("velocity", x0, x0, 0.5, 0.5)
+
+
+def test_a_minus_is_the_negative(x64):
+  for kind in predictions.KINDS:
+    args = (0.8, 0.6, SIGMA_DATA, (-0.4, 0.7))
+    out = predictions.target(kind, X0, EPS, *args)
+    minus = predictions.target("-" + kind, X0, EPS, *args)
+    np.testing.assert_array_equal(minus, -out)
+    x = 0.8 * X0 + 0.6 * EPS
+    for one, other in zip(
+      predictions.decode(kind, out, x, *args),
+      predictions.decode("-" + kind, minus, x, *args),
+    ):
+      np.testing.assert_array_equal(one, other)
+
+
 @every_kind
 def test_output_gain_is_the_derivative_of_x0(kind, x64):
   for alpha, sigma in [(0.9, 0.4), (1.0, 30.0), (0.2, 0.01)]:
-    args = (jnp.float64(alpha), jnp.float64(sigma), SIGMA_DATA)
+    args = (jnp.float64(alpha), jnp.float64(sigma), SIGMA_DATA, (-0.4, 0.7))
     x, output, toward = map(jnp.asarray, RNG.normal(size=(3, 5)))
     decode = lambda o, x=x, args=args: predictions.decode(kind, o, x, *args).x0
     slope = jax.jvp(decode, (output,), (toward,))[1]

@@ -92,7 +92,7 @@ def sinsr(
   """
   process = student.process
   checks.one_of(compare, ("noise", "truth"), "compare")
-  if student.prediction in ("x0", "score"):
+  if student.prediction.removeprefix("-") in ("x0", "score"):
     raise ValueError(
       "at t = 0 the student must name the noise that an image comes from, its"
       f" eps, which prediction={student.prediction!r} does not tell there; make"

@@ -183,8 +183,12 @@ def error(
   sigma = tree.expand(model.process.sigma(t), x0)
   lam = jnp.clip(tree.expand(model.process.log_snr(t), x0), -_CLIP, _CLIP)
   d_x0, d_eps = predicted.x0 - x0, predicted.eps - eps
-  d_out = predictions.target(kind, d_x0, d_eps, alpha, sigma, scale)
-  square = coefficient(model, alpha, sigma, lam, weighting) * d_out**2
+  rates = None
+  if predictions.needs_rates(kind):
+    rates = [tree.expand(r, x0) for r in model.process.rates(t)]
+  d_out = predictions.target(kind, d_x0, d_eps, alpha, sigma, scale, rates)
+  w = coefficient(model, alpha, sigma, lam, weighting, rates)
+  square = w * d_out**2
   return jnp.mean(square.reshape(x0.shape[0], -1), axis=-1)
 
 
@@ -194,6 +198,7 @@ def coefficient(
   sigma: jax.Array,
   lam: jax.Array,
   weighting: Weighting,
+  rates: Any = None,
 ) -> jax.Array:
   """Returns w(lam) g^2, the weight of the squared error of the raw output."""
   if weighting == "output":
@@ -201,7 +206,7 @@ def coefficient(
   # alpha = 0 would make the gain of "eps" 0 where it is infinite
   alpha = jnp.maximum(alpha, jnp.exp(-_CLIP) * sigma)
   gain = predictions.output_gain(
-    model.prediction, alpha, sigma, model.sigma_data
+    model.prediction, alpha, sigma, model.sigma_data, rates
   )
   if callable(weighting):
     return weighting(lam) * gain**2

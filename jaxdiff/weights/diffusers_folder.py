@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff import checks
 from jaxdiff import pickles
 from jaxdiff import predictions
 from jaxdiff import processes
@@ -140,7 +139,7 @@ def process_fields(
       f" are {', '.join(_PREDICTIONS)}. Give prediction= to say otherwise"
     )
   if prediction is not None:
-    checks.one_of(prediction, predictions.KINDS, "prediction")
+    predictions.check_kind(prediction, "prediction")
   betas = _betas(scheduler, file) if betas is None else np.asarray(betas, float)
   processes.vp_discrete(betas)  # refuses what are no betas
   return dict(
