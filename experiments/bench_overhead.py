@@ -33,7 +33,13 @@ _CALLS = flags.DEFINE_integer("calls", 20, "Network calls.", lower_bound=1)
 _PAIRS = flags.DEFINE_integer("pairs", 20, "Timed pairs.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 8, "Side of the images, in pixels.")
 _CHANNELS = flags.DEFINE_integer("channels", 1, "Channels of the images.")
-_TABLES = ("dpmpp_2m", "ipndm_4", "unipc_3", "angular_adams_4", "ddpm")
+_TABLES = (
+  "dpmpp_2m",
+  "ipndm(order=4)",
+  "unipc(order=3)",
+  "angular_adams(order=4)",
+  "ddpm",
+)
 _JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
 
 
@@ -53,7 +59,7 @@ def main() -> None:
   results = {}
   for name in _TABLES:
     grid = grids.karras(process, _CALLS.value)
-    table = solvers.CASES[name].build(process, grid)
+    table = solvers.from_spec(name)(process, grid)
     run = lambda table=table: sampling.sample(key, model, table, x)
 
     def seconds(f, repeat=1):
@@ -71,7 +77,7 @@ def main() -> None:
     results[name] = statistics.median(ratios)
     low, *_, high = statistics.quantiles(ratios, n=10)
     print(
-      f"{name:10s} {_CALLS.value} calls: median {results[name]:.3f} of"
+      f"{name:22s} {_CALLS.value} calls: median {results[name]:.3f} of"
       f" {_CALLS.value} bare network calls (10 % to 90 %: {low:.3f} to"
       f" {high:.3f})",
       flush=True,

@@ -31,6 +31,7 @@ def main() -> None:
   from experiments import train
   from experiments.configs import digits
   from experiments.configs import frontier_digits
+  from jaxdiff import solvers
   from jaxdiff import training
 
   begin = time.perf_counter()
@@ -43,7 +44,7 @@ def main() -> None:
   model = train.train(config, workdir)
 
   print("2/3  Drawing 100 digits with 18 network calls each.", flush=True)
-  table = sample.table_for(model.process, "unipc_3", "vp_quadratic", 18)
+  table = solvers.default(model.process, 18, to_zero=True)
   model_config = training.load_config(training.checkpoint_directory(workdir))
   images, _ = sample.draw(
     model,
@@ -54,7 +55,7 @@ def main() -> None:
     classes=model_config.num_classes,
   )
   plots.image_grid(
-    images, out / "samples.png", title="UniPC-3, 18 calls, classes 0 to 9"
+    images, out / "samples.png", title="default, 18 calls, classes 0 to 9"
   )
 
   sweep = frontier_digits.get_config()

@@ -167,15 +167,19 @@ def cells(
   named: Mapping[str, Grid] = grids.GRIDS,
 ) -> Iterable[tuple[str, str, int, tables.Tableau]]:
   """Yields (solver, grid, calls, table) for every cell that fits a budget."""
-  known = (*solvers.CASES, DEFAULT)
-  unknown = [s for s in config.solvers if s not in known]
-  unknown += [g for g in config.grids if g not in named]
-  if unknown:
-    raise ValueError(
-      f"unknown in config.solvers or config.grids: {', '.join(unknown)};"
-      f" solvers: {', '.join(known)}; grids:"
-      f" {', '.join(named)}"
-    )
+  for grid in config.grids:
+    if grid not in named:
+      raise ValueError(
+        f"config.grids has {grid!r}; there are {', '.join(named)}"
+      )
+  try:
+    made = {
+      name: solvers.from_spec(name)
+      for name in config.solvers
+      if name != DEFAULT
+    }
+  except ValueError as e:
+    raise ValueError(f"config.solvers: {e}") from e
   to_zero = config.to_zero
   for name in config.solvers:
     if name == DEFAULT:  # it brings its own grid
@@ -186,7 +190,7 @@ def cells(
     for grid in config.grids:
       for calls in config.calls:
         table = solvers.for_budget(
-          functools.partial(solvers.CASES[name].build, process),
+          functools.partial(made[name], process),
           functools.partial(named[grid], process, to_zero=to_zero),
           calls,
         )
@@ -242,7 +246,7 @@ class Sweep:
     per_piece = self.rows // 4
     for first in range(0, steps, per_piece):
       part = grid[first : first + per_piece + 1]
-      table = solvers.CASES["rk4"].build(process, part)
+      table = solvers.rk4(process, part)
       x = self(table, x)
       bar.update(table.nfe)
     if self.to_zero:
@@ -316,7 +320,7 @@ def measure(
     x = sweep(table)
     row = dict(solver=name, grid=grid, calls=calls, nfe=table.nfe)
     row |= dict(rmse=math.nan, median=math.nan, distance=sweep.distance(x))
-    if name == DEFAULT or solvers.CASES[name].order:
+    if not table.stochastic:
       row |= errors(np.asarray(x), reference)
     rows.append(row)
     _append_csv(out / "frontier.csv", row)

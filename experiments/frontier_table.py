@@ -212,10 +212,10 @@ calls, and another set holds more or fewer of them. Processes: EDM from 80 to
 _HELD_OUT = """\
 ## Oracles that the rule has not seen
 
-512 noises. *Others* is the best of dpmpp_2m, dpmpp_3m, unipc_3, deis_3,
-ipndm_3 and ipndm_4, each on the best of vp_quadratic, karras and cosine: the
-best of eighteen for each number of calls, against one rule. Under 1 the rule
-wins.
+512 noises. *Others* is the best of dpmpp_2m, dpmpp_3m, unipc(order=3),
+deis(order=3), ipndm(order=3) and ipndm(order=4), each on the best of
+vp_quadratic, karras and cosine: the best of eighteen for each number of calls,
+against one rule. Under 1 the rule wins.
 """
 
 _NETWORK = """\

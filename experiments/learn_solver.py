@@ -100,7 +100,7 @@ class Room:
           grids.GRIDS[grid], self.process, to_zero=self.config.to_zero
         )
         table = solvers.for_budget(
-          functools.partial(solvers.CASES[name].build, self.process),
+          functools.partial(solvers.from_spec(name), self.process),
           times,
           calls,
         )
@@ -138,7 +138,7 @@ def family(
   to_zero = room.config.to_zero
   times = functools.partial(grids.GRIDS[grid], process, to_zero=to_zero)
   if method == "ld3":
-    build = solvers.CASES[name].build
+    build = solvers.from_spec(name)
     return learning.ld3(build, process, times(calls), decoupled=True)
   theta, build = learning.amed(process, times(calls // 2 + int(to_zero)))
   if build(jnp.asarray(theta)).nfe != calls:

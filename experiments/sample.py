@@ -1,8 +1,8 @@
 r"""Draws samples from a trained model: a hundred and a picture, or a million.
 
   python -m experiments.sample --workdir=runs/digits --num=100
-  python -m experiments.sample --workdir=runs/digits --solver=heun_churn \
-      --calls=39 --label=7 --guidance_scale=2
+  python -m experiments.sample --workdir=runs/digits --calls=39 --label=7 \
+      --solver="heun_churn(churn=40)" --guidance_scale=2
   python -m experiments.sample --workdir=runs/digits --num=50000
 
 Up to 1,000 samples become OUT/samples.npz; more become shards,
@@ -40,7 +40,10 @@ from absl import flags
 from experiments import console
 from experiments import plots
 from experiments import sample_job
+from experiments import sources
+from jaxdiff import data
 from jaxdiff import denoisers
+from jaxdiff import diagnostics
 from jaxdiff import distillation
 from jaxdiff import grids
 from jaxdiff import parallel
@@ -50,35 +53,42 @@ from jaxdiff import tableau as tables
 from jaxdiff import training
 from jaxdiff import tree
 from jaxdiff.data import shards
+from jaxdiff.solvers import model_statistics
+from jaxdiff.solvers import specs
 
 FLAGS = flags.FLAGS
 _ONE_FILE = 1000  # samples, at most, that become one file by themselves
 _SHOWN = 100
-_STUDENT = "gamma_sampling"
+_OF_STUDENTS = ("gamma", "start", "lowest", "to_zero")
+# of the statistics for dpm_solver_v3: nodes, and samples in one batch
+_STATISTICS = dict(m=121, batch=256, trace="hutchinson")
 
 
 def table_for(
-  process: Any, solver: str, grid: str, calls: int
+  process: Any, solver: str, grid: str, calls: int, **options: Any
 ) -> tables.Tableau:
   """Returns a solver's table to sigma = 0 for a budget of calls.
 
   Args:
     process: of the model.
-    solver: a name in `solvers.CASES`, or "default", which has its own grid.
+    solver: its name and options, "unipc(order=3)", or "default", which has its
+      own grid.
     grid: a name in `grids.GRIDS`.
     calls: network calls, at most.
+    **options: of the solver, unless `solver` gives them.
 
   Raises:
-    ValueError: if not even one step fits the budget, beside the last call,
-      which goes to sigma = 0.
+    ValueError: for text that names no solver, and if not even one step fits
+      the budget, beside the last call, which goes to sigma = 0.
   """
-  if solver == "default":
-    return solvers.default(process, calls, to_zero=True)
-  per_step = solvers.CASES[solver].calls(1)
+  build, given = specs.parse(solver)
+  if build is solvers.default:
+    return solvers.default(process, calls, to_zero=True, **given)
+  build = functools.partial(specs.bind(build, options | given), process)
+  times = functools.partial(grids.GRIDS[grid], process)
+  per_step = build(times(1)).nfe
   table = solvers.for_budget(
-    functools.partial(solvers.CASES[solver].build, process),
-    functools.partial(grids.GRIDS[grid], process, to_zero=True),
-    calls,
+    build, functools.partial(times, to_zero=True), calls
   )
   if table is None or table.nfe < min(calls, per_step):
     raise ValueError(
@@ -135,10 +145,10 @@ def setting_of(
     del fields[name]
   names = ("solver", "grid", "calls", "label", "guidance_scale", "seed")
   setting = {name: FLAGS[name].value for name in names}
-  if setting["solver"] == _STUDENT:
-    names = ("gamma", "start", "lowest", "to_zero")
-    setting |= {name: FLAGS[name].value for name in names} | dict(grid=None)
-  if setting["solver"] == "default":
+  solver, _ = specs.parse(setting["solver"])
+  if solver is solvers.gamma_sampling:
+    setting |= {name: FLAGS[name].value for name in _OF_STUDENTS}
+  if solver in _OWN_GRID:
     setting["grid"] = None
   return {
     **setting,
@@ -231,12 +241,15 @@ def define_flags() -> None:
     "Width of an average of the weights that is put together now, from the"
     " snapshots of a run that kept them.",
   )
-  flags.DEFINE_enum(
+  flags.DEFINE_string(
     "solver",
-    "unipc_3",
-    ["default", _STUDENT, *sorted(solvers.CASES)],
-    "Solver to sample with; `default` brings its own grid, and `gamma_sampling`"
-    " is for students of experiments.distill: one call for each step.",
+    "default",
+    "Solver to sample with, and its options: unipc, or"
+    ' --solver="unipc(order=2)". `default` brings its own grid;'
+    " `gamma_sampling` is for students of experiments.distill, one call for"
+    " each step; dpm_solver_v3 estimates its statistics from the model and its"
+    " data unless it is given a file. Solvers and what their options are by"
+    f" default:\n{specs.usage()}",
   )
   flags.DEFINE_float(
     "gamma",
@@ -260,7 +273,10 @@ def define_flags() -> None:
     "lowest", None, "Of gamma_sampling: sigma / alpha of the last call."
   )
   flags.DEFINE_enum(
-    "grid", "vp_quadratic", sorted(grids.GRIDS), "Grid of times."
+    "grid",
+    "vp_quadratic",
+    sorted(grids.GRIDS),
+    "Grid of times, of all solvers but `default`.",
   )
   flags.DEFINE_integer(
     "calls", 18, "Network calls for each sample, at most.", lower_bound=1
@@ -327,7 +343,95 @@ def define_flags() -> None:
   )
 
 
+def check_solver() -> None:
+  """Raises a ValueError for a --solver that is none, or flags of another."""
+  solver, given = specs.parse(FLAGS.solver)
+  if solver is not solvers.gamma_sampling:
+    wrong = [name for name in _OF_STUDENTS if FLAGS[name].present]
+    if wrong:
+      raise ValueError(
+        f"--{wrong[0]} belongs to --solver=gamma_sampling, and this is"
+        f" --solver={FLAGS.solver}; leave it out, or write options of a solver"
+        f' in brackets: --solver="{solver.__name__}(...)"'
+      )
+  elif "gamma" in given:
+    FLAGS.gamma = given["gamma"]
+  if solver in _OWN_GRID and FLAGS["grid"].present:
+    raise ValueError(
+      f"--solver={FLAGS.solver} brings its own grid, but --grid={FLAGS.grid};"
+      " leave --grid out, or name another solver"
+    )
+
+
+_OWN_GRID = (solvers.default, solvers.gamma_sampling)
+
+
+def statistics_of(
+  config: training.ModelConfig,
+  model: denoisers.Denoiser,
+  setting: dict[str, Any],
+  folder: pathlib.Path,
+  keep: bool,
+) -> model_statistics.ModelStatistics:
+  """Returns the model's statistics for dpm_solver_v3, estimated once.
+
+  Args:
+    config: the model; its data set is what they are estimated on.
+    model: the same with its weights.
+    setting: what the samples depend on; of it the weights, label and guidance.
+    folder: where they are kept, to be read when the job goes on.
+    keep: whether this process writes them.
+
+  Raises:
+    ValueError: if the data set is not here.
+  """
+  kept = ("weights", "label", "guidance_scale")
+  text = json.dumps({name: setting[name] for name in kept} | _STATISTICS)
+  code = hashlib.sha256(text.encode()).hexdigest()[:16]
+  path = folder / f"dpm_solver_v3-{code}.npz"
+  if path.is_file():
+    return model_statistics.load(path, model.process)
+  mend = (
+    "; give a file of jaxdiff.solvers.model_statistics.save:"
+    " --solver=\"dpm_solver_v3(statistics='FILE.npz')\""
+  )
+  if not config.dataset:
+    raise ValueError(
+      "dpm_solver_v3 needs statistics of the model on data, and this model"
+      f" does not say what it was trained on{mend}"
+    )
+  try:
+    options = dict(config.dataset_options)
+    sample = sources.subset(
+      data.load(config.dataset, **options), _STATISTICS["batch"]
+    )
+  except (OSError, ValueError, ImportError) as e:
+    raise ValueError(
+      "dpm_solver_v3 needs statistics of the model on data, and those that it"
+      f" was trained on cannot be read: {e}{mend}"
+    ) from e
+  x0 = sample["image"]
+  label = sample.get("label", np.arange(len(x0)) % max(config.num_classes, 1))
+  if FLAGS.label is not None:
+    label = np.full(len(x0), FLAGS.label)
+  chosen = sample_job.conditional(
+    model,
+    label.astype(np.int32),
+    classes=config.num_classes,
+    scale=FLAGS.guidance_scale,
+  )
+  print("Estimating the model's statistics for dpm_solver_v3.", flush=True)
+  found = diagnostics.model_statistics.estimate(
+    jax.random.key(0), chosen, model.process, x0, **_STATISTICS
+  )
+  if keep:
+    folder.mkdir(parents=True, exist_ok=True)
+    model_statistics.save(path, found)
+  return found
+
+
 def main() -> None:
+  check_solver()
   process = process_of()
   workdir = FLAGS.workdir
   config = training.load_config(training.checkpoint_directory(workdir))
@@ -344,7 +448,8 @@ def main() -> None:
   out = pathlib.Path(FLAGS.out or workdir)
   setting = setting_of(config, model, step)
   model = sample_job.place(model, mesh, FLAGS.params)
-  if FLAGS.solver == _STUDENT:
+  solver, given = specs.parse(FLAGS.solver)
+  if solver is solvers.gamma_sampling:
     grid = distillation.few_step_grid(
       model.process,
       FLAGS.calls,
@@ -354,7 +459,15 @@ def main() -> None:
     )
     model, table = distillation.sampler(model, grid, gamma=FLAGS.gamma)
   else:
-    table = table_for(model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls)
+    more = {}
+    if solver is solvers.dpm_solver_v3 and "statistics" not in given:
+      found = statistics_of(config, model, setting, out, process[0] == 0)
+      more = dict(statistics=found)
+    table = table_for(
+      model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls, **more
+    )
+    if solver is solvers.dpm_solver_v3:
+      setting["table"] = tree.digest(table)
   job = sample_job.Job(
     model,
     table,
@@ -384,9 +497,9 @@ def main() -> None:
   sample_job.keep_setting(
     folder, setting | dict(num=FLAGS.num, shard_size=size)
   )
-  title = f"{FLAGS.solver}, {table.nfe} calls, {FLAGS.grid} grid"
-  if FLAGS.solver == "default":
-    title = f"default, {table.nfe} calls"
+  title = f"{FLAGS.solver}, {table.nfe} calls"
+  if solver not in _OWN_GRID:
+    title += f", {FLAGS.grid} grid"
   shown = []
 
   def show():

@@ -171,13 +171,9 @@ def launch(
   label = job.labels(index)
   if sharding is not None:
     label, index = jax.device_put((label, index.astype(np.int32)), sharding)
-  model = job.model
-  if job.classes and job.guidance_scale == 1.0:
-    model = denoisers.with_label(model, label)
-  elif job.classes:
-    model = guidance.cfg(
-      model, label=label, null=job.classes, scale=job.guidance_scale
-    )
+  model = conditional(
+    job.model, label, classes=job.classes, scale=job.guidance_scale
+  )
   return sampling.sample(
     jax.random.key(job.seed),
     model,
@@ -188,6 +184,24 @@ def launch(
     collect=collect,
     sharding=sharding,
   )
+
+
+def conditional(
+  model: denoisers.Denoiser, label: Any, *, classes: int, scale: float
+) -> Any:
+  """Returns the model of these labels, or the model itself without classes.
+
+  Args:
+    model: the denoiser.
+    label: i32[batch].
+    classes: number of classes, 0 for an unconditional model.
+    scale: of classifier-free guidance.
+  """
+  if not classes:
+    return model
+  if scale == 1.0:
+    return denoisers.with_label(model, label)
+  return guidance.cfg(model, label=label, null=classes, scale=scale)
 
 
 def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:

@@ -18,6 +18,7 @@ search.png to --config.out. Interrupted, it goes on where it stopped.
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -193,9 +194,10 @@ def _gits(key, problem, process, config):
   made = {}
   for gamma in _GAMMAS:
     grid = gits.grid(ladder, config.calls, gamma)
-    for name, case in solvers.CASES.items():
-      if case.order and case.calls_per_step == 1:
-        made[f"{name} on gits({gamma:g})"] = case.build(process, grid)
+    for name in config.solvers:
+      table = solvers.from_spec(name)(process, grid)
+      if table.nfe == config.calls and not table.stochastic:
+        made[f"{name} on gits({gamma:g})"] = table
   names = list(made)
   scores = populations.evaluate(
     problem, list(made.values()), chunk=config.chunk or None
@@ -204,19 +206,16 @@ def _gits(key, problem, process, config):
   return names[best], made[names[best]], scores
 
 
-def _known(process, calls):
+def _known(process, config):
   """Returns {name: table} of every deterministic solver on every grid."""
   made = {}
-  for name, case in solvers.CASES.items():
+  for name in config.solvers:
+    build = functools.partial(solvers.from_spec(name), process)
     for grid, make in grids.GRIDS.items():
-      if not case.order:
-        continue
       table = solvers.for_budget(
-        lambda g, case=case: case.build(process, g),
-        lambda n, make=make: make(process, n),
-        calls,
+        build, functools.partial(make, process), config.calls
       )
-      if table is not None:
+      if table is not None and not table.stochastic:
         made[f"{name} on {grid}"] = table
   return made
 
@@ -226,7 +225,7 @@ def _report(searched, held, process, table, name, config):
 
   A known solver is chosen on the search noises, as the winner was.
   """
-  known = _known(process, config.calls)
+  known = _known(process, config)
   judge = lambda problem, some: populations.evaluate(
     problem, some, chunk=config.chunk or None
   )
@@ -266,7 +265,7 @@ def _text(rows, config):
 
 def _stamp(config) -> str:
   """Identifies what the scores of a folder depend on."""
-  free = ("out", "title", "budget", "held_out", "chunk")
+  free = ("out", "title", "budget", "held_out", "chunk", "solvers")
   fixed = {k: v for k, v in config.to_dict().items() if k not in free}
   text = json.dumps(fixed, sort_keys=True, default=str)
   return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from solver_cases import CASES
 
 from jaxdiff import grids
 from jaxdiff import oracles
@@ -131,7 +132,7 @@ def test_the_default_beats_published_solvers_from_ten_calls_on(x64):
   for calls in (10, 20):
     grid = grids.vp_quadratic(process, calls)
     others = [
-      median(solvers.CASES[name].build(process, grid))
+      median(CASES[name].build(process, grid))
       for name in ("ipndm_3", "ipndm_4", "unipc_3", "dpmpp_2m")
     ]
     ours = median(solvers.default(process, calls))

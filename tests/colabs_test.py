@@ -79,7 +79,7 @@ def test_notebook_runs(path, monkeypatch):
   if path.stem == "which_solver":
     assert "compiled programs: 1" in text
     assert text.count(" calls: default") == 8  # the exact network: every budget
-    assert "poor network, best at 10 calls: ipndm_3" in text
+    assert "poor network, best at 10 calls: ipndm(order=3)" in text
   if path.stem == "sharded_sampling":
     assert "same images: True" in text
     assert "1 of 4 shards are not complete" in text

@@ -12,6 +12,7 @@ import math
 import mpmath
 import numpy as np
 import pytest
+from solver_cases import CASES
 
 from jaxdiff import grids
 from jaxdiff import numerics
@@ -720,7 +721,7 @@ def test_a_free_first_call_is_the_analytic_answer(name, data_std, process):
   """One call less, and the very samples of a model that answers so."""
   process = PROCESSES[process]
   grid = grids.log_snr(process, 6)
-  table = solvers.CASES[name].build(process, grid)
+  table = CASES[name].build(process, grid)
   shorter, scale = solvers.analytical_first_step(table, process, data_std)
   assert shorter.nfe == table.nfe - 1
   calls = []
@@ -769,7 +770,7 @@ def test_mistakes_about_the_first_step_are_named():
 
 def test_final_steps():
   for name in ("dpmpp_2m", "unipc_3", "heun", "pndm"):
-    build = solvers.CASES[name].build
+    build = CASES[name].build
     grid = grids.karras(VP, 5)
     clean = grids.karras(VP, 6, to_zero=True)
     np.testing.assert_allclose(clean[:-1], grid)

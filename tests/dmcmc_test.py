@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from scipy import stats
+from solver_cases import CASES
 
 from jaxdiff import grids
 from jaxdiff import losses
@@ -34,7 +35,7 @@ def karras_heun(process, steps=2):
 def finish(name="heun"):
   if name == "heun":
     return samplers.finishers(karras_heun(EDM), EDM, LEVELS)
-  build = solvers.CASES[name].build
+  build = CASES[name].build
   return samplers.finishers(
     lambda first: build(EDM, grids.karras(EDM, 4, start=first, to_zero=True)),
     EDM,

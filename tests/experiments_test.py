@@ -121,7 +121,7 @@ def small(out, **changes):
   config = frontier_mixture.get_config()
   config.update(
     target="g2",
-    solvers=("ddim", "ipndm_3"),
+    solvers=("ddim", "ipndm(order=3)"),
     grids=("karras",),
     calls=(3, 5),
     noises=16,
@@ -268,10 +268,14 @@ def test_sample_guides_to_one_class(demo):
   ("script", "flags", "message"),
   [
     ("frontier", ["--config.target=nowhere"], "experiments.train --"),
-    ("frontier", ["--config.solvers=('magic',)"], "unknown in config.solvers"),
+    (
+      "frontier",
+      ["--config.solvers=('magic',)"],
+      "config.solvers: there is no solver 'magic'",
+    ),
     ("frontier", ["--config.process=steam"], "'steam' is none of edm"),
     ("sample", ["--workdir=nowhere"], "nowhere"),
-    ("sample", ["--solver=magic"], "should be one of"),
+    ("sample", ["--solver=ipndm_3"], "did you mean ipndm(order=3)?"),
     ("train", ["--workdir=x"], "config"),
   ],
 )

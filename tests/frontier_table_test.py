@@ -71,7 +71,10 @@ def test_a_cell_is_measured_and_read_again(tmp_path):
 
 def test_a_sweep_takes_grids_of_its_own():
   config = base.get_config()
-  config.solvers, config.calls = ("angular_ab_3",), (8,)
+  config.solvers, config.calls = (
+    ("angular_adams(order=3, corrector=False)",),
+    (8,),
+  )
   named = frontier_table.angular_grids(config.choice)
   config.grids = tuple(named)
   process = jd.edm()

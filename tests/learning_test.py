@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from solver_cases import CASES
 
 from jaxdiff import grids
 from jaxdiff import learning
@@ -34,7 +35,7 @@ def family(name, process=EDM):
   """Returns what can be learned on 4 calls: (theta, build)."""
   grid = grids.vp_quadratic(process, 4)
   table = solvers.ipndm(process, grid, order=2)
-  unipc = solvers.CASES["unipc_2"].build
+  unipc = CASES["unipc_2"].build
   return {
     "bns": lambda: learning.bns(table, process),
     "s4s": lambda: learning.bns(table, process, memory=2),
@@ -103,8 +104,8 @@ def test_a_family_begins_at_its_table(name, process, x64):
   theta, build = family(name, process)
   grid = grids.vp_quadratic(process, 4)
   table = {
-    "ld3": solvers.CASES["unipc_2"].build(process, grid),
-    "ld3_decoupled": solvers.CASES["unipc_2"].build(process, grid),
+    "ld3": CASES["unipc_2"].build(process, grid),
+    "ld3_decoupled": CASES["unipc_2"].build(process, grid),
     "amed": solvers.dpm_solver(
       process, grids.vp_quadratic(process, 2), order=2
     ),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from solver_cases import CASES
 
 from jaxdiff import grids
 from jaxdiff import likelihood
@@ -78,7 +79,7 @@ def test_every_table_has_its_own_order_in_the_density(name, order, steps, x64):
       x,
       trace="exact",
       prior=prior,
-      solver=solvers.CASES[name].build,
+      solver=CASES[name].build,
       grid=grids.log_snr(process, n),
     )
     return float(jnp.sqrt(jnp.mean((ours.log_prob - exact) ** 2)))

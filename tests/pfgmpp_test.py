@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 from scipy import stats
+from solver_cases import CASES
 
 from jaxdiff import denoisers
 from jaxdiff import grids
@@ -212,9 +213,9 @@ def test_the_oracle_error_is_orthogonal_to_what_it_knows():
 # --- everything takes it -----------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(solvers.CASES))
+@pytest.mark.parametrize("name", list(CASES))
 def test_every_table_is_edms_and_noise_is_refused(name):
-  case = solvers.CASES[name]
+  case = CASES[name]
   process, edm = processes.pfgmpp(64.0), processes.edm()
   grid = grids.karras(edm, 6, to_zero=True)
   if case.order:
@@ -248,7 +249,7 @@ def test_injected_noise_moves_the_start_of_every_step(name):
   """A point mass at 0: every stage is linear, a step scales x by t' / t."""
   process = processes.pfgmpp(None, 0.5, 8.0)
   grid = grids.log_snr(process, 4)
-  table = solvers.CASES[name].build(process, grid)
+  table = CASES[name].build(process, grid)
   single = oracles.gaussian([0.0], 0.0)
   quiet = solvers.inject_noise(table, process, 0.0)
   law = lambda t: oracles.propagate(t, process, single, 0.0, 64.0)[1][0]

@@ -1,5 +1,6 @@
 """Jobs of many samples: resumed bit for bit, shared, refused where foreign."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -360,3 +362,72 @@ def test_folders_without_shards_are_named(tmp_path):
     data.load("shards:nowhere")
   with pytest.raises(FileNotFoundError, match="there is no shard in"):
     data.load(f"shards:{tmp_path}")
+
+
+# --- the solver of the command line -------------------------------------------
+
+
+def refused(run, out, *flags):
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "experiments.sample"),
+      *(f"--workdir={run}", f"--out={out}", *flags),
+    ],
+    cwd=ROOT,
+    env=dict(os.environ, JAX_PLATFORMS="cpu"),
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1 and not list(out.iterdir())
+  (line,) = done.stderr.splitlines()
+  return line
+
+
+def test_v3_estimates_its_models_statistics_once(run, tmp_path, monkeypatch):
+  folder = training.checkpoint_directory(run)
+  config = dataclasses.replace(training.load_config(folder), dataset="digits")
+  model = training.load_denoiser(run)
+  if not sample.FLAGS.is_parsed():
+    sample.FLAGS.mark_as_parsed()
+  values = dict(label=3, guidance_scale=1.0)
+  monkeypatch.setattr(sample, "FLAGS", types.SimpleNamespace(**values))
+  monkeypatch.setattr(
+    sample, "_STATISTICS", dict(m=40, batch=8, trace="hutchinson")
+  )
+  setting = dict(values, weights="abc")
+  found = sample.statistics_of(config, model, setting, tmp_path, True)
+  assert found.l.shape == (40, 8, 8, 1)
+  # l of this model, not of a standard Gaussian, 1 / (1 + e^{2 lambda})
+  gaussian = 1.0 / (1.0 + np.exp(2.0 * found.lam))
+  assert np.abs(found.l.mean((1, 2, 3)) - gaussian).max() > 0.05
+  (file,) = tmp_path.glob("dpm_solver_v3-*.npz")
+  written = file.stat().st_mtime_ns
+  again = sample.statistics_of(config, model, setting, tmp_path, True)
+  np.testing.assert_array_equal(again.l, found.l)
+  assert file.stat().st_mtime_ns == written
+  other = setting | dict(weights="def")
+  sample.statistics_of(config, model, other, tmp_path, False)
+  assert list(tmp_path.iterdir()) == [file]
+  table = sample.table_for(
+    model.process, "dpm_solver_v3(order=2)", "log_snr", 4, statistics=found
+  )
+  assert table.nfe == 4 and table.history.shape[3:] == (8, 8, 1)
+  for dataset, said in (
+    ("", "does not say what"),
+    ("npz:/no.npz", "cannot be"),
+  ):
+    lost = dataclasses.replace(config, dataset=dataset)
+    with pytest.raises(ValueError, match=rf"{said}.*statistics='FILE.npz'"):
+      sample.statistics_of(lost, model, other, tmp_path, False)
+
+
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    (["--solver=heun_churn(chrun=4)"], "did you mean churn?"),
+    (["--grid=karras"], "--solver=default brings its own grid"),
+    (["--solver=heun", "--gamma=0"], "--gamma belongs to --solver=gamma"),
+  ],
+)
+def test_a_solver_that_is_none_is_refused_in_a_line(run, tmp_path, flags, said):
+  assert said in refused(run, tmp_path, *flags)

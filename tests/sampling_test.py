@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from solver_cases import CASES
 
 from jaxdiff import denoisers
 from jaxdiff import grids
@@ -44,7 +45,7 @@ def sweep():
       functools.partial(grids.karras, EDM),
       calls,
     )
-    for case in solvers.CASES.values()
+    for case in CASES.values()
     for calls in CALLS
   ]
   return [t for t in every if t is not None]
@@ -56,7 +57,7 @@ def sweep():
 def test_the_whole_sweep_compiles_once():
   """Solvers x NFE, then another grid, eta and guidance scale: one entry."""
   all_tables = sweep()
-  assert len(solvers.CASES) >= 12 and len(all_tables) >= 12 * 9
+  assert len(CASES) >= 12 and len(all_tables) >= 12 * 9
   traces = []
   mixture = oracles.exact(oracles.g2(), EDM)
 

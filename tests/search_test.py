@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from solver_cases import CASES
 
 from experiments import search as experiment
 from experiments.configs import search_mixture
@@ -49,7 +50,7 @@ def eight(process=EDM):
   """Tables of one shape, deterministic."""
   grid = grids.karras(process, 6)
   names = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc_2", "ipndm_4", "deis_3")
-  made = [solvers.CASES[n].build(process, grid) for n in names]
+  made = [CASES[n].build(process, grid) for n in names]
   return [tables.pad(t, memory=4) for t in made]
 
 
@@ -148,7 +149,7 @@ def schedule_on(process, steps, first="network"):
 def test_known_solvers_are_points_of_the_space(name, process, x64):
   grid = grids.vp_quadratic(process, 7)
   schedule = usf.from_solver(name, process, grid)
-  own = solvers.CASES[name].build(process, grid)
+  own = CASES[name].build(process, grid)
   table = usf.table(schedule, process)
   assert table.nfe == own.nfe == usf.nfe(schedule)
   model = oracles.exact(oracles.g2(), process)

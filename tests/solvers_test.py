@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from solver_cases import CASES
 
 from jaxdiff import grids
 from jaxdiff import numerics
@@ -19,8 +20,8 @@ from jaxdiff import tableau as tables
 from jaxdiff import tree
 from jaxdiff.solvers.building import adams_bashforth
 
-DETERMINISTIC = [n for n, c in solvers.CASES.items() if c.order]
-STOCHASTIC = [n for n, c in solvers.CASES.items() if c.weak_order]
+DETERMINISTIC = [n for n, c in CASES.items() if c.order]
+STOCHASTIC = [n for n, c in CASES.items() if c.weak_order]
 NATIVE = (  # whose own formula holds where alpha = 0
   "euler",
   "heun",
@@ -147,7 +148,7 @@ def end_state(name, grid):
 def build_open(name, process, grid):
   """The table without lowered last steps, which would cap its order."""
   options = {"lower_order_final": False} if name.startswith("unip") else {}
-  return solvers.CASES[name].build(process, grid, **options)
+  return CASES[name].build(process, grid, **options)
 
 
 @pytest.mark.parametrize("target", ["gaussian", "mixture"])
@@ -158,7 +159,7 @@ def test_order_from_exact_history(name, target, x64):
   Multistep tables start from an exact history: from a cold start their first
   step, of first order, caps them at order 2.
   """
-  case = solvers.CASES[name]
+  case = CASES[name]
   process, model, x, truth = problem(target, case.grid)
   multistep = case.calls_per_step == 1
   sizes = [640, 1280] if multistep else [160, 320]
@@ -243,7 +244,7 @@ def test_weak_order_by_exact_propagation(name, x64):
   """Mean and variance of the samples converge; nothing is sampled."""
   process = processes.edm(0.05, 20.0)
   single = oracles.gaussian([1.0, -0.5, 0.0], [0.25, 1.5, 4.0])
-  case = solvers.CASES[name]
+  case = CASES[name]
   errors = []
   for n in (80, 160, 320):
     table = case.build(process, grids.log_snr(process, n))
@@ -326,7 +327,7 @@ def test_exact_for_polynomials_of_its_variable(name, x64):
       process, grid, order=3, exact=True, lower_order_final=False
     )
   else:
-    table = solvers.CASES[name].build(process, grid)
+    table = CASES[name].build(process, grid)
   first = degree if degree else 0  # the warm-up has lower degree
   x = np.asarray([[1.3], [-0.4]])
   at = lambda i: polynomial_solution(
@@ -434,7 +435,7 @@ def test_reparameterizing_the_process_changes_nothing(name, x64):
     if name == "deis_1":
       table = solvers.deis(process, grid, order=1)
     else:
-      table = solvers.CASES[name].build(process, grid)
+      table = CASES[name].build(process, grid)
     x = noise(processes.edm(), t=15.0) * process.alpha(grid[0])
     out = run(oracles.exact(oracles.g2(), process), table, x, 40)
     outs.append(out / process.alpha(grid[-1]))
@@ -860,7 +861,7 @@ def test_every_solver_on_every_grid_is_finite_and_keeps_its_nfe(process_name):
     for steps in (1, 2, 3, 4, 7, 10):
       to_zero = (steps + len(grid_name)) % 2 == 0
       grid = make(process, steps, to_zero=to_zero)
-      for name, case in solvers.CASES.items():
+      for name, case in CASES.items():
         table = case.build(process, grid)
         inner = solvers.building.inner_steps(process, grid)
         if (
@@ -889,7 +890,7 @@ def test_every_solver_on_every_grid_is_finite_and_keeps_its_nfe(process_name):
   assert not bad, bad[:10]
 
 
-@pytest.mark.parametrize("name", sorted(set(solvers.CASES) - {*NATIVE_END}))
+@pytest.mark.parametrize("name", sorted(set(CASES) - {*NATIVE_END}))
 def test_the_last_step_into_sigma_zero_is_the_answer_itself(name, x64):
   """A point mass is hit exactly, also in one step, by all that denoise."""
   process = processes.vp_linear()
@@ -897,7 +898,7 @@ def test_the_last_step_into_sigma_zero_is_the_answer_itself(name, x64):
   x = noise(process)
   for steps in (1, 3):
     grid = grids.karras(process, steps, to_zero=True)
-    out = run(model, solvers.CASES[name].build(process, grid), x, 40)
+    out = run(model, CASES[name].build(process, grid), x, 40)
     np.testing.assert_allclose(out, np.tile([0.7, -0.2], (32, 1)), atol=1e-12)
 
 
@@ -907,7 +908,7 @@ def test_the_first_step_out_of_alpha_zero_is_ddims(process_name):
   process = PROCESSES[process_name]
   grid = grids.uniform(process, 4)
   assert process.alpha(grid[0]) == 0
-  for name, case in solvers.CASES.items():
+  for name, case in CASES.items():
     if name in NATIVE:
       continue  # their own formula holds there
     first = tables.take(case.build(process, grid), slice(0, 1))
@@ -921,7 +922,7 @@ def test_the_first_step_out_of_alpha_zero_is_ddims(process_name):
 
 def test_for_budget_never_exceeds_the_budget():
   process = processes.edm()
-  for name, case in solvers.CASES.items():
+  for name, case in CASES.items():
     for calls in (1, 3, 8):
       table = solvers.for_budget(
         functools.partial(case.build, process),
@@ -942,7 +943,7 @@ def test_for_budget_never_exceeds_the_budget():
 def test_encoding_and_decoding_return_the_data_at_the_solvers_order(name, x64):
   process, model, _, _ = problem("gaussian", "log_snr")
   x = np.random.default_rng(0).standard_normal((32, 2))
-  build = solvers.CASES[name].build
+  build = CASES[name].build
 
   def round_trip(n):
     grid = grids.log_snr(process, n)
@@ -957,7 +958,7 @@ def test_encoding_and_decoding_return_the_data_at_the_solvers_order(name, x64):
     return rmse(run(model, build(process, grid), code), x)
 
   coarse, fine = round_trip(80), round_trip(160)
-  order = min(solvers.CASES[name].order, 2)
+  order = min(CASES[name].order, 2)
   assert np.log2(coarse / fine) > order - 0.25
 
 
@@ -1069,7 +1070,7 @@ def test_encoder_takes_catalogue_entries_and_partials(name, x64):
   single = oracles.gaussian([1.0, -0.5], [0.25, 1.5])
   model = oracles.exact(single, process)
   x = np.random.default_rng(0).standard_normal((8, 2))
-  table = solvers.encoder(solvers.CASES[name].build, process, grid)
+  table = solvers.encoder(CASES[name].build, process, grid)
   exact = oracles.flow_map(single, x, (1.0, 0.1), (1.0, 5.0))
   np.testing.assert_allclose(run(model, table, x), exact, atol=3e-2)
   with pytest.raises(TypeError, match="decorate your function with @jaxdiff"):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from solver_cases import CASES
 
 from jaxdiff import grids
 from jaxdiff import oracles
@@ -360,9 +361,9 @@ def test_one_step_tables_are_told_from_those_with_memory_or_stages():
   edm = processes.edm()
   grid = grids.karras(edm, 4, to_zero=True)
   for build in ("ddim", "ddpm", "euler", "reverse_diffusion"):
-    assert solvers.CASES[build].build(edm, grid).one_step, build
+    assert CASES[build].build(edm, grid).one_step, build
   for build in ("heun", "dpmpp_2m", "unipc_2", "rk4"):
-    assert not solvers.CASES[build].build(edm, grid).one_step, build
+    assert not CASES[build].build(edm, grid).one_step, build
   noisy_end = tables.row(1.0, "x0", (0.5, 0.0, 0.5), noise=(0.0, 1.0, 0.0))
   assert not noisy_end.one_step  # y gets noise that a does not
 

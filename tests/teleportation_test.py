@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from solver_cases import CASES
 
 from jaxdiff import grids
 from jaxdiff import oracles
@@ -164,7 +165,7 @@ def test_on_gaussian_data_the_skipped_steps_cost_nothing(solver, process, x64):
   x0 = data()
   stats, model = oracles.fit(x0), oracles.exact(dense(x0), process)
   grid = grids.karras(process, 10)
-  build = solvers.CASES[solver].build
+  build = CASES[solver].build
   x = process.prior(KEY, (64, 6), dtype=jnp.float64)
   truth = samplers.teleport(stats, x, process, grid[0], grid[-1])
   error = lambda v: float(jnp.sqrt(jnp.mean((v - truth) ** 2)))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from solver_cases import CASES
 
 from jaxdiff import grids
 from jaxdiff import oracles
@@ -53,7 +54,7 @@ def relative(a, b):
 @pytest.mark.parametrize("name", ["heun", "unipc_3", "heun_churn", "ddpm"])
 def test_a_transferred_table_draws_the_same_samples(name, target, x64):
   process = TARGETS[target]
-  table = solvers.CASES[name].build(EDM, grids.karras(EDM, 6))
+  table = CASES[name].build(EDM, grids.karras(EDM, 6))
   moved = solvers.transfer(table, EDM, process)
   expected = run(EDM, table, start(EDM, table.t[0]))
   t_end = process.time_at(EDM.t_min)
@@ -74,7 +75,7 @@ def test_there_and_back_is_the_table_itself():
 @pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "unipc_3", "ipndm_3"])
 def test_solvers_built_in_the_noise_level_transfer_to_themselves(name):
   """What is defined in lambda alone is one method on every process."""
-  build, process = solvers.CASES[name].build, TARGETS["covering"]
+  build, process = CASES[name].build, TARGETS["covering"]
   grid = grids.log_snr(EDM, 5)
   moved = solvers.transfer(build(EDM, grid), EDM, process)
   built = build(process, process.time_at(grid))
@@ -95,7 +96,7 @@ def test_ends_without_noise_and_without_signal(x64):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_normal_form_visits_the_same_places(name, x64):
-  table = solvers.CASES[name].build(EDM, grids.karras(EDM, 3))
+  table = CASES[name].build(EDM, grids.karras(EDM, 3))
   form = solvers.normal_form(table, EDM)
   assert form.memory == table.nfe
   asked = sampling.every(1, lambda info: info.y)

@@ -6,9 +6,9 @@
       --config=experiments/configs/frontier_digits.py
 
 About a minute on two cores, in float32. Expect default first at 3 and 4
-calls, unipc_2 at 5 and 6, and ipndm_3 at 8 to 15, with a median error near 0.01
-at 10. The default's is 0.06 at 5 and 0.04 at 10: this network is poor where its
-grid saves calls.
+calls, unipc(order=2) at 5 and 6, and ipndm(order=3) at 8 to 15, with a median
+error near 0.01 at 10. The default's is 0.06 at 5 and 0.04 at 10: this network
+is poor where its grid saves calls.
 """
 
 import ml_collections

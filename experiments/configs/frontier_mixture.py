@@ -4,7 +4,8 @@
       --config=experiments/configs/frontier_mixture.py
 
 About 80 seconds on two cores. Expect as the best rmse / its solver:
-0.070 at 5 calls (ipndm_3), 0.017 at 10 (ipndm_4), 0.0044 at 20 (unipc_3).
+0.070 at 5 calls / ipndm(order=3), 0.017 at 10 / ipndm(order=4), 0.0044 at 20 /
+unipc(order=3).
 """
 
 import ml_collections
@@ -22,16 +23,16 @@ def get_config() -> ml_collections.ConfigDict:
         "heun",
         "midpoint",
         "rk4",
-        "dpm_solver_2",
-        "dpm_solver_3",
+        "dpm_solver(order=2)",
+        "dpm_solver(order=3)",
         "dpmpp_2m",
         "dpmpp_3m",
-        "unipc_2",
-        "unipc_3",
-        "deis_3",
-        "deis_4",
-        "ipndm_3",
-        "ipndm_4",
+        "unipc(order=2)",
+        "unipc(order=3)",
+        "deis(order=3)",
+        "deis(order=4)",
+        "ipndm(order=3)",
+        "ipndm(order=4)",
         "ddpm",
         "heun_churn",
       ),

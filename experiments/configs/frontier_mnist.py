@@ -25,8 +25,8 @@ def get_config() -> ml_collections.ConfigDict:
     "heun",
     "dpmpp_2m",
     "dpmpp_3m",
-    "unipc_2",
-    "ipndm_3",
+    "unipc(order=2)",
+    "ipndm(order=3)",
   )
   config.grids = ("vp_quadratic", "karras", "angular")
   config.calls = (5, 8, 10, 15, 20, 30, 50)

@@ -13,7 +13,13 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns the config; every field can be overridden on the command line."""
   config = frontier_mnist.get_config()
   config.max_level = 20.0
-  config.solvers = ("default", "ddim", "dpmpp_2m", "unipc_2", "ipndm_3")
+  config.solvers = (
+    "default",
+    "ddim",
+    "dpmpp_2m",
+    "unipc(order=2)",
+    "ipndm(order=3)",
+  )
   config.out = "runs/frontier_mnist_low"
   config.title = "DDPM U-Net on MNIST from noise level 20"
   return config

@@ -13,15 +13,19 @@ def get_config() -> ml_collections.ConfigDict:
   config.solvers = (  # methods that others have published
     "dpmpp_2m",
     "dpmpp_3m",
-    "unipc_3",
-    "deis_3",
-    "ipndm_3",
-    "ipndm_4",
+    "unipc(order=3)",
+    "deis(order=3)",
+    "ipndm(order=3)",
+    "ipndm(order=4)",
   )
   config.grids = ("vp_quadratic", "angular")
   config.choice = ml_collections.ConfigDict(
     dict(
-      solvers=("angular_ab_3", "angular_adams_2", "angular_adams_4"),
+      solvers=(
+        "angular_adams(order=3, corrector=False)",
+        "angular_adams(order=2)",
+        "angular_adams(order=4)",
+      ),
       scales=(0.8, 1.2, 1.7, 2.2),  # of the angular grid
       bends=(0.5, 1.0),
       seeds=(1, 2),  # other noises for the default

@@ -7,6 +7,56 @@ About two minutes on two cores for 1,000 candidates on 256 noises.
 
 import ml_collections
 
+KNOWN = (
+  "euler",
+  "heun",
+  "midpoint",
+  "rk4",
+  "ddim",
+  "adams_bashforth(order=2)",
+  "adams_bashforth(order=3)",
+  "runge_kutta(method=kutta3)",
+  "runge_kutta(method=midpoint, output=v)",
+  "dpm_solver(order=2)",
+  "dpm_solver(order=3)",
+  "dpm_solver(order=2, output=x0)",
+  "dpm_solver(order=3, output=x0)",
+  "exponential_rk(method=res_2s)",
+  "exponential_rk(method=krogstad_4)",
+  "exponential_rk(method=hochbruck_4)",
+  "dpm_solver_2m",
+  "dpm_solver_3m",
+  "dpmpp_2m",
+  "dpmpp_3m",
+  "exponential_ab(order=3, output=v)",
+  "exponential_ab(order=4)",
+  "unic(predictor=dpmpp_2m)",
+  "unic(predictor=deis(order=3))",
+  "angular_adams(order=2)",
+  "angular_adams(order=4)",
+  "angular_adams(order=3, corrector=False)",
+  "unipc(order=2, corrector=False)",
+  "unipc(order=1)",
+  "unipc(order=2)",
+  "unipc(order=3)",
+  "unipc(order=3, variant=bh1)",
+  "unipc(order=2, output=eps)",
+  "deis(order=2)",
+  "deis(order=3)",
+  "deis(order=4)",
+  "deis(order=3, variant=rho_ab)",
+  "deis_rk",
+  "lms",
+  "ipndm_v",
+  "ipndm_v(published=True)",
+  "ipndm(order=2)",
+  "ipndm(order=3)",
+  "ipndm(order=4)",
+  "s_pndm",
+  "plms",
+  "pndm",
+)
+
 
 def get_config() -> ml_collections.ConfigDict:
   """Returns the config; every field can be overridden on the command line."""
@@ -16,6 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
       data="",  # of a trained run; "": the run's own
       process="edm",  # edm, vp, flow, ve, sub_vp
       method="s3",  # s3 (guided), evolution, times, gits
+      solvers=KNOWN,  # what the winner is compared with, on every grid
       calls=8,
       budget=1000,  # candidates, each run on all noises
       noises=256,  # that the search sees

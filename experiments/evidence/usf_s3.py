@@ -123,7 +123,7 @@ def _measure(key):
 
 def _baselines(process, calls):
   return [
-    solvers.CASES[name].build(process, grid(process, calls))
-    for name in ("dpmpp_2m", "dpmpp_3m", "unipc_2", "unipc_3")
+    solvers.from_spec(name)(process, grid(process, calls))
+    for name in ("dpmpp_2m", "dpmpp_3m", "unipc(order=2)", "unipc(order=3)")
     for grid in (grids.log_snr, grids.karras)
   ]

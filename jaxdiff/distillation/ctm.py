@@ -82,7 +82,7 @@ def ctm(
     student: a Denoiser that jumps, as `student_of(..., jumps=True)` makes it.
     optimizer: any optax transformation.
     grid: n, the intervals of a Karras grid, or the times f64[n + 1].
-    solver: of the teacher's steps, a name in `solvers.CASES` or a solver.
+    solver: of the teacher's steps: itself, or text for `solvers.from_spec`.
     max_steps: largest number of the teacher's steps; None is n.
     until: where jumps end: "uniform" on the grid, or at its "end" alone.
     target: whose jump from x_u is aimed at, "student" or "ema".

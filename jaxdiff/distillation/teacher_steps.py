@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import checks
 from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -56,16 +55,15 @@ def of(
   """Returns one table for every interval of the grid: leaves [n, rows, ...].
 
   Args:
-    solver: a solver or its name in `solvers.CASES`: "heun", "euler", "ddim".
+    solver: a solver or its text: "heun", "ddim", "dpm_solver(order=2)".
     process: the forward process.
     grid: f64[n + 1].
 
   Raises:
-    ValueError: for an unknown name, or a solver that draws noise.
+    ValueError: for text that names no solver, or one that draws noise.
   """
   if isinstance(solver, str):
-    checks.one_of(solver, tuple(solvers.CASES), "solver")
-    solver = solvers.CASES[solver].build
+    solver = solvers.from_spec(solver)
   each = [solver(process, grid[i : i + 2]) for i in range(len(grid) - 1)]
   if any(table.stochastic for table in each):
     raise ValueError(

@@ -1,10 +1,12 @@
 """Solvers: functions (process, grid, **options) -> Tableau.
 
 One method, one file, named as its paper names it. To add one: its file, a line
-here, an entry in the table of cases, `catalogue.py`.
+here, an entry in the table of cases that the tests run, tests/solver_cases.py.
+`from_spec("unipc(order=3)")` finds them by text.
 """
 
 from jaxdiff.solvers import model_statistics
+from jaxdiff.solvers import specs
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.analytical_first_step import analytical_first_step
 from jaxdiff.solvers.angular_adams import angular_adams
@@ -12,8 +14,6 @@ from jaxdiff.solvers.annealed_langevin import annealed_langevin
 from jaxdiff.solvers.building import encoder
 from jaxdiff.solvers.building import for_budget
 from jaxdiff.solvers.building import solver
-from jaxdiff.solvers.catalogue import Case
-from jaxdiff.solvers.catalogue import CASES
 from jaxdiff.solvers.ddim import ddim
 from jaxdiff.solvers.ddpm import ddpm
 from jaxdiff.solvers.default import default
@@ -59,6 +59,7 @@ from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.runge_kutta import runge_kutta
 from jaxdiff.solvers.sa_solver import sa_solver
 from jaxdiff.solvers.seeds import seeds
+from jaxdiff.solvers.specs import from_spec
 from jaxdiff.solvers.transfer import normal_form
 from jaxdiff.solvers.transfer import transfer
 from jaxdiff.solvers.transport import transport
@@ -66,8 +67,6 @@ from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.unipc import unipc
 
 __all__ = [
-  "CASES",
-  "Case",
   "adams_bashforth",
   "analytical_first_step",
   "angular_adams",
@@ -97,6 +96,7 @@ __all__ = [
   "fon",
   "euler_maruyama",
   "for_budget",
+  "from_spec",
   "gamma_sampling",
   "heun",
   "heun_churn",
@@ -121,6 +121,7 @@ __all__ = [
   "sa_solver",
   "seeds",
   "solver",
+  "specs",
   "unic",
   "transport",
   "transfer",

@@ -1,7 +1,7 @@
 """The table of cases: every solver under its name, with what it promises.
 
-Tests run each contract over all entries, experiments choose from them by name.
-A new solver adds an entry here and has them all at once.
+Tests run each contract over all entries. A new solver adds an entry here and
+has them all at once.
 """
 
 import dataclasses
