@@ -72,6 +72,14 @@ EXTRAS = {
   ],
 }
 
+# The scripts stand in experiments/ and are installed as jaxdiff.experiments: a
+# wheel claims one name, which no package of its user's can have.
+SCRIPTS = "jaxdiff.experiments"
+PACKAGES = [
+  *setuptools.find_packages(include=["jaxdiff", "jaxdiff.*"]),
+  *(f"{SCRIPTS}.{name}" for name in setuptools.find_packages("experiments")),
+]
+
 README = pathlib.Path(__file__).parent / "README.md"
 
 setuptools.setup(
@@ -82,19 +90,22 @@ setuptools.setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   python_requires=">=3.11",
-  packages=setuptools.find_packages(
-    include=["jaxdiff", "jaxdiff.*", "experiments", "experiments.*"]
-  ),
+  packages=PACKAGES,
+  package_dir={SCRIPTS: "experiments"},
   package_data={
     "jaxdiff.metrics.features": ["*.npz"],
     "jaxdiff.zoo": ["*.npz", "README.md"],
   },
-  entry_points={"console_scripts": ["jaxdiff = experiments.command:main"]},
+  entry_points={"console_scripts": ["jaxdiff = jaxdiff.experiments.command:main"]},
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   classifiers=[
     "Intended Audience :: Science/Research",
+    "Operating System :: OS Independent",
     "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
     "Topic :: Scientific/Engineering :: Artificial Intelligence",
   ],
 )

@@ -39,14 +39,15 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments import console
-from experiments import flops
 from jaxdiff import denoisers
 from jaxdiff import distillation
 from jaxdiff import losses
 from jaxdiff import networks
 from jaxdiff import processes
 from jaxdiff import training
+
+from . import console
+from . import flops
 
 FLAGS = flags.FLAGS
 FAKE_STEPS = 5

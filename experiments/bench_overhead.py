@@ -20,13 +20,14 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import console
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import networks
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
+
+from . import console
 
 _BATCH = flags.DEFINE_integer("batch", 64, "Batch size.", lower_bound=1)
 _CALLS = flags.DEFINE_integer("calls", 20, "Network calls.", lower_bound=1)

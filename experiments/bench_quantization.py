@@ -20,13 +20,14 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from experiments import console
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import networks
 from jaxdiff import processes
 from jaxdiff import quantization
 from jaxdiff import solvers
+
+from . import console
 
 _NETWORK = flags.DEFINE_enum(
   "network", "digits_mlp", ["digits_mlp", "digits_unet"], "The network."

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import console
+from . import console
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Run of experiments.train; without one --network is taken."
@@ -66,8 +66,8 @@ def measure(
     repeats: timed runs.
     dtype: that the network computes in.
   """
-  from experiments import flops
-  from experiments import sample_job
+  from . import flops
+  from . import sample_job
 
   devices = job.mesh.size if job.mesh else 1
   index = np.arange(batch)
@@ -103,7 +103,7 @@ def measure(
 
 def program_of(job: Any, batch: int) -> Any:
   """Returns the compiled program that draws a batch."""
-  from experiments import sample_job
+  from . import sample_job
 
   def draw(model: Any) -> Any:
     own = dataclasses.replace(job, model=model)
@@ -163,10 +163,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
   # after the flags, so that --help answers at once
-  from experiments import sample_job
   from jaxdiff import grids
   from jaxdiff import solvers
   from jaxdiff import training
+
+  from . import sample_job
 
   if _WORKDIR.value:
     config = training.load_config(training.checkpoint_directory(_WORKDIR.value))

@@ -22,13 +22,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import console
 from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff.search import populations
 from jaxdiff.search import s3
 from jaxdiff.search import usf
+
+from . import console
 
 _TABLES = flags.DEFINE_integer("tables", 1000, "Candidates.", lower_bound=2)
 _CALLS = flags.DEFINE_integer("calls", 8, "Network calls.", lower_bound=2)

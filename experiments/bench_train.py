@@ -24,14 +24,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from absl import flags
-from ml_collections import config_flags
 
-from experiments import console
-from experiments import flops
-from experiments import recipe
-from experiments import sources
 from jaxdiff import data
 from jaxdiff import training
+
+from . import console
+from . import flops
+from . import recipe
+from . import sources
 
 FLAGS = flags.FLAGS
 
@@ -225,9 +225,8 @@ def _mb(size: float) -> float:
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file(
-    "config",
-    "experiments/configs/digits.py",
+  console.define_config_file(
+    "digits",
     "What to train: a file of experiments/configs/.",
     lock_config=True,
   )

@@ -57,4 +57,6 @@ def main() -> None:
   path = found[name]
   module = path.parent.name if path.stem == "__main__" else path.stem
   sys.argv = [f"jaxdiff {name}", *flags]
-  runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
+  runpy.run_module(
+    f"{__package__}.{module}", run_name="__main__", alter_sys=True
+  )

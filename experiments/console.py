@@ -1,6 +1,7 @@
 """How every script starts: flags, errors in a line, and a quiet terminal."""
 
 import errno
+import importlib.util
 import linecache
 import pathlib
 import re
@@ -13,9 +14,11 @@ from absl import app
 from absl import flags
 from absl import logging
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
-_CONFIGS = _ROOT / "experiments" / "configs"
-_CODE = (_ROOT / "jaxdiff", _ROOT / "experiments")
+_FOLDER = pathlib.Path(__file__).resolve().parent
+_CONFIGS = _FOLDER / "configs"
+_LIBRARY = pathlib.Path(importlib.util.find_spec("jaxdiff").origin).parent
+_CODE = (_LIBRARY.resolve(), _FOLDER)
+flags.disclaim_key_flags()  # what is defined here is the script's, in --help
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MISTAKES = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 
@@ -62,6 +65,40 @@ def _parse(argv: list[str]) -> list[str]:
       raise
   print(f"error: {mistake}", file=sys.stderr)
   sys.exit(1)
+
+
+def checkout(what: str) -> pathlib.Path:
+  """Returns the root of the checkout that the scripts stand in.
+
+  Args:
+    what: what is to be written there, for the message.
+
+  Raises:
+    ValueError: if they stand in an installed package.
+  """
+  root = _FOLDER.parent
+  if not (root / "setup.py").is_file() or _FOLDER.name != "experiments":
+    raise ValueError(
+      f"{what} would be written into the installed package {_FOLDER}; run this"
+      " in a checkout of jaxdiff"
+    )
+  return root
+
+
+def define_config_file(
+  default: str | None, help_string: str, **options: Any
+) -> None:
+  """Defines --config=FILE, a file of configs/ or one's own.
+
+  Args:
+    default: name of a file of configs/, without its suffix; None for none.
+    help_string: of the flag.
+    **options: of `config_flags.DEFINE_config_file`.
+  """
+  from ml_collections import config_flags
+
+  path = None if default is None else str(_CONFIGS / f"{default}.py")
+  config_flags.DEFINE_config_file("config", path, help_string, **options)
 
 
 def define_config(config: Any, help_string: str) -> None:

@@ -25,14 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import console
-from experiments import sources
 from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import pickles
 from jaxdiff import training
 from jaxdiff import weights
+
+from . import console
+from . import sources
 
 FLAGS = flags.FLAGS
 

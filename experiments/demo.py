@@ -12,7 +12,7 @@ import time
 
 from absl import flags
 
-from experiments import console
+from . import console
 
 _OUT = flags.DEFINE_string("out", "runs/demo", "Folder for all results.")
 _STEPS = flags.DEFINE_integer(
@@ -25,14 +25,15 @@ _NOISES = flags.DEFINE_integer(
 
 def main() -> None:
   # after the flags, so that --help answers at once
-  from experiments import frontier
-  from experiments import plots
-  from experiments import sample
-  from experiments import train
-  from experiments.configs import digits
-  from experiments.configs import frontier_digits
   from jaxdiff import solvers
   from jaxdiff import training
+
+  from . import frontier
+  from . import plots
+  from . import sample
+  from . import train
+  from .configs import digits
+  from .configs import frontier_digits
 
   begin = time.perf_counter()
   out = pathlib.Path(_OUT.value)
@@ -54,9 +55,11 @@ def main() -> None:
     batch=100,
     classes=model_config.num_classes,
   )
-  plots.image_grid(
+  drawn = plots.image_grid(
     images, out / "samples.png", title="default, 18 calls, classes 0 to 9"
   )
+  if not drawn.startswith("Wrote"):
+    print(drawn)
 
   sweep = frontier_digits.get_config()
   sweep.target = str(workdir)
@@ -76,9 +79,13 @@ def main() -> None:
       if held is None or row["median"] < held["median"]:
         best[row["calls"]] = row
   print(f"\nDone in {time.perf_counter() - begin:.0f} s. Look at")
-  print(f"  {out}/samples.png   100 digits that the model drew")
-  print(f"  {out}/frontier.png  error of every solver against network calls")
-  print(f"  {out}/frontier.csv  the numbers behind it")
+  for name, what in (
+    ("samples.png", "  100 digits that the model drew"),
+    ("frontier.png", " error of every solver against network calls"),
+    ("frontier.csv", " the numbers behind it"),
+  ):
+    if (out / name).is_file():
+      print(f"  {out}/{name} {what}")
   print("Lowest median error at each number of calls:")
   print("  " + ", ".join(f"{c}: {row['solver']}" for c, row in best.items()))
 

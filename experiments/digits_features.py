@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import console
 from jaxdiff import data
 from jaxdiff.metrics.features import digits
+
+from . import console
 
 FLAGS = flags.FLAGS
 TEST = 360
@@ -33,6 +34,8 @@ def accuracy(params: dict, held: dict[str, np.ndarray]) -> float:
 
 
 def main() -> None:
+  if FLAGS.out == str(digits.WEIGHTS):
+    console.checkout("the weights of FD-digits")
   learn, test = split()
   params = digits.train(
     jax.random.key(FLAGS.seed), learn["image"], learn["label"]

@@ -41,13 +41,6 @@ import optax
 from absl import flags
 from ml_collections import config_dict
 
-from experiments import console
-from experiments import plots
-from experiments import recipe
-from experiments import sample_job
-from experiments import sources
-from experiments import train
-from experiments.configs import distill as configs
 from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
@@ -59,6 +52,14 @@ from jaxdiff import parallel
 from jaxdiff import processes
 from jaxdiff import training
 from jaxdiff import zoo
+
+from . import console
+from . import plots
+from . import recipe
+from . import sample_job
+from . import sources
+from . import train
+from .configs import distill as configs
 
 _MIXTURE = "mixture"
 _POOL = 65_536  # draws of the mixture that batches are taken from

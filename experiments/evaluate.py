@@ -34,15 +34,16 @@ from absl import flags
 from scipy import special
 from tqdm import auto as tqdm
 
-from experiments import console
-from experiments import measures
-from experiments import plots
 from jaxdiff import data
 from jaxdiff import metrics
 from jaxdiff import parallel
 from jaxdiff.data import loader
 from jaxdiff.metrics import features
 from jaxdiff.metrics import neighbors
+
+from . import console
+from . import measures
+from . import plots
 
 FLAGS = flags.FLAGS
 _SHOWN = 6  # rows of the picture, most and least typical; neighbours beside
@@ -270,14 +271,16 @@ def picture(
   names = [f"typical {i + 1}" for i in range(shown)]
   names += [f"untypical {i + 1}" for i in range(shown)][::-1]
   gap = np.ones_like(left[:1])
-  plots.image_rows(
+  said = plots.image_rows(
     {
       f"{name}: {scores[i]:.2f}": np.concatenate([one[None], gap, beside])
       for name, i, one, beside in zip(names, picked, left, right)
     },
     path,
   )
-  return f"Wrote {path}: samples, and their {k} nearest reference images."
+  if not path.is_file():
+    return said
+  return f"{said[:-1]}: samples, and their {k} nearest reference images."
 
 
 def open_reference(

@@ -35,12 +35,8 @@ import ml_collections
 import numpy as np
 from absl import flags
 from absl import logging
-from ml_collections import config_flags
 from tqdm import auto as tqdm
 
-from experiments import console
-from experiments import plots
-from experiments import sources
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import grids
@@ -52,6 +48,10 @@ from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
+
+from . import console
+from . import plots
+from . import sources
 
 FIELDS = ("solver", "grid", "calls", "nfe", "rmse", "median", "distance")
 PROCESSES = {
@@ -275,8 +275,9 @@ def run(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
     f"{summary['tables']} tables and the reference ran in"
     f" {summary['compilations']} compiled program(s) on {summary['device']}."
   )
-  plots.frontier(rows, summary["floor"], out / "frontier.png", config.title)
-  print(f"Wrote {out}/frontier.csv, frontier.png and frontier.json.")
+  print(f"Wrote {out}/frontier.csv and frontier.json.")
+  path = out / "frontier.png"
+  print(plots.frontier(rows, summary["floor"], path, config.title))
   return rows
 
 
@@ -458,9 +459,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file(
-    "config",
-    "experiments/configs/frontier_mixture.py",
+  console.define_config_file(
+    "frontier_mixture",
     "What to run: a file of experiments/configs/. Set single fields with"
     " --config.NAME=VALUE, for instance --config.noises=256.",
   )

@@ -24,11 +24,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
-from experiments import console
-from experiments import frontier
 from jaxdiff import grids
+
+from . import console
+from . import frontier
 
 CALLS = (5, 6, 8, 10, 15, 20, 30, 50)
 FIGURES = {  # rmse of the best of thirteen libraries, at CALLS
@@ -417,9 +417,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file(
-    "config",
-    "experiments/configs/frontier_table.py",
+  console.define_config_file(
+    "frontier_table",
     "What to measure. Set single fields with --config.NAME=VALUE.",
   )
   flags.DEFINE_list("cells", ["all"], "Cells to run, <oracle>_<process>.")

@@ -29,17 +29,17 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
-from matplotlib import pyplot as plt
-from ml_collections import config_flags
 from tqdm import auto as tqdm
 
-from experiments import console
-from experiments import frontier
 from jaxdiff import grids
 from jaxdiff import learning
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
+
+from . import console
+from . import frontier
+from . import plots
 
 METHODS = ("bns", "ld3", "amed")
 _FREE = ("out", "title", "calls", "seconds", "report_seeds")
@@ -230,11 +230,9 @@ def run(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
     config=config.to_dict(), rows=rows, device=jax.devices()[0].device_kind
   )
   (folder / "learned.json").write_text(json.dumps(summary, indent=1) + "\n")
-  draw(rows, folder / "learned.png", config.title or config.target)
   print(table_text(rows))
-  print(
-    f"Wrote {folder}/learned.json, learned.png and a table for each budget."
-  )
+  print(f"Wrote {folder}/learned.json and a table for each budget.")
+  print(draw(rows, folder / "learned.png", config.title or config.target))
   return rows
 
 
@@ -255,9 +253,10 @@ def table_text(rows: Sequence[dict[str, Any]]) -> str:
   return "\n".join(lines)
 
 
+@plots.picture
 def draw(
-  rows: Sequence[dict[str, Any]], path: pathlib.Path, title: str
-) -> None:
+  plt: Any, rows: Sequence[dict[str, Any]], path: pathlib.Path, title: str
+) -> str:
   """Draws errors against calls and saves the picture."""
   figure, axis = plt.subplots(figsize=(5.5, 4))
   calls = [r["calls"] for r in rows]
@@ -276,6 +275,7 @@ def draw(
   figure.tight_layout()
   figure.savefig(path, dpi=120)
   plt.close(figure)
+  return f"Wrote {path}."
 
 
 def _over_seeds(name, errors):
@@ -326,9 +326,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file(
-    "config",
-    "experiments/configs/learn_solver.py",
+  console.define_config_file(
+    "learn_solver",
     "What to learn: a file of experiments/configs/. Set single fields with"
     " --config.NAME=VALUE, for instance --config.target=grid25.",
   )

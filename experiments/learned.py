@@ -20,10 +20,11 @@ from typing import Any
 
 from absl import flags
 
-from experiments import console
-from experiments import learn_solver
-from experiments.configs import learn_solver as base
 from jaxdiff import tableau as tables
+
+from . import console
+from . import learn_solver
+from .configs import learn_solver as base
 
 CALLS = (5, 6, 8, 10)
 FIGURES = {  # rmse of the best of thirteen libraries, at CALLS

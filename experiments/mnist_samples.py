@@ -13,13 +13,13 @@ import pathlib
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
-from experiments import console
-from experiments import frontier
-from experiments import plots
 from jaxdiff import grids
 from jaxdiff import solvers
+
+from . import console
+from . import frontier
+from . import plots
 
 CALLS = (10, 20, 50)
 SHOWN = 8
@@ -48,14 +48,12 @@ def main() -> None:
     rows = {"converged ODE": held["reference"][:SHOWN]}
   for (name, calls), table in made.items():
     rows[f"{name}, {calls} calls"] = np.asarray(sweep(table))
-  plots.image_rows(rows, out / "samples.png")
-  print(f"Wrote {out}/samples.png.")
+  print(plots.image_rows(rows, out / "samples.png"))
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file(
-    "config",
-    "experiments/configs/frontier_mnist.py",
+  console.define_config_file(
+    "frontier_mnist",
     "The config of the frontier's run, with the same changes.",
   )
   console.run(main)

@@ -1,16 +1,18 @@
-"""Pictures: the frontier, trainings, grids of images, points of the plane."""
+"""Pictures: the frontier, trainings, grids of images, points of the plane.
+
+Every function returns a line: where the picture is, or why there is none. They
+come after results that are on the disk already, so that a missing matplotlib,
+which is an extra, is no error.
+"""
 
 import csv
+import functools
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
-from matplotlib import pyplot as plt
 
 # Families share a hue; the marker tells their members apart.
 _STYLE = {
@@ -34,12 +36,42 @@ _STYLE = {
 }
 
 
+def picture(draw: Callable[..., str]) -> Callable[..., str]:
+  """Turns draw(plt, ...) into a function that says so if nothing can draw.
+
+  Args:
+    draw: takes matplotlib.pyplot first; returns a line.
+  """
+
+  @functools.wraps(draw)
+  def drawn(*args: Any, **options: Any) -> str:
+    try:
+      import matplotlib
+
+      matplotlib.use("Agg")
+      from matplotlib import pyplot as plt
+    except ImportError as e:
+      return (
+        f"No picture: it needs matplotlib ({e}); install it with"
+        ' pip install "jaxdiff[plots]"'
+      )
+    return draw(plt, *args, **options)
+
+  return drawn
+
+
+@picture
 def frontier(
-  rows: list[dict[str, Any]], floor: float, path: pathlib.Path, title: str
-) -> None:
+  plt: Any,
+  rows: list[dict[str, Any]],
+  floor: float,
+  path: pathlib.Path,
+  title: str,
+) -> str:
   """Draws error and distance against network calls, and saves the picture.
 
   Args:
+    plt: matplotlib's pyplot, handed over by `picture`.
     rows: of the sweep; each solver is drawn at its best grid.
     floor: distance to data of the converged ODE.
     path: of the PNG file.
@@ -88,14 +120,21 @@ def frontier(
   figure.tight_layout(rect=(0, 0, 0.89, 1))
   figure.savefig(path, dpi=110)
   plt.close(figure)
+  return f"Wrote {path}."
 
 
+@picture
 def samples(
-  images: np.ndarray, path: pathlib.Path, title: str = "", shown: int = 100
+  plt: Any,
+  images: np.ndarray,
+  path: pathlib.Path,
+  title: str = "",
+  shown: int = 100,
 ) -> str:
   """Draws samples where a picture can show them; returns what was done.
 
   Args:
+    plt: matplotlib's pyplot, handed over by `picture`.
     images: f[n, height, width, 1 or 3] become a grid of the first `shown`,
       f[n, 2] points of the plane; nothing is drawn for other shapes.
     path: of the PNG file.
@@ -103,8 +142,8 @@ def samples(
     shown: number of images, at most.
   """
   if images.ndim == 4 and images.shape[-1] in (1, 3):
-    image_grid(images[:shown], path, title=title)
-    return f"Wrote {path} (the first {len(images[:shown])})."
+    said = image_grid(images[:shown], path, title=title)
+    return f"{said[:-1]} (the first {len(images[:shown])})."
   if images.ndim == 2 and images.shape[-1] == 2:
     figure, axis = plt.subplots(figsize=(5, 5))
     axis.scatter(*np.asarray(images).T, s=4, linewidths=0)
@@ -119,12 +158,14 @@ def samples(
   )
 
 
+@picture
 def image_grid(
+  plt: Any,
   images: np.ndarray,
   path: pathlib.Path,
   columns: int = 10,
   title: str = "",
-) -> None:
+) -> str:
   """Saves images f[n, height, width, 1 or 3] in [-1, 1] as one picture."""
   images = np.clip((np.asarray(images, np.float32) + 1.0) / 2.0, 0.0, 1.0)
   n, height, width, channels = images.shape
@@ -149,6 +190,7 @@ def image_grid(
     axis.set_title(title, fontsize=min(9.0, fits))
   figure.savefig(path, dpi=dpi)
   plt.close(figure)
+  return f"Wrote {path}."
 
 
 def in_range(images: np.ndarray) -> np.ndarray:
@@ -159,10 +201,14 @@ def in_range(images: np.ndarray) -> np.ndarray:
   return images.astype(np.float32)
 
 
-def image_rows(rows: dict[str, np.ndarray], path: pathlib.Path) -> None:
+@picture
+def image_rows(
+  plt: Any, rows: dict[str, np.ndarray], path: pathlib.Path
+) -> str:
   """Saves a picture with a named row of images for each entry.
 
   Args:
+    plt: matplotlib's pyplot, handed over by `picture`.
     rows: f[n, height, width, 1 or 3] in [-1, 1] each, by its label.
     path: of the PNG file.
   """
@@ -179,14 +225,21 @@ def image_rows(rows: dict[str, np.ndarray], path: pathlib.Path) -> None:
   figure.subplots_adjust(left=0.3, right=0.99, top=0.99, bottom=0.01)
   figure.savefig(path, dpi=130)
   plt.close(figure)
+  return f"Wrote {path}."
 
 
+@picture
 def search(
-  scores: Any, rows: list[dict[str, Any]], path: pathlib.Path, title: str
-) -> None:
+  plt: Any,
+  scores: Any,
+  rows: list[dict[str, Any]],
+  path: pathlib.Path,
+  title: str,
+) -> str:
   """Draws every candidate of a search and the best so far; saves the picture.
 
   Args:
+    plt: matplotlib's pyplot, handed over by `picture`.
     scores: f[m], in the order of evaluation.
     rows: the winner's and those of known solvers, as experiments.search has
       them.
@@ -223,15 +276,20 @@ def search(
   figure.tight_layout()
   figure.savefig(path, dpi=130)
   plt.close(figure)
+  return f"Wrote {path}."
 
 
-def training(table: pathlib.Path, path: pathlib.Path, title: str) -> str:
+@picture
+def training(
+  plt: Any, table: pathlib.Path, path: pathlib.Path, title: str
+) -> str:
   """Draws the losses of a run against updates; returns a line about it.
 
   Left the loss, without learned weighting; right the loss of every bucket of
   the noise, which tells where the network still improves.
 
   Args:
+    plt: matplotlib's pyplot, handed over by `picture`.
     table: metrics.csv of the run.
     path: of the PNG file.
     title: of the figure.
@@ -262,12 +320,14 @@ def training(table: pathlib.Path, path: pathlib.Path, title: str) -> str:
   return f"Wrote {path}."
 
 
+@picture
 def point_panels(
-  points: dict[str, np.ndarray], path: pathlib.Path, columns: int = 6
-) -> None:
+  plt: Any, points: dict[str, np.ndarray], path: pathlib.Path, columns: int = 6
+) -> str:
   """Saves a picture with a panel of points of the plane for each entry.
 
   Args:
+    plt: matplotlib's pyplot, handed over by `picture`.
     points: f[n, 2] each, by its label.
     path: of the PNG file.
     columns: panels beside one another.
@@ -286,3 +346,4 @@ def point_panels(
   figure.tight_layout(pad=0.3)
   figure.savefig(path, dpi=130)
   plt.close(figure)
+  return f"Wrote {path}."

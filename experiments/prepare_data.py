@@ -25,9 +25,10 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from experiments import console
 from jaxdiff import data
 from jaxdiff.data import optional
+
+from . import console
 
 _SHEET = (25, 32, 40, 32, 3)
 

@@ -37,10 +37,6 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import console
-from experiments import plots
-from experiments import sample_job
-from experiments import sources
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import diagnostics
@@ -55,6 +51,11 @@ from jaxdiff import tree
 from jaxdiff.data import shards
 from jaxdiff.solvers import model_statistics
 from jaxdiff.solvers import specs
+
+from . import console
+from . import plots
+from . import sample_job
+from . import sources
 
 FLAGS = flags.FLAGS
 _ONE_FILE = 1000  # samples, at most, that become one file by themselves
@@ -223,8 +224,7 @@ def trajectory(
   images = np.swapaxes(np.asarray(kept), 0, 1)[:rows]  # f32[rows, calls, ...]
   flat = images.reshape(-1, *images.shape[2:])
   title = f"denoised previews, one in {every} of {job.table.nfe} calls"
-  plots.image_grid(flat, path, columns=images.shape[1], title=title)
-  return f"Wrote {path}."
+  return plots.image_grid(flat, path, columns=images.shape[1], title=title)
 
 
 def define_flags() -> None:

@@ -31,11 +31,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 from absl import logging
-from ml_collections import config_flags
 
-from experiments import console
-from experiments import frontier
-from experiments import plots
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import solvers
@@ -45,6 +41,10 @@ from jaxdiff.search import gits
 from jaxdiff.search import populations
 from jaxdiff.search import s3
 from jaxdiff.search import usf
+
+from . import console
+from . import frontier
+from . import plots
 
 METHODS = ("s3", "evolution", "times", "gits")
 _GAMMAS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5)
@@ -103,8 +103,8 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
     jax=jax.__version__,
   )
   (out / "search.json").write_text(json.dumps(summary, indent=1) + "\n")
-  plots.search(scores, rows, out / "search.png", config.title)
-  print(f"Wrote {out}/best.npz, search.csv, search.json and search.png.")
+  print(f"Wrote {out}/best.npz, search.csv and search.json.")
+  print(plots.search(scores, rows, out / "search.png", config.title))
   return summary
 
 
@@ -303,9 +303,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file(
-    "config",
-    "experiments/configs/search_mixture.py",
+  console.define_config_file(
+    "search_mixture",
     "What to search: a file of experiments/configs/. Set single fields with"
     " --config.NAME=VALUE, for instance --config.calls=5.",
   )

@@ -31,16 +31,17 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import console
-from experiments import distill
-from experiments import plots
-from experiments import sources
-from experiments.configs import digits_mlp
-from experiments.configs import distill as configs
-from experiments.configs import patches8
-from experiments.evidence import _grid
 from jaxdiff import metrics
 from jaxdiff import training
+
+from . import console
+from . import distill
+from . import plots
+from . import sources
+from .configs import digits_mlp
+from .configs import distill as configs
+from .configs import patches8
+from .evidence import _grid
 
 _RESULTS = pathlib.Path("experiments/results/students.json")
 _PAGE = pathlib.Path("docs/distillation.md")
@@ -88,7 +89,7 @@ def configuration(task: str, method: str, runs: pathlib.Path) -> Any:
 
 def teach(task: str, runs: pathlib.Path) -> None:
   """Trains a task's teacher, if it is not there."""
-  from experiments import train
+  from . import train
 
   if task in _TEACHERS:
     train.train(_TEACHERS[task].get_config(), runs / task / "teacher")
@@ -247,11 +248,9 @@ def pictures(results: dict[str, Row], runs: pathlib.Path) -> list[str]:
     if len(shown) < 2:
       continue
     path = _PAGE.parent / f"students_{task}.png"
-    if next(iter(shown.values())).ndim == 4:
-      plots.image_rows(shown, path)
-    else:
-      plots.point_panels(shown, path)
-    said.append(f"Wrote {path}.")
+    images = next(iter(shown.values())).ndim == 4
+    draw = plots.image_rows if images else plots.point_panels
+    said.append(draw(shown, path))
   return said
 
 

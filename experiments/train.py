@@ -35,18 +35,18 @@ from typing import Any
 import jax
 from absl import flags
 from ml_collections import config_dict
-from ml_collections import config_flags
 
-from experiments import console
-from experiments import plots
-from experiments import recipe
-from experiments import sources
 from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import losses
 from jaxdiff import parallel
 from jaxdiff import training
+
+from . import console
+from . import plots
+from . import recipe
+from . import sources
 
 _CURVE = ("metrics.csv", "loss.png")
 
@@ -212,8 +212,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file(
-    "config",
+  console.define_config_file(
     None,
     "What to train: a file of experiments/configs/. Set single entries with"
     " --config.NAME=VALUE, for instance --config.steps=100.",

@@ -29,9 +29,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import console
-from experiments import plots
-from experiments import train
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import grids
@@ -40,6 +37,10 @@ from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
 from jaxdiff import zoo
+
+from . import console
+from . import plots
+from . import train
 
 STEPS = 20  # of EDM's Heun, for the measures and the picture
 ROUNDED = 256  # samples that show what rounding does
@@ -98,7 +99,7 @@ RECIPES = {
 def configuration(name: str) -> Any:
   """Returns the configuration of experiments.train for a model."""
   recipe = RECIPES[name]
-  module = importlib.import_module(f"experiments.configs.{recipe.config}")
+  module = importlib.import_module(f".configs.{recipe.config}", __package__)
   config = module.get_config()
   with config.ignore_type():
     for entry, value in recipe.changes.items():
@@ -195,6 +196,8 @@ def readme() -> str:
 
 def main() -> None:
   name, steps = flags.FLAGS.name, flags.FLAGS.steps
+  if steps is None:
+    console.checkout("the zoo")  # whose files are part of the package
   workdir = pathlib.Path(flags.FLAGS.workdir)
   config = configuration(name)
   if steps is not None:

@@ -21,9 +21,8 @@ write pictures that fit in memory to an .npz once:
       --out=mine.npz
 """
 
+from jaxdiff.experiments.configs import npz
 from ml_collections import config_dict
-
-from experiments.configs import npz
 
 
 def get_config() -> config_dict.ConfigDict:

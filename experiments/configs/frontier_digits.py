@@ -12,8 +12,7 @@ is poor where its grid saves calls.
 """
 
 import ml_collections
-
-from experiments.configs import frontier_mixture
+from jaxdiff.experiments.configs import frontier_mixture
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -11,8 +11,7 @@ About ten minutes on one core, in float32.
 """
 
 import ml_collections
-
-from experiments.configs import frontier_mixture
+from jaxdiff.experiments.configs import frontier_mixture
 
 
 def get_config() -> ml_collections.ConfigDict:

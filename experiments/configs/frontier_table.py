@@ -1,8 +1,7 @@
 """What `experiments.frontier_table` measures: see there."""
 
 import ml_collections
-
-from experiments.configs import frontier_mixture
+from jaxdiff.experiments.configs import frontier_mixture
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -19,9 +19,8 @@ A data set of TensorFlow Datasets that is prepared on this machine trains
 likewise, with --config.dataset=tfds:mnist. Cost and loss depend on the data.
 """
 
+from jaxdiff.experiments.configs import patches16
 from ml_collections import config_dict
-
-from experiments.configs import patches16
 
 
 def get_config() -> config_dict.ConfigDict:

@@ -12,7 +12,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import console
+from .. import console
 
 _SYSTEM = flags.DEFINE_string(
   "system", None, "A system of docs/systems.md, several by commas, or 'all'."
@@ -29,9 +29,9 @@ _DOCS = flags.DEFINE_bool("docs", False, "Write docs/systems.md.")
 
 def main() -> None:
   # after the flags, so that --help answers at once
-  from experiments.evidence import documents
-  from experiments.evidence import report
-  from experiments.evidence import runner
+  from . import documents
+  from . import report
+  from . import runner
 
   if not (_SYSTEM.value or _DOCS.value):
     raise ValueError(

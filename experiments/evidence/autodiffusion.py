@@ -24,9 +24,6 @@ import jax
 import numpy as np
 from flax import serialization
 
-from experiments.evidence import _digits
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import metrics
 from jaxdiff import oracles
 from jaxdiff import processes
@@ -35,6 +32,10 @@ from jaxdiff.search import autodiffusion
 from jaxdiff.search import fitness
 from jaxdiff.search import populations
 from jaxdiff.search import skipping
+
+from . import _digits
+from .report import at_most
+from .report import reported
 
 TITLE = "AutoDiffusion"
 CLAIM = (

@@ -21,15 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence import _grid
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import distillation
 from jaxdiff import grids
 from jaxdiff import likelihood
 from jaxdiff import sampling
 from jaxdiff import solvers
+
+from . import _grid
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "Consistency trajectory models"
 CLAIM = (

@@ -20,10 +20,6 @@ import optax
 from scipy import optimize
 from scipy import special
 
-from experiments.evidence import _grid
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import data
 from jaxdiff import distillation
 from jaxdiff import grids
@@ -33,6 +29,11 @@ from jaxdiff import oracles
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
+
+from . import _grid
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "DDO"
 CLAIM = (

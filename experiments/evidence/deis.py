@@ -4,10 +4,11 @@ VP-linear from t = 1 to 1e-3 on the quadratic grid of the paper, 256 noises,
 exact eps. All is deterministic but the noises, which the seed draws.
 """
 
-from experiments.evidence import _flows
-from experiments.evidence import report
 from jaxdiff import grids
 from jaxdiff import solvers
+
+from . import _flows
+from . import report
 
 TITLE = "DEIS"
 CLAIM = (

@@ -14,9 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import losses
@@ -29,6 +26,10 @@ from jaxdiff import solvers
 from jaxdiff.diagnostics import auxiliary
 from jaxdiff.diagnostics import diffusion_time
 from jaxdiff.diagnostics import gauge
+
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "Diffusion times"
 CLAIM = (

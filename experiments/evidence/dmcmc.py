@@ -13,10 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence import _digits
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import data
 from jaxdiff import grids
 from jaxdiff import losses
@@ -28,6 +24,11 @@ from jaxdiff import samplers
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
+
+from . import _digits
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "Denoising MCMC"
 CLAIM = (

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from experiments.evidence import report
+from . import report
 
 PATH = pathlib.Path(__file__).resolve().parents[2] / "docs" / "systems.md"
 _HEAD = """\

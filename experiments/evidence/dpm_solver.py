@@ -4,10 +4,11 @@ VP-linear from t = 1 to 1e-3 on the grid uniform in log-SNR, 256 noises, exact
 models. The seed draws the noises.
 """
 
-from experiments.evidence import _flows
-from experiments.evidence import report
 from jaxdiff import grids
 from jaxdiff import solvers
+
+from . import _flows
+from . import report
 
 TITLE = "DPM-Solver, DPM-Solver++, UniPC"
 CLAIM = (

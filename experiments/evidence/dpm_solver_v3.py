@@ -19,8 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import grids
 from jaxdiff import oracles
 from jaxdiff import processes
@@ -28,6 +26,9 @@ from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff.diagnostics import model_statistics
+
+from .report import at_most
+from .report import reported
 
 TITLE = "DPM-Solver-v3"
 CLAIM = (

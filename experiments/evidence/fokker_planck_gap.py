@@ -12,9 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import denoisers
 from jaxdiff import losses
 from jaxdiff import networks
@@ -23,6 +20,10 @@ from jaxdiff import processes
 from jaxdiff import solvers
 from jaxdiff.diagnostics import fokker_planck
 from jaxdiff.processes.fokker_planck import potential_residual
+
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "Fokker-Planck gap"
 CLAIM = (

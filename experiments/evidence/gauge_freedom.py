@@ -15,9 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import jacobians
@@ -32,6 +29,10 @@ from jaxdiff.diagnostics import conservativity
 from jaxdiff.diagnostics import gauge
 from jaxdiff.diagnostics import intrinsic_dimension
 from jaxdiff.diagnostics.fields import score_of
+
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "Gauge freedom"
 CLAIM = (

@@ -8,16 +8,17 @@ random tanh features against the digits.
 import jax
 import numpy as np
 
-from experiments.evidence import _digits
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import grids
 from jaxdiff import metrics
 from jaxdiff import oracles
 from jaxdiff import samplers
 from jaxdiff import sampling
 from jaxdiff import solvers
+
+from . import _digits
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "Gaussian teleportation"
 CLAIM = (

@@ -22,8 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import distillation
@@ -32,6 +30,9 @@ from jaxdiff import losses
 from jaxdiff import networks
 from jaxdiff import processes
 from jaxdiff import training
+
+from .report import at_most
+from .report import reported
 
 TITLE = "HF-Diff"
 CLAIM = (

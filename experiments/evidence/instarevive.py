@@ -21,10 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence import _digits
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import data
 from jaxdiff import distillation
 from jaxdiff import losses
@@ -33,6 +29,11 @@ from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import training
+
+from . import _digits
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "InstaRevive"
 CLAIM = (

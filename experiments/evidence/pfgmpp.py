@@ -9,13 +9,14 @@ distance of 96 random tanh features to the data.
 
 import jax
 
-from experiments.evidence import _digits
-from experiments.evidence import report
 from jaxdiff import grids
 from jaxdiff import metrics
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
+
+from . import _digits
+from . import report
 
 TITLE = "PFGM++"
 CLAIM = (

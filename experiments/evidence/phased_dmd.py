@@ -16,10 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence import _grid
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import distillation
@@ -34,6 +30,11 @@ from jaxdiff import solvers
 from jaxdiff import training
 from jaxdiff.distillation.phased_dmd import further
 from jaxdiff.distillation.phased_dmd import unbiased
+
+from . import _grid
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "Phased DMD"
 CLAIM = (

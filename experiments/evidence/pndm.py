@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.evidence import _flows
-from experiments.evidence import report
 from jaxdiff import grids
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
+
+from . import _flows
+from . import report
 
 TITLE = "PNDM"
 CLAIM = (

@@ -13,10 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence import _grid
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import denoisers
 from jaxdiff import distillation
 from jaxdiff import grids
@@ -24,6 +20,11 @@ from jaxdiff import losses
 from jaxdiff import networks
 from jaxdiff import sampling
 from jaxdiff import solvers
+
+from . import _grid
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "Presto"
 CLAIM = (

@@ -13,16 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.evidence import _digits
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import grids
 from jaxdiff import metrics
 from jaxdiff import quantization
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff.quantization import quantizer
+
+from . import _digits
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "PTQ4DM"
 CLAIM = (

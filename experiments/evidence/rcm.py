@@ -12,13 +12,14 @@ import jax
 import numpy as np
 import optax
 
-from experiments.evidence import _grid
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import distillation
 from jaxdiff import losses
 from jaxdiff import metrics
+
+from . import _grid
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "rCM"
 CLAIM = (

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments import evidence
+from .. import evidence
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 _PARTS = ("TITLE", "CLAIM", "PAPER", "SEEDS", "BARS", "REPORTED", "LIMITS")
@@ -75,9 +75,7 @@ def load(slug: str) -> Any:
     raise ValueError(
       f"--system={slug!r} is none of the systems: {', '.join(systems())}"
     )
-  module = importlib.import_module(
-    f"experiments.evidence.{slug.replace('-', '_')}"
-  )
+  module = importlib.import_module(f".{slug.replace('-', '_')}", __package__)
   missing = [p for p in (*_PARTS, "measure") if not hasattr(module, p)]
   if missing:
     raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.evidence import report
+from . import report
 
 
 def run(

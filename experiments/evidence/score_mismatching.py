@@ -15,9 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import distillation
@@ -31,6 +28,10 @@ from jaxdiff import training
 from jaxdiff import tree
 from jaxdiff.distillation.sim import score_distance
 from jaxdiff.distillation.students import with_params
+
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "Score mismatching"
 CLAIM = (

@@ -20,8 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import grids
 from jaxdiff import likelihood
 from jaxdiff import oracles
@@ -30,6 +28,9 @@ from jaxdiff import samplers
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff.metrics.sliced import sliced_wasserstein
+
+from .report import at_most
+from .report import reported
 
 TITLE = "Score SDE"
 CLAIM = (

@@ -16,15 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence import _grid
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import denoisers
 from jaxdiff import distillation
 from jaxdiff import losses
 from jaxdiff import networks
 from jaxdiff import processes
+
+from . import _grid
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "SIGN"
 CLAIM = (

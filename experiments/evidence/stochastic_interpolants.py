@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence import report
 from jaxdiff import fields
 from jaxdiff import losses
 from jaxdiff import metrics
@@ -32,6 +31,8 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
+
+from . import report
 
 TITLE = "Stochastic interpolants"
 CLAIM = (

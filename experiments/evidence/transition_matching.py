@@ -11,9 +11,6 @@ import jax
 import numpy as np
 import optax
 
-from experiments.evidence import _grid
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import denoisers
 from jaxdiff import distillation
 from jaxdiff import losses
@@ -24,6 +21,10 @@ from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
 from jaxdiff.distillation.transition_matching import dtm
+
+from . import _grid
+from .report import at_most
+from .report import reported
 
 TITLE = "Transition matching"
 CLAIM = (

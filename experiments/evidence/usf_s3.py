@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import grids
 from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import solvers
 from jaxdiff.search import populations
 from jaxdiff.search import s3
+
+from .report import at_most
+from .report import reported
 
 TITLE = "USF / S^3"
 CLAIM = (

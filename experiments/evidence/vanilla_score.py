@@ -14,9 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import data
 from jaxdiff import losses
 from jaxdiff import metrics
@@ -25,6 +22,10 @@ from jaxdiff import oracles
 from jaxdiff import samplers
 from jaxdiff import training
 from jaxdiff.samplers import vanilla_score
+
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "Vanilla score"
 CLAIM = (

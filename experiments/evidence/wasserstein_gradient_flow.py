@@ -15,10 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.evidence import _digits
-from experiments.evidence.report import at_least
-from experiments.evidence.report import at_most
-from experiments.evidence.report import reported
 from jaxdiff import grids
 from jaxdiff import losses
 from jaxdiff import metrics
@@ -28,6 +24,11 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff.diagnostics import wasserstein_flow
+
+from . import _digits
+from .report import at_least
+from .report import at_most
+from .report import reported
 
 TITLE = "Wasserstein gradient flow"
 CLAIM = (

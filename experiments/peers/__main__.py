@@ -15,7 +15,7 @@ import subprocess
 
 from absl import flags
 
-from experiments import console
+from .. import console
 
 _CODE = flags.DEFINE_string("code", None, "Folder with published code.")
 _DOCS = flags.DEFINE_string("docs", None, "Markdown file to write.")
@@ -39,7 +39,7 @@ grids by its own options, in torch's float64; it is no part of this project.
 
 def main() -> None:
   # after the flags, so that --help answers at once
-  from experiments import peers
+  from .. import peers
 
   code = None if _CODE.value is None else pathlib.Path(_CODE.value).resolve()
   if code is not None and not code.is_dir():

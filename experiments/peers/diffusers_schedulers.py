@@ -15,9 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments.peers import Pair
-from experiments.peers import peer
-from experiments.peers import Problem
 from jaxdiff import predictions
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
@@ -25,6 +22,10 @@ from jaxdiff.solvers.exponential_rk import METHODS
 from jaxdiff.solvers.exponential_rk import step
 from jaxdiff.solvers.exponential_rk import three_stages
 from jaxdiff.solvers.exponential_rk import two_stages
+
+from . import Pair
+from . import peer
+from . import Problem
 
 
 class _Wide:

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.peers import Pair
-from experiments.peers import peer
-from experiments.peers import Problem
 from jaxdiff import grids
 from jaxdiff import numerics
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
+
+from . import Pair
+from . import peer
+from . import Problem
 
 _DPM = "LuChengTHU/dpm-solver"
 _UNIPC = "wl-zhao/UniPC"

@@ -17,18 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.peers import Pair
-from experiments.peers import peer
-from experiments.peers import Problem
-from experiments.peers.diffusers_schedulers import eps
-from experiments.peers.diffusers_schedulers import scheduler
-from experiments.peers.diffusers_schedulers import walk
-from experiments.peers.published_code import in_torch
-from experiments.peers.published_code import loaded
 from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tree
+
+from . import Pair
+from . import peer
+from . import Problem
+from .diffusers_schedulers import eps
+from .diffusers_schedulers import scheduler
+from .diffusers_schedulers import walk
+from .published_code import in_torch
+from .published_code import loaded
 
 _SA = "scxue/SA-Solver"
 _ER = "QinpengCui/ER-SDE-Solver"
