@@ -82,7 +82,7 @@ bench: $(STAMP)  ## what the library's loop costs beside the bare network
 
 evidence: $(STAMP)  ## the slow tests, then every system against its bars (hours)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q -m slow tests
-	$(BIN)/python -m experiments.evidence --system=all
+	$(BIN)/python -m experiments.evidence --system=all --publish
 
 clean:  ## remove .venv, runs and caches
 	rm -rf .venv .venv-oldest runs build dist *.egg-info .pytest_cache .ruff_cache .jax_cache

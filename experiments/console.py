@@ -85,6 +85,32 @@ def checkout(what: str) -> pathlib.Path:
   return root
 
 
+def define_publish() -> None:
+  """Defines --publish, for what a checkout has under version control."""
+  flags.DEFINE_bool(
+    "publish",
+    False,
+    "Write the results and pages of this checkout anew, rather than files in"
+    " the folder of the runs.",
+  )
+
+
+def place(folder: pathlib.Path, committed: str) -> pathlib.Path:
+  """Returns where a result goes: into `folder`, or with --publish to its place.
+
+  Args:
+    folder: of the runs; the result has the same name there.
+    committed: its path in a checkout.
+
+  Raises:
+    ValueError: for --publish of an installed package.
+  """
+  if flags.FLAGS.publish:
+    return checkout(committed) / committed
+  folder.mkdir(parents=True, exist_ok=True)
+  return folder / pathlib.PurePath(committed).name
+
+
 def define_config_file(
   default: str | None, help_string: str, **options: Any
 ) -> None:

@@ -338,6 +338,7 @@ def evaluate(
   else:
     _check_statistics(kept, reference, chosen, extractor)
   rows_x = measures.spread(size_of(source), num)
+  measures.check_size(len(rows_x), "samples", samples)
   folder.mkdir(parents=True, exist_ok=True)
   x = extract(extractor, source, rows_x, batch, "samples")
   count, half, drawn = kept and kept.count, None, ""
@@ -346,6 +347,7 @@ def evaluate(
     rows = [measures.frechet_to(x, kept, called["fd"])]
   else:
     rows_y = measures.spread(size_of(data_source), num)
+    measures.check_size(len(rows_y), "reference images", reference)
     full = reference + (json.dumps(options, sort_keys=True) if options else "")
     y = reference_features(extractor, data_source, rows_y, batch, full, folder)
     count = len(y)

@@ -6,7 +6,8 @@ r"""One rule, or the best choice for each cell: docs/frontier.md.
 
 A cell is an oracle and a process. Each is a run of `experiments.frontier` under
 runs/frontier_table/<cell>, resumed where it stopped. What is there is gathered
-into experiments/results/frontier.json, and docs/frontier.md is written from it.
+into frontier.json, from which frontier.md is written; with --publish in
+experiments/results/ and docs/ of the checkout.
 
 On the mixture of digits and the grid of 25 Gaussians the tables are compared
 with the best error that thirteen public libraries reached. Two bars: the
@@ -47,9 +48,8 @@ FIGURES = {  # rmse of the best of thirteen libraries, at CALLS
 }  # fmt: skip
 RULE, CHOICE = 1.0, 0.8  # the bars, as parts of the figure
 _MNIST = pathlib.Path("runs/frontier_mnist")
-_RESULTS = pathlib.Path("experiments/results/frontier.json")
-_DOCUMENT = pathlib.Path("docs/frontier.md")
-_ADVICE = pathlib.Path("docs/choosing-a-solver.md")  # has a part generated here
+_RESULTS, _DOCUMENT = "experiments/results/frontier.json", "docs/frontier.md"
+_ADVICE = "docs/choosing-a-solver.md"  # has a part generated here
 _MARKS = "<!-- generated -->\n", "<!-- end -->"
 
 Row = dict[str, Any]
@@ -401,19 +401,23 @@ def _ratio(ratio, bar):
 def main() -> None:
   config = flags.FLAGS.config
   cells = flags.FLAGS.cells
+  out = pathlib.Path(config.out)
+  kept, page = (console.place(out, p) for p in (_RESULTS, _DOCUMENT))
   if cells == ["all"]:
     cells = (*FIGURES, *config.choice.held_out)
   for cell in filter(None, cells):
     measure(cell, config)
   for cell in filter(FIGURES.get, cells):
     measure_seeds(cell, config)
-  before = json.loads(_RESULTS.read_text()) if _RESULTS.exists() else {}
+  before = json.loads(kept.read_text()) if kept.exists() else {}
   results = gather(config, before)
-  _RESULTS.parent.mkdir(parents=True, exist_ok=True)
-  _RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-  _DOCUMENT.write_text(document(results))
-  _ADVICE.write_text(insert(_ADVICE.read_text(), summary(results)))
-  print(f"Wrote {_RESULTS}, {_DOCUMENT} and a table of {_ADVICE}.")
+  kept.write_text(json.dumps(results, indent=1) + "\n")
+  page.write_text(document(results))
+  print(f"Wrote {kept} and {page}.")
+  if flags.FLAGS.publish:
+    advice = console.checkout(_ADVICE) / _ADVICE
+    advice.write_text(insert(advice.read_text(), summary(results)))
+    print(f"Wrote a table of {advice}.")
 
 
 if __name__ == "__main__":
@@ -422,4 +426,5 @@ if __name__ == "__main__":
     "What to measure. Set single fields with --config.NAME=VALUE.",
   )
   flags.DEFINE_list("cells", ["all"], "Cells to run, <oracle>_<process>.")
+  console.define_publish()
   console.run(main)

@@ -6,7 +6,8 @@ r"""Learned solvers on both oracles and a trained network: results and document.
 
 Each cell is a run of `experiments.learn_solver` under runs/learned/<cell>,
 resumed where it stopped; a finished cell is not learned again. What is there is
-gathered into experiments/results/learned.json and docs/learned.md.
+gathered into learned.json and learned.md there or, with --publish, into
+experiments/results/ and docs/ of the checkout.
 
 The bar: on unseen noises at most a third of the best training-free error that
 thirteen public libraries reached (per coordinate, to the converged ODE), and on
@@ -38,8 +39,7 @@ FIGURES = {  # rmse of the best of thirteen libraries, at CALLS
 NETWORK = "digits_mlp_edm"  # trained by experiments.train into runs/digits_mlp
 CELLS = (*FIGURES, NETWORK)
 _RUNS = pathlib.Path("runs/learned")
-_RESULTS = pathlib.Path("experiments/results/learned.json")
-_DOCUMENT = pathlib.Path("docs/learned.md")
+_RESULTS, _DOCUMENT = "experiments/results/learned.json", "docs/learned.md"
 
 
 def config_of(cell: str) -> Any:
@@ -124,18 +124,19 @@ def document(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+  results, page = (console.place(_RUNS, p) for p in (_RESULTS, _DOCUMENT))
   for cell in [c for c in flags.FLAGS.cells if c]:
     config = config_of(cell)
     folder = pathlib.Path(config.out)
     if not all((folder / f"{calls}.npz").exists() for calls in config.calls):
       learn_solver.run(config)
   rows = gather()
-  _RESULTS.parent.mkdir(parents=True, exist_ok=True)
-  _RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-  _DOCUMENT.write_text(document(rows))
-  print(f"Wrote {_RESULTS} and {_DOCUMENT}.")
+  results.write_text(json.dumps(rows, indent=1) + "\n")
+  page.write_text(document(rows))
+  print(f"Wrote {results} and {page}.")
 
 
 if __name__ == "__main__":
   flags.DEFINE_list("cells", list(CELLS), "Cells to learn, <target>_<process>.")
+  console.define_publish()
   console.run(main)

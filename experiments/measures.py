@@ -15,6 +15,7 @@ from jaxdiff.metrics.frechet import factor
 # Pairs of all samples are looked at: at most so many of either set.
 PAIRS = 10_000
 _GROUPS = 10  # of the jackknife
+_FEWEST = 12  # samples of a set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +213,25 @@ def spread(n: int, most: int | None) -> np.ndarray:
     raise ValueError("there are no images: got an empty set")
   size = n if most is None else min(n, most)
   return np.arange(size) * n // size
+
+
+def check_size(count: int, what: str, where: str) -> None:
+  """Raises a ValueError for a set that is too small for an interval.
+
+  The jackknife leaves out a third of a small set, halves of the reference are
+  compared, and coverage looks for five neighbours in what is left.
+
+  Args:
+    count: number of the set.
+    what: what it is of, for the message.
+    where: where it comes from.
+  """
+  if count < _FEWEST:
+    raise ValueError(
+      f"{count} {what} of {where} are too few: the distances and their"
+      f" intervals need {_FEWEST}, and mean something from 1,000 on; draw or"
+      " name more, and give --num at least as many"
+    )
 
 
 def _jackknife(statistic: Callable, *sets: Any, **options: Any) -> Any:

@@ -43,8 +43,7 @@ from .configs import distill as configs
 from .configs import patches8
 from .evidence import _grid
 
-_RESULTS = pathlib.Path("experiments/results/students.json")
-_PAGE = pathlib.Path("docs/distillation.md")
+_RESULTS, _PAGE = "experiments/results/students.json", "docs/distillation.md"
 _MARKS = "<!-- generated -->\n", "<!-- end -->"
 _GROUPS = 10  # of the jackknife
 _SHOWN = 16  # samples of a row of the pictures
@@ -237,7 +236,9 @@ def _covered(row: Row) -> str:
   return f"{row['coverage']:.3g}{share}"
 
 
-def pictures(results: dict[str, Row], runs: pathlib.Path) -> list[str]:
+def pictures(
+  results: dict[str, Row], runs: pathlib.Path, folder: pathlib.Path
+) -> list[str]:
   """Draws samples of one call of every method, a picture for each task."""
   said = []
   for task in TASKS:
@@ -247,7 +248,7 @@ def pictures(results: dict[str, Row], runs: pathlib.Path) -> list[str]:
     shown = {n: np.load(f) for n, f in files.items() if f.exists()}
     if len(shown) < 2:
       continue
-    path = _PAGE.parent / f"students_{task}.png"
+    path = folder / f"students_{task}.png"
     images = next(iter(shown.values())).ndim == 4
     draw = plots.image_rows if images else plots.point_panels
     said.append(draw(shown, path))
@@ -257,20 +258,21 @@ def pictures(results: dict[str, Row], runs: pathlib.Path) -> list[str]:
 def main() -> None:
   """Runs what the flags ask for, and writes the page."""
   runs = pathlib.Path(flags.FLAGS.out)
+  kept, path = (console.place(runs, p) for p in (_RESULTS, _PAGE))
   asked = flags.FLAGS.methods or [
     name for name in configs.METHODS if name not in LEFT_OUT
   ]
   results = {}
-  if _RESULTS.exists():
-    results = json.loads(_RESULTS.read_text())
+  if kept.exists():
+    results = json.loads(kept.read_text())
 
   def keep(rows: list[Row]) -> None:
     for row in rows:
       results[f"{row['task']}/{row['method']}/{row['calls']}"] = row
     text = json.dumps(dict(sorted(results.items())), indent=1)
-    partial = _RESULTS.with_suffix(".partial")
+    partial = kept.with_suffix(".partial")
     partial.write_text(text + "\n")
-    partial.replace(_RESULTS)
+    partial.replace(kept)
 
   for task in flags.FLAGS.tasks:
     teach(task, runs)
@@ -287,13 +289,13 @@ def main() -> None:
         f"{task} {method}: {row['distance']:.4g} at {row['calls']} call(s)",
         flush=True,
       )
-  page = _PAGE.read_text() if _PAGE.exists() else "".join(_MARKS)
+  page = path.read_text() if path.exists() else "".join(_MARKS)
   head, _, rest = page.partition(_MARKS[0])
   _, _, tail = rest.partition(_MARKS[1])
   device = jax.devices()[0].device_kind
   made = f"Measured on {device}, jax {jax.__version__}.\n\n{text(results)}\n"
-  _PAGE.write_text(f"{head}{_MARKS[0]}\n{made}{_MARKS[1]}{tail}")
-  for line in (f"Wrote {_PAGE}.", *pictures(results, runs)):
+  path.write_text(f"{head}{_MARKS[0]}\n{made}{_MARKS[1]}{tail}")
+  for line in (f"Wrote {path}.", *pictures(results, runs, path.parent)):
     print(line)
 
 
@@ -302,4 +304,5 @@ if __name__ == "__main__":
   flags.DEFINE_list("methods", None, "Methods; by default all.")
   flags.DEFINE_bool("baseline", True, "Whether to measure the teacher, too.")
   flags.DEFINE_string("out", "runs/students", "Folder of the runs.")
+  console.define_publish()
   console.run(main)

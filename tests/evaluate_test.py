@@ -168,6 +168,21 @@ def test_a_sample_with_nan_is_named_by_its_number_in_the_file(tmp_path):
     )
 
 
+def test_too_few_samples_for_an_interval_are_refused(tmp_path):
+  image = np.random.default_rng(0).normal(size=(12, 8, 8, 1))
+  np.savez(tmp_path / "samples.npz", image=image[:2].astype(np.float32))
+  with pytest.raises(
+    ValueError, match=r"2 samples of .* are too few.* need 12"
+  ):
+    evaluate.evaluate(str(tmp_path), "digits", name="pixels")
+  np.savez(tmp_path / "samples.npz", image=image.astype(np.float32))
+  with pytest.raises(ValueError, match="11 samples of .* are too few"):
+    evaluate.evaluate(str(tmp_path), "digits", name="pixels", num=11)
+  done = evaluate.evaluate(str(tmp_path), "digits", name="pixels", num=12)
+  numbers = [v["value"] for v in done["metrics"].values()]
+  assert len(numbers) > 4 and np.isfinite(numbers).all()
+
+
 @pytest.mark.slow
 def test_the_script_ends_in_a_line_that_says_what_is_wrong(tmp_path):
   done = subprocess.run(

@@ -1,6 +1,7 @@
 """The runner of the evidence, and that committed results are the modules'."""
 
 import json
+import pathlib
 import types
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from experiments.evidence import documents
 from experiments.evidence import report
 from experiments.evidence import runner
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def module(**parts):
@@ -106,4 +109,4 @@ def test_a_committed_result_is_that_of_its_module(slug):
 def test_the_page_of_systems_is_that_of_the_results():
   results = [report.read(slug) for slug in report.systems()]
   expected = documents.systems_page([r for r in results if r is not None])
-  assert documents.PATH.read_text() == expected
+  assert (ROOT / documents.PAGE).read_text() == expected

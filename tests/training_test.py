@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gc
 import itertools
 import os
 import pathlib
@@ -450,6 +451,24 @@ def test_event_files_hold_what_was_reported(tmp_path):
     (6, "b/1", 2.0),
   ]
   assert (tmp_path / "metrics.csv").is_file()
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_event_files_are_closed_with_their_last_user(tmp_path):
+  write = training.tensorboard_writer(tmp_path)
+  write(1, dict(loss=0.5))
+  (file,) = tmp_path.iterdir()
+  opened = lambda: (
+    str(file)
+    in {
+      os.path.realpath(link) for link in pathlib.Path("/proc/self/fd").iterdir()
+    }
+  )
+  assert opened()
+  del write
+  gc.collect()
+  assert not opened()
 
 
 def test_the_profiler_records_the_updates_asked_for(tmp_path):

@@ -5,7 +5,8 @@
   python -m experiments.evidence --docs      # docs/systems.md from the results
 
 Prints every metric, its bar and the verdict. Interrupted, it goes on with the
-next seed. With --seeds only looks: the committed result is not replaced.
+next seed. The result goes to OUT/results or, with --publish, to the place of
+the committed one. With --seeds it only looks, and writes no result.
 """
 
 import pathlib
@@ -24,7 +25,10 @@ _OUT = flags.DEFINE_string(
   "out", "runs/evidence", "Folder for what each seed measured."
 )
 _AGAIN = flags.DEFINE_bool("again", False, "Measure anew what is there.")
-_DOCS = flags.DEFINE_bool("docs", False, "Write docs/systems.md.")
+console.define_publish()
+_DOCS = flags.DEFINE_bool(
+  "docs", False, "Write docs/systems.md from the committed results."
+)
 
 
 def main() -> None:
@@ -33,6 +37,12 @@ def main() -> None:
   from . import report
   from . import runner
 
+  results = pathlib.Path(_OUT.value) / "results"
+  if flags.FLAGS.publish:
+    console.checkout("experiments/evidence/results")
+    results = report.RESULTS
+  if _DOCS.value:
+    page = console.checkout(documents.PAGE) / documents.PAGE
   if not (_SYSTEM.value or _DOCS.value):
     raise ValueError(
       "name a system with --system, one of: "
@@ -45,9 +55,9 @@ def main() -> None:
     result = runner.run(slug, pathlib.Path(_OUT.value), seeds, _AGAIN.value)
     print(report.text(result), flush=True)
     if seeds is None:
-      report.write(result)
+      report.write(result, results)
   if _DOCS.value:
-    print(f"Wrote {documents.write()}")
+    print(f"Wrote {documents.write(page)}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 
 from . import report
 
-PATH = pathlib.Path(__file__).resolve().parents[2] / "docs" / "systems.md"
+PAGE = "docs/systems.md"  # of a checkout
 _HEAD = """\
 # Systems and what was shown of them
 
@@ -63,8 +63,8 @@ def _section(r):
   return "\n".join(lines)
 
 
-def write() -> pathlib.Path:
-  """Writes docs/systems.md and returns its path."""
+def write(path: pathlib.Path) -> pathlib.Path:
+  """Writes the page of all committed results; returns its path."""
   results = [report.read(slug) for slug in report.systems()]
-  PATH.write_text(systems_page([r for r in results if r is not None]))
-  return PATH
+  path.write_text(systems_page([r for r in results if r is not None]))
+  return path

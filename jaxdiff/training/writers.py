@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,7 @@ def tensorboard_writer(folder: str | os.PathLike) -> OnMetrics:
       writer = event_file_writer.EventsWriter(
         os.path.join(folder, "events"), f".{time.time_ns()}"
       )
+      weakref.finalize(on_metrics, writer.close)  # with its last user
       # hides what an earlier run wrote from this step on
       event.session_log.status = event_pb2.SessionLog.START
       writer.write_event(event)
