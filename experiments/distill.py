@@ -45,6 +45,7 @@ from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import distillation
+from jaxdiff import locks
 from jaxdiff import losses
 from jaxdiff import metrics
 from jaxdiff import oracles
@@ -391,12 +392,18 @@ def distil(
     progress: show a progress bar.
 
   Raises:
+    BlockingIOError: if another training holds the working directory.
     FloatingPointError: if the training diverges; the loss and step are named.
     ValueError: if the working directory holds another student, or the options
       do not fit the method.
   """
-  on = task(config)
   workdir = pathlib.Path(workdir).expanduser().absolute()
+  with locks.hold(workdir, "training", only=jax.process_index() == 0):
+    return _distil(config, workdir, progress)
+
+
+def _distil(config, workdir, progress):
+  on = task(config)
   directory = training.checkpoint_directory(workdir)
   opened = checkpoints.open(directory, keep=config.keep)
   try:

@@ -40,6 +40,7 @@ from tqdm import auto as tqdm
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import grids
+from jaxdiff import locks
 from jaxdiff import metrics
 from jaxdiff import networks
 from jaxdiff import oracles
@@ -293,7 +294,11 @@ def measure(
   """
   jax.config.update("jax_enable_x64", config.float64)
   out = pathlib.Path(config.out)
-  out.mkdir(parents=True, exist_ok=True)
+  with locks.hold(out, "measuring"):
+    return _measure(config, named, out)
+
+
+def _measure(config, named, out):
   target = load_target(config)
   todo = list(cells(config, target.process, named))
   if not todo:

@@ -33,6 +33,7 @@ from tqdm import auto as tqdm
 
 from jaxdiff import grids
 from jaxdiff import learning
+from jaxdiff import locks
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
@@ -206,7 +207,11 @@ def run(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
   """Learns every budget of the config; returns the rows that it writes."""
   jax.config.update("jax_enable_x64", config.float64)
   folder = pathlib.Path(config.out)
-  folder.mkdir(parents=True, exist_ok=True)
+  with locks.hold(folder, "learning"):
+    return _run(config, folder)
+
+
+def _run(config, folder):
   room = Room(config)
   rows, report = [], None
   for calls in config.calls:

@@ -42,6 +42,7 @@ from jaxdiff import denoisers
 from jaxdiff import diagnostics
 from jaxdiff import distillation
 from jaxdiff import grids
+from jaxdiff import locks
 from jaxdiff import parallel
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -446,6 +447,13 @@ def main() -> None:
   if step is None:
     step = int(training.fingerprint(workdir).partition("-")[0])
   out = pathlib.Path(FLAGS.out or workdir)
+  # several processes of a job draw shards of their own
+  job = "sampling" if process[1] == 1 else f"sampling-{process[0]}"
+  with locks.hold(out, job):
+    _sample(config, model, mesh, step, out, process)
+
+
+def _sample(config, model, mesh, step, out, process):
   setting = setting_of(config, model, step)
   model = sample_job.place(model, mesh, FLAGS.params)
   solver, given = specs.parse(FLAGS.solver)

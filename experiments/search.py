@@ -34,6 +34,7 @@ from absl import logging
 
 from jaxdiff import denoisers
 from jaxdiff import grids
+from jaxdiff import locks
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff.search import fitness
@@ -62,7 +63,11 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
     )
   jax.config.update("jax_enable_x64", config.float64)
   out = pathlib.Path(config.out)
-  out.mkdir(parents=True, exist_ok=True)
+  with locks.hold(out, "searching"):
+    return _run(config, out)
+
+
+def _run(config, out):
   target = _begin_with_signal(frontier.load_target(config))
   key = jax.random.key(config.seed)
 

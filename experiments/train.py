@@ -39,6 +39,7 @@ from ml_collections import config_dict
 from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
+from jaxdiff import locks
 from jaxdiff import losses
 from jaxdiff import parallel
 from jaxdiff import training
@@ -65,9 +66,16 @@ def train(
     progress: show a progress bar.
 
   Raises:
+    BlockingIOError: if another training holds the working directory.
     ValueError: if the working directory holds a checkpoint of another model,
       or the data do not fit the configuration.
   """
+  first = jax.process_index() == 0
+  with locks.hold(workdir, "training", only=first):
+    return _train(config, workdir, progress)
+
+
+def _train(config, workdir, progress):
   source = data.load(config.dataset, **recipe.plain(config, "dataset_options"))
   sample = sources.subset(source)
   _check_labels(config, sources.labels(source, sample))

@@ -24,6 +24,7 @@ LAYERS = [
       "jacobians",
       "parallel",
       "checkpoints",
+      "locks",
       "pickles",
     },
   ),

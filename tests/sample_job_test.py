@@ -22,6 +22,7 @@ from experiments import sample_job
 from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
+from jaxdiff import locks
 from jaxdiff import training
 from jaxdiff.data import shards
 
@@ -378,7 +379,7 @@ def refused(run, out, *flags):
     capture_output=True,
     text=True,
   )
-  assert done.returncode == 1 and not list(out.iterdir())
+  assert done.returncode == 1 and not list(out.glob("[a-z]*"))
   (line,) = done.stderr.splitlines()
   return line
 
@@ -431,3 +432,10 @@ def test_v3_estimates_its_models_statistics_once(run, tmp_path, monkeypatch):
 )
 def test_a_solver_that_is_none_is_refused_in_a_line(run, tmp_path, flags, said):
   assert said in refused(run, tmp_path, *flags)
+
+
+def test_a_second_job_is_told_who_samples_into_the_folder(run, tmp_path):
+  with locks.hold(tmp_path, "sampling"):
+    line = refused(run, tmp_path)
+  said = f"error: {tmp_path} is in use: sampling by process {os.getpid()}"
+  assert line.startswith(said)

@@ -1,5 +1,6 @@
 """The training loop: update, report, save, resume, stop in good order."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 import tqdm
 
+from jaxdiff import locks
 from jaxdiff.checkpoints import Checkpoints
 from jaxdiff.training import state as states
 from jaxdiff.training.averaging import average
@@ -114,7 +116,8 @@ def train(
       loss, or the leaf, are named.
     KeyboardInterrupt: after saving, on Ctrl-C.
     SystemExit: after saving, on SIGTERM.
-    OSError: if a checkpoint cannot be written.
+    OSError: if a checkpoint cannot be written, or another training writes
+      into the same directory.
     ValueError: if the checkpoint is one of another model.
   """
   usual = {}
@@ -177,6 +180,7 @@ def train(
       )
 
   with (
+    _alone(checkpoints, first_process),
     _Stop() as stop,
     tqdm.tqdm(
       total=steps,
@@ -218,6 +222,13 @@ def train(
   if snapshots is not None:
     snapshots.wait()
   return state
+
+
+def _alone(checkpoints: Checkpoints | None, first: bool) -> Any:
+  """Returns a context in which no other training writes these checkpoints."""
+  if checkpoints is None:
+    return contextlib.nullcontext()
+  return locks.hold(checkpoints.directory, "training", only=first)
 
 
 def _check_divergence(
