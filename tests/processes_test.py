@@ -173,6 +173,100 @@ def test_discrete_betas_are_hit_at_their_steps_and_joined_by_lambda():
   assert process.sigma(process.t_zero) == 0
 
 
+SCALED = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+
+
+def test_no_signal_is_left_after_a_last_beta_of_1():
+  betas = processes.zero_terminal_snr(SCALED)
+  process = processes.vp_discrete(betas)
+  assert betas[-1] == 1
+  root = np.sqrt(np.cumprod(1 - SCALED))
+  root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+  steps = np.arange(1, 1001) / 1000
+  np.testing.assert_allclose(process.alpha(steps), root, atol=1e-13)
+  np.testing.assert_allclose(
+    process.sigma(steps), np.sqrt(1 - root**2), rtol=1e-10
+  )
+  for one in (1.0, jnp.float32(1.0)):
+    assert process.alpha(one) == 0 and process.sigma(one) == 1
+    assert process.log_snr(one) == -np.inf
+  assert process.time_at(np.inf) == 1.0
+  # alpha / sigma falls linearly to 0 within the last step
+  level = process.noise_level(np.asarray([0.999, 0.9995, 0.99975]))
+  np.testing.assert_allclose(level / level[0], [1.0, 2.0, 4.0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("interpolation", ["log_snr", "noise_level"])
+@pytest.mark.parametrize("silent", [False, True])
+def test_every_form_of_a_discrete_process_is_one_smooth_curve(
+  interpolation, silent
+):
+  """Between the steps; also where the first begins and the last one ends."""
+  betas = np.append(np.linspace(0.01, 0.6, 11), 1.0 if silent else 0.7)
+  process = processes.vp_discrete(betas, interpolation=interpolation)
+  t = (np.arange(48) + 0.5) / 48  # no step is a multiple of this
+  lam = process.log_snr(t)
+  assert (np.diff(lam) < 0).all()
+  np.testing.assert_allclose(process.log_snr_inverse(lam), t, rtol=1e-12)
+  alpha, sigma = process.alpha(t), process.sigma(t)
+  np.testing.assert_allclose(np.log(alpha / sigma), lam, rtol=1e-10, atol=1e-13)
+  np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, rtol=1e-13)
+  h = 1e-6
+  for f, rate in zip((process.alpha, process.sigma), process.rates(t)):
+    slope = (f(t + h) - f(t - h)) / (2 * h)
+    np.testing.assert_allclose(rate, slope, rtol=1e-7, atol=1e-9)
+  for f, rate in zip(
+    (process.alpha, process.sigma), process.rates(jnp.float32(1.0))
+  ):
+    for end in (process.t_min, 1.0):
+      assert np.isfinite(jax.grad(f)(jnp.float32(end)))
+    assert np.isfinite(rate)
+
+
+def test_steps_are_joined_as_in_other_libraries():
+  """k-diffusion's sigma_to_t and diffusers' Euler, written out."""
+  square = np.cumprod(1 - SCALED)
+  sigmas = np.sqrt((1 - square) / square)
+  step = np.asarray([0.0, 17.25, 400.5, 731.9, 999.0])
+  by_log = processes.vp_discrete(SCALED)
+  found = by_log.noise_level((step + 1) / 1000)
+  low = np.floor(step).astype(int)
+  high, w = np.ceil(step).astype(int), step - np.floor(step)
+  logs = np.log(sigmas)
+  mine = np.exp((1 - w) * logs[low] + w * logs[high])
+  np.testing.assert_allclose(found, mine, rtol=1e-12)
+  np.testing.assert_allclose(1000 * by_log.time_at(mine) - 1, step, atol=1e-9)
+  linear = processes.vp_discrete(
+    alphas_cumprod=square, interpolation="noise_level"
+  )
+  theirs = np.interp(step, np.arange(1000), sigmas)
+  found = linear.noise_level((step + 1) / 1000)
+  np.testing.assert_allclose(found, theirs, rtol=1e-10)
+  np.testing.assert_allclose(1000 * linear.time_at(theirs) - 1, step, atol=1e-7)
+  assert abs(theirs / mine - 1).max() > 1e-7
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    (dict(), "in their place; got neither"),
+    (dict(betas=SCALED, alphas_cumprod=SCALED), "got both"),
+    (
+      dict(alphas_cumprod=[0.9, 0.95]),
+      r"\[1\] = 0.95 follows 0.9",
+    ),
+    (dict(alphas_cumprod=[1.0, 0.9]), r"alphas_cumprod\[0\] = 1 follows 1"),
+    (dict(alphas_cumprod=[0.9, np.nan]), "= nan follows 0.9"),
+    (dict(alphas_cumprod=0.9), r"two steps or more.*shape \(\)"),
+    (dict(betas=[1.0, 0.1, 0.1]), r"betas\[0\] = 1"),
+    (dict(betas=SCALED, interpolation="sigma"), "'log_snr', 'noise_level'"),
+  ],
+)
+def test_a_table_of_steps_that_is_none_is_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    processes.vp_discrete(**options)
+
+
 @pytest.mark.parametrize(
   ("betas", "message"),
   [

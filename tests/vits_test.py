@@ -12,6 +12,7 @@ import vits_reference as reference
 
 from jaxdiff import networks
 from jaxdiff import predictions
+from jaxdiff import processes
 from jaxdiff import training
 from jaxdiff.networks import embeddings
 from jaxdiff.networks import positions
@@ -261,6 +262,11 @@ def test_variants_that_are_not_supported_are_named(
     ({"beta_schedule": "sigmoid"}, {}, "beta_schedule = 'sigmoid'"),
     ({"beta_schedule": None}, {}, "beta_schedule = None, of a DDPMScheduler"),
     ({"rescale_betas_zero_snr": True}, {}, "no signal is left"),
+    (
+      {"rescale_betas_zero_snr": True},
+      {"prediction": "eps"},
+      "where an eps network says nothing",
+    ),
     ({"prediction_type": "flow_prediction"}, {}, "epsilon, sample"),
     ({}, {"prediction": "epsilon"}, "prediction must be one of 'x0', 'eps'"),
     ({}, {"betas": [0.1, 1.0]}, "every beta must be inside"),
@@ -275,6 +281,19 @@ def test_schedulers_that_are_not_supported_are_named(
   (folder / "scheduler_config.json").write_text(text)
   with pytest.raises(ValueError, match=message):
     diffusers.load_unet(folder, **options)
+
+
+def test_a_schedule_rescaled_to_no_signal_is_read_for_v(
+  golden, tmp_path, monkeypatch
+):
+  arrays = drawn(golden, "unet")
+  folder = directory(tmp_path, "unet", monkeypatch, arrays)
+  told = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+  (folder / "scheduler_config.json").write_text(json.dumps(LINEAR | told))
+  config, _ = diffusers.load_unet(folder)
+  betas = config.process_options["betas"]
+  assert betas[-1] == 1.0 and config.prediction == "v"
+  assert processes.vp_discrete(betas).alpha(1.0) == 0
 
 
 def test_directories_that_are_incomplete_say_what_is_missing(tmp_path):

@@ -12,6 +12,7 @@ from jaxdiff.processes.gaussian import vp_cosine
 from jaxdiff.processes.gaussian import vp_discrete
 from jaxdiff.processes.gaussian import vp_linear
 from jaxdiff.processes.gaussian import vp_linear_covering
+from jaxdiff.processes.gaussian import zero_terminal_snr
 from jaxdiff.processes.interpolants import Interpolant
 from jaxdiff.processes.interpolants import interpolant
 from jaxdiff.processes.interpolants import one_sided
@@ -42,4 +43,5 @@ __all__ = [
   "vp_discrete",
   "vp_linear",
   "vp_linear_covering",
+  "zero_terminal_snr",
 ]

@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import numerics
 from jaxdiff import tree
 from jaxdiff.processes import schedules
@@ -297,34 +298,92 @@ def vp_linear_covering(
   return vp_linear(beta_min, beta_min + slope, t_min, 1.0)
 
 
-def vp_discrete(betas: Any) -> GaussianProcess:
+def vp_discrete(
+  betas: Any = None,
+  *,
+  alphas_cumprod: Any = None,
+  interpolation: str = "log_snr",
+) -> GaussianProcess:
   """The process of a network trained on N discrete steps, in continuous time.
 
   t = k / N after k steps, so the step that the network calls i = 0..N - 1 is
   at t = (i + 1) / N: tell it so with `time=lambda t: N * t - 1` (fractions
   between the steps it was trained on), or `time=lambda t: jnp.round(N * t -
-  1)` if it takes whole steps alone. lambda is linear in t between the steps.
+  1)` if it takes whole steps alone.
 
   Args:
     betas: f64[N], variance of the noise added by each step, as in
-      `np.linspace(1e-4, 0.02, 1000)` of Ho et al. (2020).
+      `np.linspace(1e-4, 0.02, 1000)` of Ho et al. (2020). The last may be 1: no
+      signal is left after it (`zero_terminal_snr`).
+    alphas_cumprod: f64[N], alpha^2 after each step, in place of the betas.
+    interpolation: what is linear in t between the steps: "log_snr" (log(sigma /
+      alpha), as in k-diffusion) or "noise_level" (sigma / alpha itself, as
+      diffusers' Euler schedulers have it by default).
 
   Raises:
-    ValueError: for fewer than two steps, or a beta outside of (0, 1).
+    ValueError: for fewer than two steps, a beta outside of (0, 1), an
+      alphas_cumprod that does not fall inside (0, 1), or both or none of them.
   """
+  checks.one_of(interpolation, ("log_snr", "noise_level"), "interpolation")
+  if (betas is None) == (alphas_cumprod is None):
+    raise ValueError(
+      "vp_discrete takes the betas, or alphas_cumprod in their place; got"
+      f" {'neither' if betas is None else 'both'}"
+    )
+  if betas is None:
+    betas = _betas_of(np.asarray(alphas_cumprod, np.float64))
   betas = np.asarray(betas, np.float64)
   if betas.ndim != 1 or len(betas) < 2:
     raise ValueError(
       f"betas needs two steps or more, one number each; got shape {betas.shape}"
     )
   bad = ~((betas > 0) & (betas < 1))
+  bad[-1] &= betas[-1] != 1 or len(betas) < 3
   if bad.any():
     raise ValueError(
       f"every beta must be inside (0, 1), got betas[{np.flatnonzero(bad)[0]}]"
-      f" = {betas[bad][0]:.6g}; a cosine schedule is capped at 0.999"
+      f" = {betas[bad][0]:.6g}; a cosine schedule is capped at 0.999, and 1, no"
+      " signal at all, can be the last of three or more alone"
     )
-  schedule = schedules.DiscreteVP(tuple(betas.tolist()))
+  schedule = schedules.DiscreteVP(
+    tuple(betas.tolist()), interpolation=interpolation
+  )
   return GaussianProcess(schedule, 1.0 / len(betas), 1.0)
+
+
+def zero_terminal_snr(betas: Any) -> np.ndarray:
+  """Returns the betas rescaled so that no signal is left after the last step.
+
+  Lin et al. (2024), https://arxiv.org/abs/2305.08891, algorithm 1: alpha is
+  shifted to 0 at the last step and scaled to what it was at the first, and the
+  last beta is 1. A network under it predicts v or x0: eps says nothing of x0
+  where alpha = 0.
+
+  Args:
+    betas: f64[N], as in `vp_discrete`.
+  """
+  root = np.sqrt(np.cumprod(1.0 - np.asarray(betas, np.float64)))
+  root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+  return _betas_of(root**2)
+
+
+def _betas_of(square):
+  """Returns the betas of alpha^2 after each step, f64[N]."""
+  if square.ndim != 1 or len(square) < 2:
+    raise ValueError(
+      "alphas_cumprod needs two steps or more, one number each; got shape"
+      f" {square.shape}"
+    )
+  bad = ~(np.diff(square, prepend=1.0) < 0) | ~(square >= 0)
+  if bad.any():
+    i = int(np.flatnonzero(bad)[0])
+    raise ValueError(
+      "alphas_cumprod falls from below 1 to above 0 (or to 0 at the last"
+      f" step), but alphas_cumprod[{i}] = {square[i]:.6g} follows"
+      f" {1.0 if i == 0 else square[i - 1]:.6g}; pass alpha^2 after each step,"
+      " from the clean end to the noisy one"
+    )
+  return 1.0 - square / np.append(1.0, square[:-1])
 
 
 def vp_cosine(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:

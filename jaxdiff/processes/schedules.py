@@ -130,65 +130,123 @@ class CosineVP:
 class DiscreteVP:
   r"""The VP process of N discrete betas, made continuous.
 
-  t = k / N after k of the steps, alpha^2 = prod (1 - beta), and lambda is
-  linear in t between them.
-  Before the first step sigma / alpha is proportional to t.
+  t = k / N after k of the steps, alpha^2 = prod (1 - beta). Between the steps
+  lambda is linear in t, or rho = sigma / alpha is. Before the first step rho is
+  proportional to t. A last beta of 1 leaves no signal: there 1 / rho falls
+  linearly to 0 at t = 1.
   """
 
   betas: tuple[float, ...]
   t_zero: float = 0.0
+  interpolation: str = "log_snr"
 
   @functools.cached_property
   def _nodes(self) -> tuple[np.ndarray, np.ndarray]:
-    """The times k / N, k = 1..N, and lambda there, f64[N] each."""
-    log_square = np.cumsum(np.log1p(-np.asarray(self.betas, np.float64)))
+    """The times k / N and lambda there, as far as lambda is finite."""
     n = len(self.betas)
+    inner = np.asarray(self.betas, np.float64)[: n - int(self._silent)]
+    log_square = np.cumsum(np.log1p(-inner))
     lam = 0.5 * log_square - 0.5 * numerics.log1mexp(-log_square)
-    return np.arange(1, n + 1) / n, lam
+    return np.arange(1, len(inner) + 1) / n, lam
 
   @property
-  def _first(self) -> tuple[float, float]:
-    """The first node; Python numbers, which keep the dtype of arrays."""
+  def _silent(self) -> bool:
+    """Whether no signal is left after the last step."""
+    return self.betas[-1] == 1.0
+
+  @property
+  def _ends(self) -> tuple[float, float, float, float]:
+    """First and last node; Python numbers, which keep the dtype of arrays."""
     times, lam = self._nodes
-    return float(times[0]), float(lam[0])
+    return float(times[0]), float(lam[0]), float(times[-1]), float(lam[-1])
+
+  def _left(self, t: Array) -> Array:
+    """Returns what is left of alpha / sigma of the last node, in [0, 1]."""
+    _, _, last, _ = self._ends
+    xp = numerics.namespace(t)
+    if not self._silent:
+      return xp.ones_like(t)
+    return xp.clip((1.0 - t) / (1.0 - last), 0.0, 1.0)
+
+  def _inside(self, t: Array) -> Array:
+    """Returns lambda between the first and the last node, constant outside."""
+    times, lam = self._nodes
+    if self.interpolation == "log_snr":
+      return _interpolate(t, times, lam)
+    return -numerics.log(_interpolate(t, times, np.exp(-lam)))
 
   def log_snr(self, t: Array) -> Array:
     xp = numerics.namespace(t)
-    time, lam = self._first
+    time, lam, _, _ = self._ends
     before = lam - numerics.log(xp.minimum(t / time, 1.0))
-    return xp.where(t < time, before, _interpolate(t, *self._nodes))
+    inside = self._inside(t) + numerics.log(self._left(t))
+    return xp.where(t < time, before, inside)
 
   def log_snr_inverse(self, lam: Array) -> Array:
     xp = numerics.namespace(lam)
-    time, node = self._first
+    time, node, last, end = self._ends
     before = time * xp.exp(xp.minimum(node - lam, 0.0))
     times, nodes = self._nodes
-    inside = _interpolate(lam, nodes[::-1], times[::-1])
+    if self.interpolation == "log_snr":
+      inside = _interpolate(lam, nodes[::-1], times[::-1])
+    else:
+      rho = xp.exp(-xp.maximum(lam, end))
+      inside = _interpolate(rho, np.exp(-nodes), times)
+    if self._silent:
+      after = 1.0 - (1.0 - last) * xp.exp(xp.minimum(lam - end, 0.0))
+      inside = xp.where(lam < end, after, inside)
     return xp.where(lam > node, before, inside)
 
   def alpha(self, t: Array) -> Array:
     xp = numerics.namespace(t)
-    return xp.exp(-0.5 * numerics.softplus(-2.0 * self.log_snr(t)))
+    if not self._silent:
+      return xp.exp(-0.5 * numerics.softplus(-2.0 * self.log_snr(t)))
+    left, early = self._last_step(t)
+    alpha, sigma = self._pair(early)
+    return left * alpha / xp.hypot(left * alpha, sigma)
 
   def sigma(self, t: Array) -> Array:
     xp = numerics.namespace(t)
-    return xp.exp(-0.5 * numerics.softplus(2.0 * self.log_snr(t)))
+    if not self._silent:
+      return xp.exp(-0.5 * numerics.softplus(2.0 * self.log_snr(t)))
+    left, early = self._last_step(t)
+    alpha, sigma = self._pair(early)
+    return sigma / xp.hypot(left * alpha, sigma)
+
+  def _last_step(self, t):
+    """Returns (left, t moved to before the last step), smooth at t = 1."""
+    _, _, last, _ = self._ends
+    return self._left(t), numerics.namespace(t).minimum(t, last)
+
+  def _pair(self, t):
+    xp = numerics.namespace(t)
+    lam = self.log_snr(t)
+    return (
+      xp.exp(-0.5 * numerics.softplus(-2.0 * lam)),
+      xp.exp(-0.5 * numerics.softplus(2.0 * lam)),
+    )
 
   def rates(self, t: Array) -> tuple[Array, Array]:
     xp = numerics.namespace(t)
     times, lam = self._nodes
     alpha, sigma = self.alpha(t), self.sigma(t)
-    slopes = xp.asarray(np.diff(lam) / np.diff(times), alpha.dtype)
+    plain = self.interpolation == "log_snr"
+    slopes = np.diff(lam if plain else np.exp(-lam)) / np.diff(times)
+    slopes = xp.asarray(slopes, alpha.dtype)
     piece = xp.searchsorted(xp.asarray(times, alpha.dtype), t) - 1
     slope = slopes[xp.clip(piece, 0, len(slopes) - 1)]
-    # before the first step d(sigma / alpha) / dt is constant
-    time, node = self._first
-    rise = math.exp(-node) / time
-    early = t < time
-    return (
-      xp.where(early, -rise * sigma * alpha**2, slope * alpha * sigma**2),
-      xp.where(early, rise * alpha**3, -slope * sigma * alpha**2),
-    )
+    time, node, last, end = self._ends
+    # (alpha', sigma') of a lambda and of a rho that is linear in t
+    by_lam = (slope * alpha * sigma**2, -slope * sigma * alpha**2)
+    by_rho = lambda rise: (-rise * sigma * alpha**2, rise * alpha**3)
+    rates = by_lam if plain else by_rho(slope)
+    early = by_rho(math.exp(-node) / time)
+    rates = [xp.where(t < time, e, r) for e, r in zip(early, rates)]
+    if self._silent:
+      fall = math.exp(end) / (1.0 - last)  # of 1 / rho
+      late = (-fall * sigma**3, fall * alpha * sigma**2)
+      rates = [xp.where(t > last, e, r) for e, r in zip(late, rates)]
+    return tuple(rates)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,7 +140,18 @@ def process_fields(
     )
   if prediction is not None:
     predictions.check_kind(prediction, "prediction")
-  betas = _betas(scheduler, file) if betas is None else np.asarray(betas, float)
+  if betas is None:
+    betas = _betas(scheduler, file)
+    if scheduler.get("rescale_betas_zero_snr"):
+      if (prediction or _PREDICTIONS[kind]) == "eps":
+        raise ValueError(
+          f"{file} has rescale_betas_zero_snr with prediction_type = {kind!r}:"
+          " no signal is left after the last step, where an eps network says"
+          " nothing of x0. Give betas= without their last, or prediction= of"
+          " what the network predicts"
+        )
+      betas = processes.zero_terminal_snr(betas)
+  betas = np.asarray(betas, float)
   processes.vp_discrete(betas)  # refuses what are no betas
   return dict(
     process="vp_discrete",
@@ -156,12 +167,6 @@ def _betas(scheduler: Mapping[str, Any], file: Any) -> np.ndarray:
   """Returns the betas f64[N] of a scheduler's configuration."""
   if scheduler.get("trained_betas") is not None:
     return np.asarray(scheduler["trained_betas"], np.float64)
-  if scheduler.get("rescale_betas_zero_snr"):
-    raise ValueError(
-      f"{file} has rescale_betas_zero_snr: no signal is left after the last"
-      " step, where an eps network says nothing of x0, and its beta is 1. Give"
-      " betas= without their last"
-    )
   n = scheduler.get("num_train_timesteps", 1000)
   first = scheduler.get("beta_start", 1e-4)
   last = scheduler.get("beta_end", 0.02)
