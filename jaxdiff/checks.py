@@ -59,8 +59,14 @@ def falling_grid(
     raise ValueError(
       "the time grid must be strictly decreasing (sampling goes from noise"
       f" to data), but grid[{i}] = {grid[i]:.6g} is followed by grid[{i + 1}]"
-      f" = {grid[i + 1]:.6g}; drop repeated times, or pass grid[::-1] if it"
-      " is the wrong way round (to encode data use solvers.encoder)"
+      f" = {grid[i + 1]:.6g}; "
+      + (
+        "a step of length 0 asks the network and goes nowhere: drop the"
+        " repeated times with grids.distinct(times)"
+        if grid[i] == grid[i + 1]
+        else "pass grid[::-1] if it is the wrong way round (to encode data use"
+        " solvers.encoder)"
+      )
     )
   slack = 1e-9 * max(abs(t_min), abs(t_max))
   beyond = (grid > t_max + slack) | (grid < t_min - slack)

@@ -323,6 +323,22 @@ def from_times(process: GaussianProcess, times: Any) -> np.ndarray:
   )
 
 
+def distinct(times: Any) -> np.ndarray:
+  """Returns times or noise levels without those that repeat the one before.
+
+  Published schedules that are rounded to whole steps repeat some: there the
+  network is asked twice at one place, and nothing moves in between. The table
+  of n + 1 distinct times has n steps.
+
+  Args:
+    times: f[m], falling, equal neighbours allowed.
+  """
+  times = np.asarray(times, np.float64)
+  if times.ndim != 1:
+    raise ValueError(f"times are a 1-D array, got shape {times.shape}")
+  return times[np.diff(times, prepend=np.nan) != 0]
+
+
 def from_noise_levels(process: GaussianProcess, levels: Any) -> np.ndarray:
   """Returns the times of the user's noise levels sigma / alpha, [n + 1].
 

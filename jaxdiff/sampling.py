@@ -205,6 +205,21 @@ def run(
   return jax.lax.fori_loop(0, length, body, (state, kept))
 
 
+class Draws(NamedTuple):
+  """Noise that somebody else drew, standard normal; trees of [n, batch, ...].
+
+  Row i of a table of n rows adds noise[i, 0] times `before[i]` to y before its
+  call, and noise[i, 1] and noise[i, 2] times `after[i]` to y and a after it.
+
+  Attributes:
+    before: the first draw of every row, of tables with churn; or None.
+    after: the second, of all other stochastic tables; or None.
+  """
+
+  before: PyTree = None
+  after: PyTree = None
+
+
 class Row(NamedTuple):
   """One row of a table as the loop walks it; the history follows the ring."""
 
@@ -215,6 +230,7 @@ class Row(NamedTuple):
   state: jax.Array
   history: jax.Array
   noise: jax.Array
+  draws: Draws = Draws()
 
 
 def rows_of(tableau: tables.Tableau, dtype: Any, first: int = 0) -> Row:
@@ -259,7 +275,8 @@ def table_advance(
   """
 
   def advance(key, row, state):
-    y = _add_noise(key, index, 0, state.y, row.noise[0:1])[0]
+    given = row.draws
+    y = _add_noise(key, index, 0, state.y, row.noise[0:1], given.before)[0]
     answer = predictions.ask(model, y, row.t)
     memory = row.history.shape[1]
 
@@ -274,20 +291,24 @@ def table_advance(
 
     combined = jax.tree.map(combine, y, state.a, answer.x0, answer.eps, state.h)
     pick = lambda i: jax.tree.map(lambda _, parts: parts[i], y, combined)
-    new_y, new_a = _add_noise(key, index, 1, (pick(0), pick(1)), row.noise[1:3])
+    new_y, new_a = _add_noise(
+      key, index, 1, (pick(0), pick(1)), row.noise[1:3], given.after
+    )
     new = State(new_y, new_a, pick(2))
     return new, StepInfo(row.step, row.t, y, new_a, answer)
 
   return advance
 
 
-def _add_noise(key, index, tag, trees, scales):
+def _add_noise(key, index, tag, trees, scales, given):
   """Adds scales[j] z to each tree, the same z; draws only if it is needed."""
   single = scales.shape[0] == 1
   trees = (trees,) if single else trees
 
   def add(trees):
-    z = tree.normal(jax.random.fold_in(key, tag), trees[0], index)
+    z = given
+    if given is None:
+      z = tree.normal(jax.random.fold_in(key, tag), trees[0], index)
     return tuple(
       jax.tree.map(lambda v, e, s=scale: (v + s * e).astype(v.dtype), x, z)
       for x, scale in zip(trees, scales, strict=True)
@@ -305,6 +326,7 @@ def sample(
   process: GaussianProcess | None = None,
   length: int | jax.Array | None = None,
   index: Any = None,
+  noise: PyTree | Draws | None = None,
   collect: Collector | None = None,
   check_finite: bool = False,
   progress: bool = False,
@@ -330,6 +352,10 @@ def sample(
     length: number of rows to run, of a padded table. Without it all are run.
       A run of a given length has no reverse-mode gradient.
     index: i32[batch], indices of the samples; 0, 1, ... by default.
+    noise: what somebody else drew for a stochastic table, to compare with
+      another library: standard normal, like x with a leading axis of the
+      table's rows, added after every call; `Draws(before, after)` where the
+      table draws before a call (churn). None draws it from the key.
     collect: what to keep of the steps; the result is then (samples, kept).
     check_finite: whether to look for NaN and infinities, and to raise.
     progress: whether to show a progress bar, one tick a network call.
@@ -364,7 +390,7 @@ def sample(
         " pure noise is no place to start from there: pass x ="
         " process.perturb(key, data, t)[0] (image to image)"
       )
-    scale, noise = float(process.sigma(t)), process.noise
+    scale, law = float(process.sigma(t)), process.noise
     x = jax.ShapeDtypeStruct(tuple(x), jnp.result_type(float))
   else:
     x = jax.tree.map(jnp.asarray, x)
@@ -375,9 +401,11 @@ def sample(
           " samples are floating point: convert integer pixels with x / 127.5"
           " - 1"
         )
-    scale, noise = 1.0, None
+    scale, law = 1.0, None
   index = checked_index(index, tree.batch_size(x))
-  traced = not all(map(checks.concrete, jax.tree.leaves((key, x, tableau))))
+  draws = _checked_draws(noise, x, tableau)
+  given = jax.tree.leaves((key, x, tableau, draws))
+  traced = not all(map(checks.concrete, given))
   if (progress or check_finite) and (traced or not checks.concrete(length)):
     raise TypeError(
       "progress and check_finite look at values while the program runs, which"
@@ -397,9 +425,10 @@ def sample(
       tableau,
       index,
       length,
+      draws,
       static=static,
       shape=shape,
-      noise=noise,
+      noise=law,
       collect=collect,
       check_finite=check_finite,
       progress=progress,
@@ -500,6 +529,7 @@ def _sample(
   tableau,
   index,
   length,
+  draws,
   *,
   static,
   shape,
@@ -519,6 +549,7 @@ def _sample(
     x = jax.lax.with_sharding_constraint(x, sharding)
   state = initial_state(x, tableau.memory)
   rows = rows_of(tableau, jnp.result_type(*jax.tree.leaves(state.y)))
+  rows = rows._replace(draws=draws)
   advance = table_advance(model, index)
   if progress:
     advance = _ticking(advance)
@@ -548,6 +579,38 @@ def _is_shape(x: Any) -> bool:
   return isinstance(x, (tuple, list)) and all(
     isinstance(d, (int, np.integer)) for d in x
   )
+
+
+def _checked_draws(noise, x, tableau):
+  """Returns the noise given as Draws, once it has the shapes of every draw."""
+  if noise is None:
+    return Draws()
+  draws = noise if isinstance(noise, Draws) else Draws(after=noise)
+  n = tableau.nfe
+  like = jax.tree.map(
+    lambda v: jax.ShapeDtypeStruct((n, *v.shape), v.dtype),
+    x,
+  )
+  used = (tableau.noise[:, :1], tableau.noise[:, 1:])
+  for name, given, scale in zip(Draws._fields, draws, used, strict=True):
+    if given is not None:
+      checks.same_structure(
+        given, like, f"the noise {name} the calls", f"x, in {n} rows,"
+      )
+      for leaf in jax.tree.leaves(given):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+          raise TypeError(
+            f"noise is standard normal, of a floating dtype; got {leaf.dtype}"
+          )
+    if checks.concrete(scale) and np.any(scale) != (given is not None):
+      with_or_not = "draws" if given is None else "draws no"
+      raise ValueError(
+        f"this table {with_or_not} noise {name} its calls, but noise= gives"
+        f" {'none' if given is None else 'some'} there; an array is that after"
+        " the calls, sampling.Draws(before=..., after=...) says both, and a"
+        " deterministic table takes none"
+      )
+  return jax.tree.map(jnp.asarray, draws)
 
 
 def _check_concrete_t(tableau):

@@ -217,3 +217,20 @@ def test_grids_refuse_what_they_cannot_walk(build, message):
 def test_uniform_steps_take_a_clock_with_negative_times():
   t = grids.uniform(EDM, 4, clock=processes.ve())
   np.testing.assert_allclose(t, grids.log_snr(EDM, 4), rtol=1e-12)
+
+
+def test_repeated_times_are_refused_and_dropped_by_what_the_error_names():
+  """A schedule rounded to whole steps, as published ones are."""
+  process = processes.vp_discrete(np.linspace(1e-4, 0.02, 20))
+  times = np.round(np.linspace(20, 1, 26)) / 20
+  with pytest.raises(ValueError, match=r"length 0 .*grids.distinct\(times\)"):
+    grids.from_times(process, times)
+  kept = grids.from_times(process, grids.distinct(times))
+  np.testing.assert_array_equal(kept, np.arange(20, 0, -1) / 20)
+  levels = [80.0, 80.0, 1.0, 1.0, 0.0, 0.0]
+  np.testing.assert_array_equal(grids.distinct(levels), [80.0, 1.0, 0.0])
+  # a rising one is no repetition, and stays to be refused
+  np.testing.assert_array_equal(grids.distinct([1.0, 2.0, 1.0]), [1, 2, 1])
+  assert grids.distinct([]).shape == (0,)
+  with pytest.raises(ValueError, match=r"1-D array, got shape \(2, 1\)"):
+    grids.distinct([[1.0], [2.0]])

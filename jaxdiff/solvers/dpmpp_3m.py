@@ -18,6 +18,8 @@ divided difference D2 = 2 (A - B) / (r0 + r1) and are second order;
 and 2M there).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxdiff.numerics import phi
@@ -25,6 +27,7 @@ from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers import forms
 from jaxdiff.solvers.building import coefficients
 from jaxdiff.solvers.building import solver
+from jaxdiff.solvers.building import step_orders
 from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
 from jaxdiff.solvers.exponential_ab import exponential_ab
@@ -39,6 +42,7 @@ def dpmpp_3m(
   process: GaussianProcess,
   grid: np.ndarray,
   *,
+  order: int | Sequence[int] | None = None,
   published: bool = False,
   lower_order_final: bool = False,
 ) -> Tableau:
@@ -47,12 +51,17 @@ def dpmpp_3m(
   Args:
     process: the forward process.
     grid: f64[n + 1].
+    order: 1..3, or one for each step (that into sigma = 0 is not counted); None
+      is 3, or what fewer steps allow.
     published: whether to reproduce the second-order coefficients of the public
       code instead of the third-order ones.
     lower_order_final: whether the last two steps have the orders 2 and 1, as
       the authors advise for fewer than 15 steps.
+
+  Raises:
+    ValueError: for an order that exceeds the steps, or the calls made so far.
   """
-  return _three_steps(process, grid, "x0", published, lower_order_final)
+  return _three_steps(process, grid, "x0", order, published, lower_order_final)
 
 
 @solver
@@ -60,32 +69,29 @@ def dpm_solver_3m(
   process: GaussianProcess,
   grid: np.ndarray,
   *,
+  order: int | Sequence[int] | None = None,
   published: bool = False,
   lower_order_final: bool = False,
 ) -> Tableau:
   """Returns the table of multistep DPM-Solver-3 in eps; as `dpmpp_3m`."""
-  return _three_steps(process, grid, "eps", published, lower_order_final)
+  return _three_steps(process, grid, "eps", order, published, lower_order_final)
 
 
-def _three_steps(process, grid, output, published, lower_order_final):
+def _three_steps(process, grid, output, order, published, lower_final):
+  name = "dpmpp_3m" if output == "x0" else "dpm_solver_3m"
   n = len(grid) - 1
-  table = exponential_ab.build(
-    process,
-    grid,
-    order=min(3, n),
-    output=output,
-    lower_order_final=lower_order_final,
-  )
+  orders = step_orders(order, n, 3, name, lower_final=lower_final)
+  build = exponential_ab.build
   if not published:
-    return table
+    return build(process, grid, order=orders, output=output)
   lower = dpmpp_2m if output == "x0" else dpm_solver_2m
-  second = lower.build(process, grid, lower_order_final=lower_order_final)
-  end = max(2, n - 2) if lower_order_final else n  # of the third-order steps
-  third = take(_published(process, grid, output), slice(2, end))
-  if third.nfe == 0:
-    return second
-  rest = take(second, slice(end, None))
-  return concat(take(second, slice(0, 2)), third, rest)
+  tables = {
+    1: build(process, grid, order=1, output=output),
+    2: lower.build(process, grid),
+    3: _published(process, grid, output),
+  }
+  rows = [take(tables[p], slice(i, i + 1)) for i, p in enumerate(orders)]
+  return concat(*rows)
 
 
 def _published(process, grid, output):

@@ -25,6 +25,7 @@ and 2.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,6 +35,7 @@ from jaxdiff.numerics import phi
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import coefficients
 from jaxdiff.solvers.building import solver
+from jaxdiff.solvers.building import step_orders
 from jaxdiff.tableau import Tableau
 
 
@@ -42,11 +44,11 @@ def unipc(
   process: GaussianProcess,
   grid: np.ndarray,
   *,
-  order: int | None = None,
+  order: int | Sequence[int] | None = None,
   variant: str = "bh2",
   output: str = "x0",
   corrector: bool = True,
-  lower_order_final: bool = True,
+  lower_order_final: bool | None = None,
   exact: bool = False,
 ) -> Tableau:
   """Returns the table of UniPC on `grid`, f64[n + 1]: n calls, K = order + 1.
@@ -54,11 +56,13 @@ def unipc(
   Args:
     process: the forward process.
     grid: f64[n + 1].
-    order: p of the predictor, 1..6; None is 3, or what fewer steps allow.
+    order: p of the predictor, 1..6, or one for each step (that into sigma = 0
+      is not counted); None is 3, or what fewer steps allow.
     variant: "bh2" or "bh1".
     output: "x0" (data prediction) or "eps" (noise prediction).
     corrector: False leaves UniP alone, a multistep solver of order p.
-    lower_order_final: whether the order falls again in the last steps.
+    lower_order_final: whether the order falls again in the last steps; None is
+      True for one order, and takes a list of them as it is.
     exact: whether to solve the 1x1 systems that the published code rounds to
       1/2.
 
@@ -66,13 +70,15 @@ def unipc(
     ValueError: for other choices, or an order that exceeds the steps.
   """
   n = len(grid) - 1
-  order = min(3, n) if order is None else checks.order(order, n, 6, "unipc")
+  if lower_order_final is None:
+    lower_order_final = np.ndim(order) == 0
+  orders = step_orders(order, n, 6, "unipc", 3)
+  memory = max(orders)
+  if lower_order_final:
+    orders = [min(p, n - i) for i, p in enumerate(orders)]
   checks.one_of(variant, ("bh1", "bh2"), "variant")
   checks.one_of(output, ("x0", "eps"), "output")
   coeffs = coefficients(process, grid)
-  orders = [min(order, i + 1) for i in range(n)]
-  if lower_order_final:
-    orders = [min(p, n - i) for i, p in enumerate(orders)]
   step = lambda i, extra: _step(
     coeffs, i, orders[i], extra, variant, output, exact
   )
@@ -83,7 +89,7 @@ def unipc(
       carry, past, fresh = step(i - 1, True)
       a = (0.0, carry, fresh, *past) if corrector else (1.0, 0.0)
     carry, past, _ = step(i, False)
-    y = np.zeros(order + 3)
+    y = np.zeros(memory + 3)
     y[: len(a)] = a
     y *= carry
     y[2 : 2 + len(past)] += past
