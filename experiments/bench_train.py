@@ -37,7 +37,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-  config = FLAGS.config
+  config = console.config_like("base")
   source = data.load(config.dataset, **recipe.plain(config, "dataset_options"))
   model = recipe.model(config, sources.subset(source))
   denoiser = training.make_denoiser(model)

@@ -1,8 +1,10 @@
 """How every script starts: flags, errors in a line, and a quiet terminal."""
 
 import errno
+import importlib
 import importlib.util
 import linecache
+import os
 import pathlib
 import re
 import sys
@@ -20,6 +22,16 @@ _LIBRARY = pathlib.Path(importlib.util.find_spec("jaxdiff").origin).parent
 _CODE = (_LIBRARY.resolve(), _FOLDER)
 flags.disclaim_key_flags()  # what is defined here is the script's, in --help
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_WRITABLE = (
+  errno.EACCES,
+  errno.EPERM,
+  errno.EROFS,
+  errno.ENOTDIR,
+  errno.EISDIR,
+  errno.EEXIST,
+  errno.ELOOP,
+  errno.ENAMETOOLONG,
+)
 _MISTAKES = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 
 
@@ -41,7 +53,7 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
       print("\nInterrupted. Run the same command again to go on from here.")
       return 130  # what shells expect of a program stopped by Ctrl-C
-    except _MISTAKES as e:
+    except (*_MISTAKES, RuntimeError, AssertionError) as e:
       said = _line(e)
       if flags.FLAGS["verbosity"].value >= 1 or said is None:
         raise
@@ -59,8 +71,10 @@ def _parse(argv: list[str]) -> list[str]:
     return app.parse_flags_with_usage(argv)
   except FileNotFoundError as e:
     mistake = str(e)
-  except (AttributeError, KeyError) as e:
-    mistake = unknown_entry(e, argv)
+  except Exception as e:
+    mistake = _config_mistake(e, argv)
+    if mistake is None and isinstance(e, AttributeError | KeyError):
+      mistake = unknown_entry(e, argv)
     if mistake is None:
       raise
   print(f"error: {mistake}", file=sys.stderr)
@@ -146,6 +160,60 @@ def define_config(config: Any, help_string: str) -> None:
     sys.exit(1)
 
 
+def config_like(name: str) -> Any:
+  """Returns --config once it is seen to be one of this script's.
+
+  Args:
+    name: a file of configs/ whose entries the script reads.
+
+  Raises:
+    ValueError: if the configuration lacks some of them, as one of another
+      script does.
+  """
+  config, flag = flags.FLAGS.config, flags.FLAGS["config"]
+  module = importlib.import_module(f".configs.{name}", __package__)
+  needed = module.get_config()
+  missing = [n for n in needed if n not in config] if _is_config(config) else 0
+  if missing == []:
+    return config
+  path = getattr(flag, "config_filename", None) or "FILE"
+  lacks = "its get_config() returns no ConfigDict"
+  if missing:
+    shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    lacks = f"it lacks {shown}"
+  raise ValueError(
+    f"--config={path} is no configuration of this script: {lacks}; begin with"
+    f" --config={name}, or with a copy of {_CONFIGS / f'{name}.py'}"
+  )
+
+
+def _is_config(config: Any) -> bool:
+  from ml_collections import config_dict
+
+  return isinstance(config, config_dict.ConfigDict)
+
+
+def _config_mistake(e: Exception, argv: list[str]) -> str | None:
+  """Returns which line of --config=FILE made an error, None if none did."""
+  matches = (re.fullmatch(r"--?config=([^:]*)(:.*)?", a) for a in argv)
+  files = [m[1] for m in matches if m]
+  if isinstance(e, SyntaxError) and e.filename in files:
+    return f"--config={e.filename}, line {e.lineno}: {e.msg}"
+  if "no attribute 'get_config'" in str(e) and files:
+    return (
+      f"--config={files[-1]} defines no get_config(), which returns the"
+      f" configuration; begin with a copy of a file of {_CONFIGS}"
+    )
+  for frame in reversed(traceback.extract_tb(e.__traceback__)):
+    if frame.filename in files:
+      said = str(e).partition("\n")[0]
+      return (
+        f"--config={frame.filename}, line {frame.lineno}:"
+        f" {type(e).__name__}: {said}"
+      )
+  return None
+
+
 def with_config(argv: list[str]) -> list[str]:
   """Returns a command line in which --config=NAME is the path of a file.
 
@@ -200,14 +268,35 @@ def unknown_entry(e: Exception, argv: list[str]) -> str | None:
 def _line(e: Exception) -> str | None:
   """Returns what to tell of an error in a line, None for a bug."""
   number = getattr(e, "errno", None)
-  if _is_check(e):
+  if isinstance(e, _MISTAKES) and _is_check(e):
     return e.strerror if number else str(e)  # without "[Errno 28]"
+  if isinstance(e, RuntimeError | AssertionError):
+    return _no_device(e)
+  if number in _NOT_WRITABLE and e.filename:
+    return (
+      f"{e.filename} cannot be read or written ({e.strerror}); look at who may,"
+      " or give another path"
+    )
   if number in _FULL:
     return (
       f"the disk is full ({e.filename or e.strerror}); whatever was complete is"
       " kept: make room and run the same command again"
     )
   return None
+
+
+def _no_device(e: Exception) -> str | None:
+  """Returns what to do where JAX has not the device that it was told to use."""
+  frames = traceback.extract_tb(e.__traceback__)
+  if not any(f.filename.endswith("xla_bridge.py") for f in frames):
+    return None
+  asked = os.environ.get("JAX_PLATFORMS", "")
+  reason = str(e).partition("\n")[0] or "there is none"
+  return (
+    f"JAX_PLATFORMS={asked!r}, but JAX cannot use such a device ({reason});"
+    " unset it to take what there is, set it to cpu, or install JAX for that"
+    " device"
+  )
 
 
 def _is_check(e: Exception) -> bool:

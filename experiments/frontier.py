@@ -33,7 +33,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import flags
 from absl import logging
 from tqdm import auto as tqdm
 
@@ -460,7 +459,7 @@ def _append_csv(path, row):
 
 
 def main() -> None:
-  run(flags.FLAGS.config)
+  run(console.config_like("frontier_mixture"))
 
 
 if __name__ == "__main__":

@@ -399,7 +399,7 @@ def _ratio(ratio, bar):
 
 
 def main() -> None:
-  config = flags.FLAGS.config
+  config = console.config_like("frontier_table")
   cells = flags.FLAGS.cells
   out = pathlib.Path(config.out)
   kept, page = (console.place(out, p) for p in (_RESULTS, _DOCUMENT))

@@ -28,7 +28,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import flags
 from tqdm import auto as tqdm
 
 from jaxdiff import grids
@@ -327,7 +326,7 @@ def _read_progress(path, stamp):
 
 
 def main() -> None:
-  run(flags.FLAGS.config)
+  run(console.config_like("learn_solver"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import pathlib
 
 import jax
 import numpy as np
-from absl import flags
 
 from jaxdiff import grids
 from jaxdiff import solvers
@@ -26,7 +25,7 @@ SHOWN = 8
 
 
 def main() -> None:
-  config = flags.FLAGS.config
+  config = console.config_like("frontier_mixture")
   config.noises = SHOWN  # a sample's noise depends on its index alone
   jax.config.update("jax_enable_x64", config.float64)
   out = pathlib.Path(config.out)

@@ -29,7 +29,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import flags
 from absl import logging
 
 from jaxdiff import denoisers
@@ -304,7 +303,7 @@ def _resume(path, stamp):
 
 
 def main() -> None:
-  run(flags.FLAGS.config)
+  run(console.config_like("search_mixture"))
 
 
 if __name__ == "__main__":

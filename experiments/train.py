@@ -212,7 +212,7 @@ def main() -> None:
       flags.FLAGS.process_index,
     )
   workdir = flags.FLAGS.workdir
-  train(flags.FLAGS.config, workdir)
+  train(console.config_like("base"), workdir)
   if jax.process_index() == 0:
     print(f"Trained: {workdir}")
     table, picture = (pathlib.Path(workdir) / n for n in _CURVE)

@@ -4,7 +4,8 @@ Every check runs while tracing. Values are looked at only where they are
 concrete; under a transformation a traced value passes.
 """
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -138,7 +139,16 @@ def one_of(value: Any, choices: tuple, name: str) -> None:
   """Raises a ValueError that lists the choices unless value is among them."""
   if value not in choices:
     listed = ", ".join(repr(c) for c in choices)
-    raise ValueError(f"{name} must be one of {listed}; got {value!r}")
+    raise ValueError(
+      f"{name} must be one of {listed}; got {value!r}{near(value, choices)}"
+    )
+
+
+def near(value: Any, choices: Iterable[Any]) -> str:
+  """Returns "; did you mean 'x'?" of the nearest choice, empty if none is."""
+  names = [c for c in choices if isinstance(c, str)]
+  found = difflib.get_close_matches(str(value), names, n=1)
+  return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def same_structure(given: Any, expected: Any, what: str, source: str) -> None:

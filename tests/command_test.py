@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 from ml_collections import config_dict
@@ -12,6 +13,7 @@ from ml_collections.config_flags import config_path
 
 from experiments import command
 from experiments import console
+from jaxdiff import data
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -127,3 +129,114 @@ def raised(e):
     exec("raise e", dict(e=e))
   except OSError as caught:
     return caught
+
+
+# --- whatever a command line can get wrong ends in one line -------------------
+
+PROGRAM = """
+from experiments import console
+console.define_config_file(None, "What to do.")
+console.run(lambda: print(console.config_like("base").steps))
+"""
+CONFIGS = {
+  "syntax.py": ("def f():\n  return (\n\ndef get_config(:", ", line 4: "),
+  "imports.py": ("import nosuch", "line 1: ModuleNotFoundError: No module"),
+  "name.py": (
+    "def get_config():\n  return a",
+    "line 2: NameError: name 'a' is",
+  ),
+  "none.py": ("x = 1", "defines no get_config(), which returns the config"),
+  "number.py": ("def get_config():\n  return 3", "returns no ConfigDict"),
+  "frontier_mixture": (None, "no configuration of this script: it lacks acc"),
+}
+
+
+def started(program, *arguments, cwd, **env):
+  return subprocess.Popen(
+    [sys.executable, "-c", program, *arguments],
+    cwd=cwd,
+    env=dict(os.environ, PYTHONPATH=str(ROOT), **env),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_a_configuration_that_is_none_is_refused_in_a_line(tmp_path):
+  children = {}
+  for name, (text, _) in CONFIGS.items():
+    if text is not None:
+      (tmp_path / name).write_text(text)
+    children[name] = started(PROGRAM, f"--config={name}", cwd=tmp_path)
+  children["digits"] = started(PROGRAM, "--config=digits", cwd=tmp_path)
+  ends = {
+    name: (*c.communicate(), c.returncode) for name, c in children.items()
+  }
+  assert ends.pop("digits") == ("3000\n", "", 0)
+  for name, (out, err, code) in ends.items():
+    (line,) = err.splitlines()
+    assert code == 1 and not out, name
+    assert line.startswith("error: --config=") and name in line
+    assert CONFIGS[name][1] in line, line
+
+
+def test_a_device_that_is_not_there_is_named_in_a_line(tmp_path):
+  program = (
+    "from experiments import console\n"
+    "def main():\n  import jax\n  jax.devices()\n"
+    "console.run(main)\n"
+  )
+  children = [
+    started(program, cwd=tmp_path, JAX_PLATFORMS=name)
+    for name in ("cuda", "hal9000")
+  ]
+  for child, name in zip(children, ("cuda", "hal9000")):
+    _, err = child.communicate()
+    said = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert child.returncode == 1 and "Traceback" not in err
+    assert said[0].startswith(f"error: JAX_PLATFORMS={name!r}, but JAX cannot")
+    assert "set it to cpu" in said[0]
+
+
+def test_a_bug_keeps_its_traceback(tmp_path):
+  program = (
+    "from experiments import console\n"
+    "def main():\n  assert 1 + 1 == 3\n"
+    "console.run(main)\n"
+  )
+  child = started(program, cwd=tmp_path)
+  assert "Traceback" in child.communicate()[1] and child.returncode == 1
+
+
+@pytest.mark.parametrize(
+  "number", [errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ELOOP]
+)
+def test_a_path_that_may_not_be_used_ends_in_a_line(number):
+  met = raised(OSError(number, os.strerror(number), "/far/away"))
+  said = console._line(met)
+  assert said.startswith("/far/away cannot be read or written")
+  assert os.strerror(number) in said and "another path" in said
+
+
+def test_a_data_set_that_is_none_gets_the_nearest_name():
+  for name, meant in (("digitz", "digits"), ("folders:/a", "folder")):
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'\\?"):
+      data.load(name)
+  with pytest.raises(ValueError, match="tfds:<name>'$"):
+    data.load("xyzzy")
+
+
+def test_results_under_version_control_stay_unless_asked(tmp_path, monkeypatch):
+  committed = "experiments/results/learned.json"
+  place = lambda publish: (
+    monkeypatch.setattr(
+      console.flags, "FLAGS", types.SimpleNamespace(publish=publish)
+    )
+    or console.place(tmp_path / "runs", committed)
+  )
+  assert place(False) == tmp_path / "runs" / "learned.json"
+  assert place(True) == ROOT / committed
+  # an installed package has no such place
+  monkeypatch.setattr(console, "_FOLDER", tmp_path / "jaxdiff" / "experiments")
+  with pytest.raises(ValueError, match="installed package .* in a checkout"):
+    place(True)

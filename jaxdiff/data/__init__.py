@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxdiff import checks
 from jaxdiff.data import named
 from jaxdiff.data.arrays import from_npz
 from jaxdiff.data.arrays import scaled
@@ -97,4 +98,7 @@ def load(name: str, **options: Any) -> Any:
     "'shards:/folder'",
     "'tfds:<name>'",
   ]
-  raise ValueError(f"name: got {name!r}, expected one of {', '.join(known)}.")
+  meant = checks.near(prefix, (*_NAMES, *_PREFIXES))
+  raise ValueError(
+    f"name: got {name!r}, expected one of {', '.join(known)}{meant}"
+  )
