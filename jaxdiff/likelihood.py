@@ -42,6 +42,7 @@ from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
+from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers import adaptive
 from jaxdiff.solvers import encoder
@@ -166,11 +167,12 @@ def log_likelihood(
       method="dormand_prince" and rtol = atol = 1e-5 here.
 
   Raises:
-    ValueError: for unknown choices, a grid that does not span the process, or
-      a solver without a grid.
+    ValueError: for unknown choices, a grid that does not span the process, a
+      solver without a grid, or a model of another process.
     TypeError: for integer data, which has no density: see `dequantize`.
   """
   checks.process(process, "log_likelihood(key, model, process, x)")
+  agreement.check(model, None, process, "log_likelihood")
   checks.one_of(trace, ("hutchinson", "exact"), "trace")
   checks.one_of(probe, ("rademacher", "gaussian"), "probe")
   x = jnp.asarray(x)
@@ -205,7 +207,7 @@ def log_likelihood(
     for t in (process.t_min, process.t_max)
   )
   ell = volume + 0.5 * d * (high - low)
-  end = process.prior_log_prob if prior is None else prior
+  end = process.log_prior if prior is None else prior
   return Likelihood((end(latent) + ell).astype(dtype), latent, nfe)
 
 

@@ -24,6 +24,7 @@ from jaxdiff import checks
 from jaxdiff import predictions
 from jaxdiff import tableau as tables
 from jaxdiff import tree
+from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 
 PyTree = Any
@@ -348,7 +349,8 @@ def sample(
     tableau: the solver.
     x: where to start: an array (or tree) [batch, ...] at time tableau.t[0], or
       a shape (batch, ...), for which noise is drawn from `process`'s prior.
-    process: the forward process, needed with a shape alone.
+    process: the forward process, needed with a shape alone. It is compared with
+      those of the model and of the table.
     length: number of rows to run, of a padded table. Without it all are run.
       A run of a given length has no reverse-mode gradient.
     index: i32[batch], indices of the samples; 0, 1, ... by default.
@@ -367,7 +369,8 @@ def sample(
 
   Raises:
     ValueError: for a malformed table, a shape without a process, mismatched
-      shapes or trees (the leaf is named), a length outside of 1..n.
+      shapes or trees (the leaf is named), a length outside of 1..n, a table and
+      a model of different processes.
     TypeError: for swapped arguments, integer samples, a model that returns no
       pair, and for progress or check_finite inside a transformation.
     FloatingPointError: with check_finite, naming the sample and the step where
@@ -375,6 +378,9 @@ def sample(
   """
   _check_door(model, tableau, collect)
   tables.validate(tableau)
+  if process is not None:
+    checks.process(process, "sample(..., process=...)")
+  known = agreement.check(model, tableau, process)
   if _is_shape(x):
     if process is None:
       raise ValueError(
@@ -382,7 +388,6 @@ def sample(
         " process's; pass process=..., or pass the initial noise itself"
       )
     _check_concrete_t(tableau)
-    checks.process(process, "sample(..., process=...)")
     t = float(np.asarray(tableau.t[0]))
     if process.log_snr(t) > 0:
       raise ValueError(
@@ -401,6 +406,8 @@ def sample(
           " samples are floating point: convert integer pixels with x / 127.5"
           " - 1"
         )
+    if not donate:  # a look at it would keep the buffer
+      agreement.check_start(x, known, tableau.t[0])
     scale, law = 1.0, None
   index = checked_index(index, tree.batch_size(x))
   draws = _checked_draws(noise, x, tableau)

@@ -16,8 +16,13 @@ and hold nothing but numbers, so that tables of one shape share one compiled
 program, stack under vmap, and can be differentiated and searched. (Noise is
 drawn only where a scale is not 0, so the gradient in a scale that is exactly 0
 is 0.)
+
+Times mean nothing without a process. A table carries the one that it was built
+for beside its numbers (`under`), so that samplers can compare it with the
+model's; transformations and pickles, which know numbers alone, lose it.
 """
 
+import copy
 import json
 import os
 import pathlib
@@ -29,13 +34,25 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import numerics
+from jaxdiff.processes import agreement
+from jaxdiff.processes import describe
 
 Array = Any
 
 OUTPUTS = {"x0": (1.0, 0.0), "eps": (0.0, 1.0)}
 
 
-class Tableau(NamedTuple):
+class _Leaves(NamedTuple):
+  """The numbers of a table; see `Tableau`."""
+
+  t: Array
+  output: Array
+  state: Array
+  history: Array
+  noise: Array
+
+
+class Tableau(_Leaves):
   """The coefficients of n network calls with a memory of K outputs.
 
   Leaves but t may carry trailing data dimensions that broadcast against a
@@ -47,13 +64,24 @@ class Tableau(NamedTuple):
     state: f64[n, 2, 2], from (y, a) to (y', a').
     history: f64[n, 2, K], from the last K outputs, newest first.
     noise: f64[n, 3], scales of the noise before the call, in y' and in a'.
+    process: the forward process that it was built for, or None if it is not
+      known. It is no leaf and no part of the tree: what JAX returns has None.
   """
 
-  t: Array
-  output: Array
-  state: Array
-  history: Array
-  noise: Array
+  process = None
+
+  def __reduce__(self):
+    return type(self), tuple(self)
+
+  def __copy__(self):
+    return under(type(self)(*self), self.process)
+
+  def __deepcopy__(self, memo):
+    leaves = (copy.deepcopy(leaf, memo) for leaf in self)
+    return under(type(self)(*leaves), self.process)
+
+  def _replace(self, **leaves: Any) -> "Tableau":
+    return under(super()._replace(**leaves), self.process)
 
   @property
   def nfe(self) -> int:
@@ -80,6 +108,36 @@ class Tableau(NamedTuple):
       or np.any(self.noise[:, 1] != self.noise[:, 2])
     )
     return not (apart or np.any(state[:, :, 1]) or np.any(history[:, :, 1:]))
+
+
+def under(tableau: Tableau, process: Any) -> Tableau:
+  """Returns the table as one that was built for `process`; None forgets it."""
+  made = Tableau(*tableau)
+  if process is not None:
+    made.process = process
+  return made
+
+
+def common_process(tableaux: Sequence[Tableau], what: str) -> Any:
+  """Returns the process of all tables that know theirs; None if none does.
+
+  Args:
+    tableaux: the tables.
+    what: is made of them, for the message.
+
+  Raises:
+    ValueError: if two of them were built for processes with other noise levels
+      at the same times.
+  """
+  known = [t.process for t in tableaux if t.process is not None]
+  for other in known[1:]:
+    if not agreement.same(known[0], other):
+      raise ValueError(
+        f"{what} of tables for different processes, {describe(known[0])} and"
+        f" {describe(other)}: a call at one time would mean two noise levels;"
+        " build them for one process, or move one with solvers.transfer"
+      )
+  return known[0] if known else None
 
 
 def row(
@@ -218,7 +276,7 @@ def pad(
   identity = np.eye(2, dtype=tableau.state.dtype)
   identity = identity.reshape((1, 2, 2) + (1,) * (tableau.state.ndim - 3))
   rest = xp.broadcast_to(identity, (more, *tableau.state.shape[1:]))
-  return Tableau(
+  return tableau._replace(
     t=xp.concatenate([tableau.t, xp.repeat(tableau.t[-1:], more, axis=0)]),
     output=zeros(tableau.output, 0, more),
     state=xp.concatenate([tableau.state, rest]),
@@ -243,7 +301,8 @@ def stack(tableaux: Sequence[Tableau]) -> tuple[Tableau, np.ndarray]:
   padded = _one_data_shape([pad(t, n, memory) for t in tableaux])
   xp = numerics.namespace(*padded[0])
   leaves = [xp.stack(leaf) for leaf in zip(*padded, strict=True)]
-  return Tableau(*leaves), np.asarray([t.nfe for t in tableaux], np.int32)
+  stacked = under(Tableau(*leaves), common_process(tableaux, "a stack"))
+  return stacked, np.asarray([t.nfe for t in tableaux], np.int32)
 
 
 def concat(*tableaux: Tableau) -> Tableau:
@@ -253,12 +312,13 @@ def concat(*tableaux: Tableau) -> Tableau:
   memory = max(t.memory for t in tableaux)
   deep = _one_data_shape([pad(t, memory=memory) for t in tableaux])
   xp = numerics.namespace(*deep[0])
-  return Tableau(*(xp.concatenate(leaf) for leaf in zip(*deep, strict=True)))
+  whole = Tableau(*(xp.concatenate(leaf) for leaf in zip(*deep, strict=True)))
+  return under(whole, common_process(tableaux, "a concatenation"))
 
 
 def take(tableau: Tableau, rows: Any) -> Tableau:
   """Returns the chosen rows: a slice or an array of indices, of axis 0."""
-  return Tableau(*(leaf[rows] for leaf in tableau))
+  return under(Tableau(*(leaf[rows] for leaf in tableau)), tableau.process)
 
 
 def repeat(tableau: Tableau, times: int) -> Tableau:
@@ -299,12 +359,13 @@ def reverse(tableau: Tableau, t_end: float) -> Tableau:
       " undone; end the grid at sigma > 0"
     )
   t = np.append(tableau.t[1:], t_end)
-  return multistep(
+  backwards = multistep(
     t=t[::-1],
     output=tableau.output[::-1],
     carry=(1.0 / carry)[::-1],
     history=(-weight / carry)[::-1, None],
   )
+  return under(backwards, tableau.process)
 
 
 _RANKS = {"output": 2, "state": 3, "history": 3, "noise": 2}

@@ -30,9 +30,9 @@ LAYERS = [
   ),
   (
     "1a",
-    {"processes", "predictions", "tableau", "networks", "data", "metrics"},
+    {"processes", "predictions", "networks", "data", "metrics"},
   ),
-  ("1b", {"grids"}),
+  ("1b", {"grids", "tableau"}),
   ("2a", {"denoisers", "fields", "guidance", "losses", "solvers", "oracles"}),
   ("3", {"sampling", "training", "discrete"}),
   ("3b", {"samplers", "weights"}),

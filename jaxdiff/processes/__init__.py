@@ -1,9 +1,9 @@
 """Forward noising processes."""
 
+from jaxdiff.processes import agreement
 from jaxdiff.processes.gaussian import edm
 from jaxdiff.processes.gaussian import from_alpha_sigma
 from jaxdiff.processes.gaussian import GaussianProcess
-from jaxdiff.processes.gaussian import Normal
 from jaxdiff.processes.gaussian import rectified_flow
 from jaxdiff.processes.gaussian import resshift
 from jaxdiff.processes.gaussian import sub_vp
@@ -17,6 +17,10 @@ from jaxdiff.processes.interpolants import Interpolant
 from jaxdiff.processes.interpolants import interpolant
 from jaxdiff.processes.interpolants import one_sided
 from jaxdiff.processes.interpolants import one_sided_process
+from jaxdiff.processes.noise import check_normal
+from jaxdiff.processes.noise import describe
+from jaxdiff.processes.noise import is_normal
+from jaxdiff.processes.noise import Normal
 from jaxdiff.processes.pfgmpp import pfgmpp
 from jaxdiff.processes.pfgmpp import StudentT
 from jaxdiff.processes.phase_space import CriticallyDamped
@@ -29,9 +33,13 @@ __all__ = [
   "Normal",
   "Phase",
   "StudentT",
+  "agreement",
+  "check_normal",
+  "describe",
   "edm",
   "from_alpha_sigma",
   "interpolant",
+  "is_normal",
   "one_sided",
   "one_sided_process",
   "pfgmpp",

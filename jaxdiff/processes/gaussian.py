@@ -40,34 +40,18 @@ from jaxdiff import checks
 from jaxdiff import numerics
 from jaxdiff import tree
 from jaxdiff.processes import schedules
+from jaxdiff.processes.noise import check_normal
+from jaxdiff.processes.noise import Normal
 
 Array = Any
 
 
-@dataclasses.dataclass(frozen=True)
-class Normal:
-  """The law of the noise: independent standard normal values."""
-
-  def draw(self, key: jax.Array, like: Any, index: Array | None = None) -> Any:
-    """Returns eps shaped like a batch of samples; see `tree.normal`."""
-    return tree.normal(key, like, index)
-
-  def log_density(self, eps: Any) -> jax.Array:
-    """Returns log p(eps), f[batch]."""
-    size = tree.sample_size(eps)
-    return -0.5 * (tree.squared_norm(eps) + size * math.log(2.0 * math.pi))
-
-  def outside(self, t: float) -> str:
-    """Returns what to add when t is outside of the process's times."""
-    del t
-    return ""
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class GaussianProcess:
   """A schedule and the range of times it is used on; hashable, no arrays.
 
-  Functions of t take scalars or arrays; numpy and Python numbers are computed
+  Processes of equal fields are equal, and share compiled programs; a NaN equals
+  a NaN. Functions of t take scalars or arrays; numpy and Python numbers are computed
   in float64 on the host, jax arrays in their own dtype.
 
   Attributes:
@@ -109,6 +93,14 @@ class GaussianProcess:
         f" and {float(high):.4g} at t_max={self.t_max}"
       )
 
+  def __eq__(self, other: Any) -> bool:
+    if type(other) is not type(self):
+      return NotImplemented
+    return self is other or schedules.key(self) == schedules.key(other)
+
+  def __hash__(self) -> int:
+    return hash(schedules.key(self))
+
   @property
   def t_zero(self) -> float:
     """The time at which sigma = 0; NaN if the schedule has none."""
@@ -149,7 +141,7 @@ class GaussianProcess:
     Raises:
       ValueError: if the noise is not normal; there is no such SDE then.
     """
-    self._check_sde()
+    check_normal(self, "the forward SDE", _NO_SDE)
     alpha_dot, _ = self.rates(t)
     return (tree.expand(alpha_dot / self.alpha(t), x) * x).astype(x.dtype)
 
@@ -159,7 +151,7 @@ class GaussianProcess:
     Raises:
       ValueError: if the noise is not normal; there is no such SDE then.
     """
-    self._check_sde()
+    check_normal(self, "the forward SDE", _NO_SDE)
     alpha_dot, sigma_dot = self.rates(t)
     sigma = self.sigma(t)
     square = 2.0 * sigma * (sigma_dot - sigma * alpha_dot / self.alpha(t))
@@ -235,36 +227,37 @@ class GaussianProcess:
     log_scale = tree.sample_size(eps) * jnp.log(sigma)
     return self.noise.log_density(eps) - log_scale
 
-  def log_prior(self, x: Any, t: float | None = None) -> jax.Array:
-    """Returns the log density of `prior` at x, f[batch]; t_max by default."""
-    t = self.t_max if t is None else t
-    return self.log_kernel(x, jax.tree.map(jnp.zeros_like, x), t)
+  def log_prior(
+    self, x: Any, t: float | None = None, data_std: float = 0.0
+  ) -> jax.Array:
+    """Returns the log density of `prior` at x, f[batch].
 
-  def _check_sde(self):
-    if self.noise != Normal():
-      raise ValueError(
-        f"the noise of this process is {self.noise}, and adding a normal step"
-        " to it leaves its law: there is no forward SDE; use a deterministic"
-        " solver"
-      )
+    Args:
+      x: a tree of [batch, ...].
+      t: the time it stands for; t_max by default.
+      data_std: as in `prior`.
+    """
+    t = self.t_max if t is None else t
+    sigma = self.sigma(t)
+    xp = numerics.namespace(sigma, data_std)
+    scale = xp.hypot(sigma, self.alpha(t) * data_std)
+    x = jax.tree.map(jnp.asarray, x)
+    dtype = tree.compute_dtype(jax.tree.leaves(x)[0].dtype)
+    eps = jax.tree.map(lambda v: v.astype(dtype) / scale.astype(dtype), x)
+    log_scale = tree.sample_size(eps) * xp.log(scale)
+    return self.noise.log_density(eps) - log_scale.astype(dtype)
 
   def prior_log_prob(
     self, x: Array, t: float | None = None, data_std: float = 0.0
   ) -> Array:
-    """Returns the log-density of `prior` at x [batch, ...], f[batch]."""
-    t = self.t_max if t is None else t
-    sigma = self.sigma(t)
-    xp = numerics.namespace(sigma, data_std)
-    variance = sigma**2 + (self.alpha(t) * data_std) ** 2
-    x = jnp.asarray(x)
-    square = jnp.sum(
-      jnp.square(x.astype(tree.compute_dtype(x.dtype))),
-      axis=tuple(range(1, x.ndim)),
-    )
-    d = math.prod(x.shape[1:])
-    return -0.5 * (
-      square / variance + d * xp.log(2.0 * math.pi * variance)
-    ).astype(square.dtype)
+    """Returns `log_prior`; its other name."""
+    return self.log_prior(x, t, data_std)
+
+
+_NO_SDE = (
+  "adds a normal step to the noise, which leaves its law: there is no forward"
+  " SDE"
+)
 
 
 def vp_linear(
@@ -491,8 +484,6 @@ def from_alpha_sigma(
     ValueError: if either is negative or NaN on [t_min, t_max], or alpha /
       sigma does not fall strictly; the time is named.
   """
-  if math.isnan(t_zero):
-    t_zero = math.nan  # the one object: NaNs are equal by identity alone
   low = t_zero if math.isfinite(t_zero) else t_min
   pair = schedules.Pair(alpha, sigma, low, t_max, t_zero)
   probe = np.linspace(t_min, t_max, 257)

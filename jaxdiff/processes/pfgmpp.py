@@ -29,6 +29,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy import special
 
 from jaxdiff import checks
@@ -61,7 +62,10 @@ class StudentT:
     z = tree.normal(key, like, index)
     size = tree.batch_size(like)
     index = jnp.arange(size) if index is None else jnp.asarray(index)
-    half = jnp.asarray(0.5 * self.aug_dim, jnp.result_type(float))
+    half = 0.5 * self.aug_dim
+    if checks.concrete(half):  # beyond, the root is 1 and float32 infinite
+      half = min(half, 1e30)
+    half = jnp.asarray(half, jnp.result_type(float))
 
     def one(i):  # log(chi2_D / D): a small D would underflow
       own = jax.random.fold_in(jax.random.fold_in(key, i), _GAMMA)
@@ -74,21 +78,44 @@ class StudentT:
 
   def log_density(self, eps: Any) -> jax.Array:
     """Returns log p(eps), f[batch]."""
-    d, n = self.aug_dim, tree.sample_size(eps)
-    if checks.concrete(d):  # in float64: the two differ by little at large D
-      constant = math.lgamma(0.5 * (n + d)) - math.lgamma(0.5 * d)
-      constant -= 0.5 * n * math.log(d * math.pi)
-    else:
-      constant = special.gammaln(0.5 * (n + d)) - special.gammaln(0.5 * d)
-      constant -= 0.5 * n * jnp.log(d * math.pi)
-    return constant + self.log_radial(tree.squared_norm(eps), n)
+    n = tree.sample_size(eps)
+    return self._log_constant(n) + self.log_radial(tree.squared_norm(eps), n)
+
+  def _log_constant(self, n: int) -> Array:
+    """Returns log p(0) of n values; its limit is -n log(2 pi) / 2.
+
+    With a = D / 2 and b = n / 2 it is log(Gamma(a + b) / Gamma(a)) - b log(2 pi
+    a). Both parts grow like b log a and a log a and leave a number of order b:
+    from a = 1000 on Stirling's series takes the difference by hand,
+
+      (a + b - 1/2) log(1 + b / a) - b + R(a + b) - R(a) - b log(2 pi).
+    """
+    a, b = 0.5 * self.aug_dim, 0.5 * n
+    known = checks.concrete(a)
+    xp = np if known else jnp
+    rest = lambda z: (1.0 / 12.0 - (1.0 / 360.0 - 1.0 / (1260.0 * z) / z) / z / z) / z
+    far = (a + b - 0.5) * xp.log1p(b / a) - b + rest(a + b) - rest(a)
+    far = far - b * math.log(2.0 * math.pi)
+    if known and a >= 1e3:
+      return far
+    log_gamma = math.lgamma if known else special.gammaln
+    near = a if known else jnp.minimum(a, 1e3)
+    direct = log_gamma(near + b) - log_gamma(near)
+    direct = direct - b * xp.log(2.0 * math.pi * near)
+    # in float32 the logarithms' own digits go sooner
+    return direct if known else jnp.where(a < 8.0, direct, far)
 
   def log_radial(self, square: Array, n: int) -> Array:
     """Returns the log density at |eps|^2 = square of n values, but a constant.
 
-    log1p keeps what is left of a small |eps|^2 / D when D is large.
+    -(n + D) / 2 log(1 + s / D) = -(1 + n / D) s / 2 log(1 + u) / u, u = s / D:
+    nothing overflows, and nothing is lost, however large D is.
     """
-    return -0.5 * (n + self.aug_dim) * jnp.log1p(square / self.aug_dim)
+    u = square / self.aug_dim
+    seen = u > jnp.finfo(u.dtype).tiny
+    safe = jnp.where(seen, u, 1.0)
+    ratio = jnp.where(seen, jnp.log1p(safe) / safe, 1.0)
+    return -0.5 * (1.0 + n / self.aug_dim) * square * ratio
 
   def radius(self, sigma: Array) -> Array:
     """Returns r = sigma sqrt(D), the paper's name for the noise level."""

@@ -10,6 +10,9 @@ numpy float64 (tables) and traced arrays (training):
 
 and `t_zero`, the time at which sigma = 0 (NaN if there is none). To add one,
 write such a class and hand it to `GaussianProcess`.
+
+NaN is unequal to itself, and programs are compiled anew for what is unequal:
+`key` is what processes and schedules are compared and hashed by.
 """
 
 import dataclasses
@@ -25,6 +28,24 @@ import numpy as np
 from jaxdiff import numerics
 
 Array = Any
+
+
+def key(dataclass: Any) -> tuple:
+  """Returns what a frozen dataclass is compared and hashed by: NaN is NaN."""
+  fields = (f for f in dataclasses.fields(dataclass) if f.compare)
+  return (
+    type(dataclass),
+    *(_field_key(getattr(dataclass, f.name)) for f in fields),
+  )
+
+
+def _field_key(value):
+  if isinstance(value, float) and math.isnan(value):
+    return "nan"  # one object for all of them
+  params = getattr(type(value), "__dataclass_params__", None)
+  if params is None or not params.eq:  # it says itself when it is equal
+    return value
+  return key(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,7 +372,7 @@ class ResidualShift:
     return -2.0 * t, self.kappa * numerics.namespace(t).ones_like(t)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Pair:
   """Any pair of functions written with jax.numpy; the rest is derived.
 
@@ -366,6 +387,14 @@ class Pair:
   t_low: float
   t_high: float
   t_zero: float
+
+  def __eq__(self, other: Any) -> bool:
+    if type(other) is not type(self):
+      return NotImplemented
+    return self is other or key(self) == key(other)
+
+  def __hash__(self) -> int:
+    return hash(key(self))
 
   def alpha(self, t: Array) -> Array:
     alpha, sigma = evaluate(self.alpha_fn, t), self.sigma(t)

@@ -33,6 +33,7 @@ from jaxdiff import numerics
 from jaxdiff import predictions
 from jaxdiff import sampling
 from jaxdiff import tree
+from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers import door
 from jaxdiff.samplers import embedded
@@ -153,12 +154,13 @@ def adaptive(
   Raises:
     ValueError: for tolerances that are not positive, times outside of the
       process, an unknown method or clock, or a clock that has no value at the
-      start (alpha = 0).
+      start (alpha = 0), or a model of another process.
     RuntimeError: with `check`, if the budget was too small or a step size
       vanished; it says for how many samples and where.
   """
   door.model(model, "adaptive(model, process, x)")
   checks.process(process, "adaptive(model, process, x)")
+  agreement.check(model, None, process, "adaptive")
   checks.one_of(method, tuple(embedded.PAIRS), "method")
   checks.one_of(clock, embedded.PAIRS[method].clocks, f"the clock of {method}")
   start = process.t_max if start is None else start

@@ -37,6 +37,8 @@ from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.predictions import ask
+from jaxdiff.processes import agreement
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
 PyTree = Any
@@ -78,9 +80,17 @@ def addim(
 
   Raises:
     ValueError: for a bad grid, a negative strength, a variance that is not
-      positive, or another match.
+      positive, another match, a model of another process, or noise that is
+      not normal.
   """
   checks.process(process, "addim(model, process, grid, x)")
+  agreement.check(model, None, process, "addim")
+  check_normal(
+    process,
+    "addim",
+    "gives back the posterior variance of Gaussian data, which is this under"
+    " normal noise alone",
+  )
   grid = checks.falling_grid(grid, process.t_min, process.t_max, process.t_zero)
   checks.one_of(match, ("noise", "sample"), "match")
   if strength < 0 or data_variance <= 0:

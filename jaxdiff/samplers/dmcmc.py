@@ -32,6 +32,8 @@ from jaxdiff import sampling
 from jaxdiff import tableau as tables
 from jaxdiff import tree
 from jaxdiff.predictions import ask
+from jaxdiff.processes import agreement
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers.langevin import move
 from jaxdiff.tableau import Tableau
@@ -144,7 +146,7 @@ def at_levels(stack: Tableau, level: jax.Array, ndim: int) -> Tableau:
     rows = jnp.moveaxis(jnp.asarray(leaf)[level], 0, -1)
     return rows.reshape(rows.shape + ones)
 
-  table = Tableau(*map(own, stack))
+  table = tables.under(Tableau(*map(own, stack)), stack.process)
   return table._replace(t=table.t.reshape(table.t.shape[:2]))
 
 
@@ -209,7 +211,8 @@ def dmcmc(
 
   Raises:
     ValueError: for eta <= 0, skip = 0 with several outputs, levels outside of
-      the process, or a posterior or tables of another number of levels.
+      the process, a posterior or tables of another number of levels, a model
+      or tables of another process, or noise that is not normal.
     FloatingPointError: with check_finite, naming eta and sigma.
   """
   levels = np.asarray(levels, np.float64)
@@ -217,6 +220,7 @@ def dmcmc(
   chain = Chain(x.astype(tree.compute_dtype(x.dtype)), level)
   burn_in = np.asarray(burn_in, np.float64).reshape(-1)
   _check(process, levels, eta, burn_in, skip, outputs, gibbs, finish)
+  agreement.check(model, finish, process, "dmcmc")
   batch = tree.batch_size(chain)
   index = jnp.arange(batch) if index is None else jnp.asarray(index)
   arrays, static = tree.partition((model, posterior))
@@ -381,6 +385,7 @@ def _kept(info):
 
 def _check(process, levels, eta, burn_in, skip, outputs, gibbs, finish):
   checks.process(process, "dmcmc(..., process=...)")
+  check_normal(process, "dmcmc", "score")
   checks.one_of(gibbs, GIBBS, "gibbs")
   known = checks.concrete(eta)
   if (known and not eta > 0) or not (burn_in > 0).all():

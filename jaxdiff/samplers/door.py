@@ -9,6 +9,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tree
+from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 
 PyTree = Any
@@ -57,6 +58,7 @@ def begin(
         " likelihood.dequantize, or x / 127.5 - 1"
       )
   index = sampling.checked_index(index, tree.batch_size(like))
+  agreement.check_start(x, process, t)
   if like is not x:
     noise = sampling.initial_noise(key, process.noise, like, index)
     x = float(process.sigma(t)) * noise

@@ -28,6 +28,7 @@ from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.predictions import ask
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
 PyTree = Any
@@ -42,7 +43,10 @@ class ModelScore:
   Attributes:
     model: model(x, t) -> Prediction.
     t: the time; the score is that of p_t, in the scale of x_t.
-    process: the forward process.
+    process: the forward process; its noise is normal.
+
+  Raises:
+    ValueError: if it is not: -eps / sigma is no score then.
   """
 
   model: Any
@@ -51,12 +55,21 @@ class ModelScore:
     default=None, metadata={"static": True}
   )
 
+  def __post_init__(self):
+    check_normal(self.process, "ModelScore", "score", _EXACT_SCORE)
+
   def __call__(self, x: PyTree) -> PyTree:
     """Returns the score at x, shaped like x."""
     dtype = tree.compute_dtype(jax.tree.leaves(x)[0].dtype)
     t = jnp.asarray(self.t, dtype)
     sigma = self.process.sigma(t)
     return jax.tree.map(lambda e: -e / sigma, ask(self.model, x, t).eps)
+
+
+_EXACT_SCORE = (
+  "give a function of x that is the score itself, or take pfgmpp(None), the"
+  " limit of normal noise"
+)
 
 
 class ChainInfo(NamedTuple):

@@ -37,6 +37,7 @@ from jaxdiff import sampling
 from jaxdiff import tableau as tables
 from jaxdiff import tree
 from jaxdiff.predictions import ask
+from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers import door
 
@@ -104,7 +105,8 @@ def picard(
 
   Raises:
     ValueError: for a table with memory, stages or noise before its calls, a
-      window outside of 1..n, or a negative tolerance.
+      window outside of 1..n, a negative tolerance, or a model or a table of
+      another process.
     TypeError: for swapped arguments or a traced table.
   """
   door.model(model, "picard(key, model, tableau, x)")
@@ -128,6 +130,7 @@ def picard(
       "picard runs tables without data dimensions; this one's leaves have"
       f" shapes {[np.shape(leaf) for leaf in tableau]}"
     )
+  agreement.check(model, tableau, process, "picard")
   n = tableau.nfe
   window = n if window is None else window
   if not 1 <= window <= n:

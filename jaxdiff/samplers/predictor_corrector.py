@@ -36,6 +36,8 @@ from jaxdiff import sampling
 from jaxdiff import tableau as tables
 from jaxdiff import tree
 from jaxdiff.predictions import ask
+from jaxdiff.processes import agreement
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers import door
 
@@ -107,11 +109,13 @@ def predictor_corrector(
 
   Raises:
     ValueError: for an snr outside of (0, 1], a table whose steps do not end
-      with a = y (UniPC), or another norm.
+      with a = y (UniPC), another norm, a process of another noise than the
+      normal, or a model or a table of another process.
     TypeError: for swapped arguments or a traced table.
   """
   door.model(model, "predictor_corrector(key, model, tableau, x)")
   checks.process(process, "predictor_corrector(..., process=...)")
+  check_normal(process, "predictor_corrector", "score")
   checks.one_of(norm, ("sample", "batch"), "norm")
   if checks.concrete(snr) and not 0 < snr <= 1:
     raise ValueError(
@@ -122,6 +126,7 @@ def predictor_corrector(
       f"corrector_steps must be at least 0, got {corrector_steps}"
     )
   begins, ends = _steps(tableau)
+  agreement.check(model, tableau, process, "predictor_corrector")
   if tableau.nfe > 1 and corrector_steps and not begins[1:].any():
     raise ValueError(
       "no step of this table ends with a = y before its last, as UniPC's, so"

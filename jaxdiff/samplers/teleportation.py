@@ -28,6 +28,8 @@ from jaxdiff import oracles
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.oracles import LowRankGaussian
+from jaxdiff.processes import agreement
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
@@ -70,9 +72,10 @@ def teleport(
     label: i32[batch], the classes, of statistics by class.
 
   Raises:
-    ValueError: for a time outside of the process, or data of another size than
-      the statistics.
+    ValueError: for a time outside of the process, data of another size than
+      the statistics, or noise that is not normal.
   """
+  _check_process(process, "teleport")
   for name, t in (("t_from", t_from), ("t_to", t_to)):
     clean = t == process.t_zero
     slack = 1e-9 * process.t_max
@@ -111,6 +114,7 @@ def gaussian_prior(
     label: i32[batch], the classes, of statistics by class.
     index: i32[batch], the samples' indices; 0, 1, ... by default.
   """
+  _check_process(process, "gaussian_prior")
   t = process.t_max if t is None else t
   alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
   like = jax.ShapeDtypeStruct(tuple(shape), jnp.result_type(float))
@@ -159,6 +163,8 @@ def teleport_sample(
       that was cut out of a longer one and needs its history.
   """
   checks.one_of(prior, ("isotropic", "gaussian"), "prior")
+  _check_process(process, "teleport_sample")
+  agreement.check(model, table, process, "teleport_sample")
   _no_history(table)
   t_from = process.t_max if t_from is None else float(t_from)
   t_skip = float(table.t[0])
@@ -223,6 +229,18 @@ def choose_skip(
   bad = np.flatnonzero(~(shares <= tolerance))
   first = int(bad[0]) if len(bad) else len(times)
   return float(times[first - 1]) if first else math.nan
+
+
+def _check_process(process, name):
+  checks.process(process, f"{name}(..., process)")
+  check_normal(
+    process,
+    name,
+    "moves by the flow of Gaussian data, which is known under normal noise"
+    " alone",
+    "leave the first steps to the solver, or take the limit of normal noise,"
+    " pfgmpp(None)",
+  )
 
 
 def _no_history(table):

@@ -215,7 +215,7 @@ def table(schedule: Schedule, process: GaussianProcess) -> Tableau:
       if step.corrector == "implicit":
         outputs[-1] = call(end, i + 1)
     y = end
-  return _rows(asked, states, y)
+  return tables.under(_rows(asked, states, y), process)
 
 
 def _step(step, i, y, outputs, alpha, sigma, lam, corrects):

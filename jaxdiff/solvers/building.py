@@ -18,8 +18,8 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import grids
 from jaxdiff import tableau as tables
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
-from jaxdiff.processes import Normal
 from jaxdiff.solvers import forms
 
 Solver = Callable[..., tables.Tableau]
@@ -83,14 +83,9 @@ def solver(
     if last is not None:
       parts.append(last)
     table = tables.validate(tables.concat(*parts))
-    if process.noise != Normal() and table.stochastic:
-      raise ValueError(
-        f"{name} adds normal noise with these options, but the noise of this"
-        f" process is {process.noise}: the sum of the two is not, so that the"
-        " samples would leave its marginals; use a deterministic solver"
-        " (eta=0, churn=0), or the limit of normal noise, pfgmpp(None)"
-      )
-    return table
+    if table.stochastic:
+      check_normal(process, name)
+    return tables.under(table, process)
 
   checked.build = build
   return checked
@@ -133,7 +128,8 @@ def renewal(eta: Any, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def denoise(process: GaussianProcess, t: float, t_end: float) -> tables.Tableau:
   """Returns the row that accepts alpha' x0, the step from t into sigma = 0."""
-  return tables.row(t, "x0", y=(0.0, 0.0, float(process.alpha(t_end))))
+  row = tables.row(t, "x0", y=(0.0, 0.0, float(process.alpha(t_end))))
+  return tables.under(row, process)
 
 
 def _first_row(process, grid):
@@ -186,7 +182,7 @@ def encoder(
       " these options, so its path cannot be walked backwards; encode with a"
       " deterministic solver (eta=0, churn=0)"
     )
-  return tables.validate(table)
+  return tables.under(tables.validate(table), process)
 
 
 def step_orders(

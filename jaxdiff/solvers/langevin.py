@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import tableau as tables
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
@@ -28,8 +30,11 @@ def langevin(process: GaussianProcess, t: Any, step: Any) -> Tableau:
     step: f64[n] or a scalar, its size e > 0.
 
   Raises:
-    ValueError: if a size is negative, or a time has no noise.
+    ValueError: if a size is negative, a time has no noise, or the noise is not
+      normal.
   """
+  checks.process(process, "langevin(process, t, step)")
+  check_normal(process, "a Langevin step", "score")
   t, step = np.broadcast_arrays(
     np.atleast_1d(np.asarray(t, np.float64)), np.asarray(step, np.float64)
   )
@@ -39,13 +44,14 @@ def langevin(process: GaussianProcess, t: Any, step: Any) -> Tableau:
       "a Langevin step needs a size of at least 0 and a time with noise, got"
       f" step = {step.min():.4g} and sigma(t) = {sigma.min():.4g} at the least"
     )
-  return tables.multistep(
+  table = tables.multistep(
     t=t,
     output="eps",
     carry=np.ones(len(t)),
     history=(-step / sigma)[:, None],
     noise=np.sqrt(2.0 * step),
   )
+  return tables.under(table, process)
 
 
 def with_langevin(

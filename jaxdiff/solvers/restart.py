@@ -29,6 +29,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import grids
 from jaxdiff import tableau as tables
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import Solver
 from jaxdiff.solvers.heun import heun
@@ -78,6 +79,8 @@ def restart(
       outside of the grid, of no height, or without steps.
   """
   checks.process(process, "restart(process, grid)")
+  if len(intervals):
+    check_normal(process, "restart")
   grid = checks.falling_grid(grid, process.t_min, process.t_max, process.t_zero)
   level = process.noise_level(grid)
   stops = {}

@@ -27,6 +27,8 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import tableau as tables
+from jaxdiff.processes import agreement
+from jaxdiff.processes import describe
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
@@ -54,10 +56,24 @@ def transfer(
     A table of the same shape; its last sample is at the noise level of t_end.
 
   Raises:
-    ValueError: if `target` does not have one of the noise levels.
+    ValueError: if `target` does not have one of the noise levels, or has noise
+      of another law than the table draws, or the table is not of `source`.
   """
   checks.process(source, "transfer(tableau, source, target)")
   checks.process(target, "transfer(tableau, source, target)")
+  if tableau.process is not None and not agreement.same(
+    tableau.process, source
+  ):
+    raise ValueError(
+      f"transfer moves a table from {describe(source)}, but this one was built"
+      f" for {describe(tableau.process)}; pass its own process as source"
+    )
+  if source.noise != target.noise and tableau.stochastic:
+    raise ValueError(
+      f"a table that draws the noise of {describe(source)}, {source.noise},"
+      f" cannot be moved to {describe(target)}, whose noise is {target.noise};"
+      " transfer a deterministic one (eta=0, churn=0)"
+    )
   t = np.asarray(tableau.t, np.float64)
   t_end = source.t_min if t_end is None else float(t_end)
   moved = _same_level(source, target, t)
@@ -71,7 +87,7 @@ def transfer(
   def times(leaf, factor):
     return leaf * factor.reshape(factor.shape + (1,) * (leaf.ndim - 1))
 
-  return Tableau(
+  made = Tableau(
     t=moved,
     output=tableau.output,
     state=times(tableau.state, there / here),
@@ -84,6 +100,7 @@ def transfer(
       axis=1,
     ),
   )
+  return tables.under(made, target)
 
 
 def normal_form(tableau: Tableau, process: GaussianProcess) -> Tableau:
@@ -138,7 +155,8 @@ def normal_form(tableau: Tableau, process: GaussianProcess) -> Tableau:
   history = np.zeros((n, n))
   for i in range(n):
     history[i, : i + 1] = weights[i, i::-1]  # newest first
-  return tables.multistep(tableau.t, "x0", carry, history)
+  form = tables.multistep(tableau.t, "x0", carry, history)
+  return tables.under(form, process)
 
 
 def _same_level(source, target, t, may_be_zero=False):

@@ -1,0 +1,197 @@
+"""Whether a table, a model and a process belong together.
+
+Times mean nothing by themselves: t = 0.5 is one noise level of one process and
+another of another. Two processes agree if they have the same alpha and sigma at
+the same times; their ranges of times may differ. A table carries the process
+that it was built for (`tableau.under`), a model has its own, and every door
+that takes both compares them, where they are known.
+"""
+
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdiff import checks
+from jaxdiff.processes.noise import describe
+from jaxdiff.processes.noise import is_normal
+
+_RTOL = 1e-3  # far below what a sample shows, far above rounding
+_ATOL = 1e-6
+_NOISE_ALONE = 0.1  # alpha / sigma: data of unit scale are lost in noise there
+_VALUES = 64  # of which a scale is told within a factor of two
+
+
+def process_of(model: Any) -> Any:
+  """Returns the process that a model was made for, or None if it says none.
+
+  A wrapped model (guidance, quantization, a mixture of experts) is its inner
+  model's, unless it has a process of its own.
+  """
+  for _ in range(16):  # wrappers of wrappers
+    found = getattr(model, "process", None)
+    if _is_process(found):
+      return found
+    inner = getattr(model, "model", None)
+    if inner is None:
+      return None
+    model = inner
+  return None
+
+
+def same(one: Any, other: Any) -> bool:
+  """Returns whether two processes have one noise level at one time.
+
+  Ranges of times and laws of noise may differ. Where a value cannot be read,
+  inside a transformation, they are taken to agree.
+  """
+  if one is other or one == other:
+    return True
+  if getattr(one, "schedule", one) == getattr(other, "schedule", other):
+    return True
+  low, high = max(one.t_min, other.t_min), min(one.t_max, other.t_max)
+  if not all(map(checks.concrete, (low, high))):
+    return True
+  if not low < high:
+    return False
+  t = np.linspace(low, high, 9)
+  if low > 0:  # both scales: EDM's times span five orders of magnitude
+    t = np.concatenate([t, np.geomspace(low, high, 9)])
+  for f in ("alpha", "sigma"):
+    a, b = getattr(one, f)(t), getattr(other, f)(t)
+    if not (checks.concrete(a) and checks.concrete(b)):
+      return True
+    if not np.allclose(a, b, rtol=_RTOL, atol=_ATOL):
+      return False
+  return True
+
+
+def check(
+  model: Any, table: Any = None, process: Any = None, call: str = "sample"
+) -> Any:
+  """Checks what a sampler is given, and returns the process it is under.
+
+  Args:
+    model: the model.
+    table: a Tableau, or None.
+    process: the process that the caller named, or None.
+    call: name of the function, for the message.
+
+  Returns:
+    The process named, the model's or the table's; None if none is known.
+
+  Raises:
+    ValueError: if two of them disagree, if the table calls at times that the
+      model's process does not have, or draws noise of another law than its.
+  """
+  built = getattr(table, "process", None)
+  known = {
+    "process=": process,
+    "the model": process_of(model),
+    "the table": built,
+  }
+  known = {k: v for k, v in known.items() if _is_process(v)}
+  if not known:
+    return None
+  (first, one), *others = known.items()
+  for second, other in others:
+    _check_same(first, one, second, other, call)
+  if table is not None and built is None:
+    _check_times(table, first, one, call)
+  if built is not None and not (is_normal(one) or built.noise == one.noise):
+    noise = table.noise
+    if checks.concrete(noise) and np.any(np.asarray(noise) != 0):
+      raise ValueError(
+        f"{call}: the table was built for {describe(built)} and draws its"
+        f" noise, {built.noise}, but {first} is of {describe(one)}, whose noise"
+        f" is {one.noise}; take a deterministic solver (eta=0, churn=0)"
+      )
+  return one
+
+
+def check_start(x: Any, process: Any, t: Any) -> None:
+  """Warns if x cannot be noise of the process at time t, by its scale.
+
+  Looked at only where the process leaves no data to be seen (alpha / sigma
+  below 0.1), where x is one concrete array of many values, and off by more
+  than a factor: an image to begin from, data in large units or noise that was
+  scaled a little are not meant.
+
+  Args:
+    x: [batch, ...], where sampling starts.
+    process: the process, or None if it is not known.
+    t: the time of the first call.
+  """
+  if process is None or not isinstance(x, (np.ndarray, jax.Array)):
+    return
+  if not all(map(checks.concrete, (x, t))) or np.ndim(t):
+    return
+  if not getattr(x, "is_fully_addressable", True) or x.size > 2**22:
+    return
+  alpha, sigma = process.alpha(float(t)), process.sigma(float(t))
+  if not all(map(checks.concrete, (alpha, sigma))):
+    return
+  if x.size < _VALUES or not alpha < _NOISE_ALONE * sigma:
+    return
+  if not is_normal(process) and len(x) < 16:  # single samples may be anything
+    return
+  each = np.asarray(x).astype(np.float64).reshape(len(x), -1)
+  # the median: tails are heavy under other laws than the normal
+  scale = float(np.median(np.sqrt(np.mean(each**2, axis=1))))
+  if scale < 0.5 * sigma or scale > 4.0 * sigma:
+    warnings.warn(
+      f"sampling starts at t = {float(t):.6g} of {describe(process)}, where x"
+      f" is noise of scale sigma = {float(sigma):.4g}, but x has the scale"
+      f" {scale:.4g}; pass x = process.prior(key, shape), or a shape with"
+      " process=..., or multiply your noise by process.sigma(t)",
+      stacklevel=3,
+    )
+
+
+def _check_same(first, one, second, other, call):
+  if same(one, other):
+    return
+  low, high = max(one.t_min, other.t_min), min(one.t_max, other.t_max)
+  at = ""
+  if low < high:
+    t = np.linspace(low, high, 9)
+    apart = lambda f: abs(getattr(one, f)(t) - getattr(other, f)(t))
+    i = int(np.argmax(apart("alpha") + apart("sigma")))
+    at = (
+      f" At t = {t[i]:.4g} the one has (alpha, sigma) ="
+      f" ({one.alpha(t)[i]:.4g}, {one.sigma(t)[i]:.4g}), the other"
+      f" ({other.alpha(t)[i]:.4g}, {other.sigma(t)[i]:.4g})."
+    )
+  raise ValueError(
+    f"{call}: {first} is of {describe(one)}, but {second} of"
+    f" {describe(other)}: the same times mean other noise levels, and the"
+    f" samples would be nonsense.{at} Build the table with the model's process,"
+    " as in solver(model.process, grids.karras(model.process, n)), or move it"
+    " there with solvers.transfer(table, source, model.process)"
+  )
+
+
+def _check_times(table, first, process, call):
+  """Refuses a table without a process that leaves the times of a known one."""
+  t = table.t
+  if not checks.concrete(t) or np.size(t) == 0:
+    return
+  t = np.asarray(t, np.float64)
+  low, high = process.t_min, process.t_max
+  slack = 1e-5 * max(abs(low), abs(high))  # the times may be float32
+  outside = (t < low - slack) & (t != process.t_zero)
+  churned = checks.concrete(table.noise) and np.any(
+    np.asarray(table.noise)[..., 0]
+  )
+  if not churned:  # churn asks above the grid's first time
+    outside |= t > high + slack
+  if outside.any():
+    raise ValueError(
+      f"{call}: the table calls the model at t = {t[outside][0]:.6g}, but"
+      f" {first} is of {describe(process)}; build the table with that process"
+    )
+
+
+def _is_process(value):
+  return hasattr(value, "log_snr") and hasattr(value, "t_max")
