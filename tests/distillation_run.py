@@ -51,7 +51,7 @@ def watched(seen):
   scale = float(PROCESS.sigma(PROCESS.t_max))
 
   def generate(key, model, batch):
-    z = distillation.generators.noise(key, batch)
+    z = distillation.generators.noise(key, batch, PROCESS)
     note = lambda sharding: seen.append(sharding.shard_shape(z.shape)[0])
     jax.debug.inspect_array_sharding(z, callback=note)
     labels = distillation.generators.label(batch)

@@ -275,7 +275,7 @@ MATRIX = np.asarray([[0.8, 0.3], [-0.2, 0.6]], np.float32)
 
 def _noise(batch, key=0, sigma_in=2.0):
   first = jax.random.split(jax.random.key(key), 6)[0]
-  return sigma_in * generators.noise(first, batch)
+  return sigma_in * generators.noise(first, batch, processes.edm())
 
 
 ALONE = dict(w_dmd=0.0, w_flow=0.0)  # quicker to compile without them
@@ -344,7 +344,10 @@ def test_the_flow_ends_where_the_teacher_denoises(process, x64):
   np.testing.assert_allclose(end, teacher(x, t).x0, rtol=1e-9)
   noise = (start - batch["image"]) / 0.7
   np.testing.assert_allclose(
-    noise, generators.noise(jax.random.key(0), batch), rtol=1e-9, atol=1e-9
+    noise,
+    generators.noise(jax.random.key(0), batch, process),
+    rtol=1e-9,
+    atol=1e-9,
   )
 
 

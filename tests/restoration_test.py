@@ -354,7 +354,7 @@ def test_the_three_terms_of_sinsr_are_what_they_say():
   assert float(value) == pytest.approx(
     float(said["distill"] + said["inverse"] + said["truth"]), rel=1e-6
   )
-  z = distillation.generators.noise(key, batch)
+  z = distillation.generators.noise(key, batch, PROCESS)
   sigma, y = PROCESS.sigma(PROCESS.t_max), batch["label"]
   grid = grids.power_log(PROCESS, 3, to_zero=True)
   bound = denoisers.with_label(teacher, y)

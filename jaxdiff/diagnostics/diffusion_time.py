@@ -28,6 +28,7 @@ import numpy as np
 
 from jaxdiff import tree
 from jaxdiff.predictions import ask
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
 LogDensity = Callable[[jax.Array, float], jax.Array]
@@ -77,6 +78,7 @@ def elbo_curve(
     ValueError: for times that do not rise, or leave the process's.
     TypeError: for a log_nu that is no function.
   """
+  _check_bound(process, "elbo_curve")
   times = checked_times(process, times)
   log_nu = standard_prior(process) if log_nu is None else log_nu
   if not callable(log_nu):
@@ -144,6 +146,7 @@ def score_gap(
     times: f[n], the times T, rising.
     nodes: of the quadrature in lambda, between one T and the next.
   """
+  _check_bound(process, "score_gap")
   times = checked_times(process, times)
   at, weight = quadrature(process, times, nodes)
 
@@ -177,15 +180,21 @@ def quadrature(
 
 
 def standard_prior(process: GaussianProcess, data_std: float = 1.0):
-  """Returns log_nu(x, T) of N(0, (alpha_T^2 data_std^2 + sigma_T^2) I)."""
+  """Returns log_nu(x, T), the density of `process.prior` at T.
 
-  def log_nu(x: jax.Array, t: float) -> jax.Array:
-    variance = (process.alpha(t) * data_std) ** 2 + process.sigma(t) ** 2
-    flat = x.reshape(len(x), -1)
-    square = jnp.sum(flat**2, axis=1) / variance
-    return -0.5 * (square + flat.shape[1] * np.log(2 * np.pi * variance))
+  Under normal noise N(0, (alpha_T^2 data_std^2 + sigma_T^2) I).
+  """
+  return lambda x, t: process.log_prior(x, t, data_std)
 
-  return log_nu
+
+def _check_bound(process, name):
+  check_normal(
+    process,
+    name,
+    "bounds the likelihood by squared errors, which are the divergence of"
+    " normal steps alone",
+    "take likelihood.log_likelihood, which is right for any noise",
+  )
 
 
 def checked_times(process: GaussianProcess, times: Any) -> np.ndarray:

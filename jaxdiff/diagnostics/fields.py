@@ -8,8 +8,13 @@ import jax.numpy as jnp
 
 from jaxdiff import tree
 from jaxdiff.predictions import ask
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
+NO_SCORE = (
+  "look at the model's own answers, x0 and eps, or at a model of normal noise,"
+  " pfgmpp(None)"
+)
 Score = Callable[[jax.Array, Any], jax.Array]
 
 
@@ -20,7 +25,11 @@ def score_of(model: Any, process: GaussianProcess) -> Score:
     model: model(x, t) -> Prediction that takes t f[batch], as a `Denoiser` and
       the exact models do.
     process: the forward process.
+
+  Raises:
+    ValueError: if its noise is not normal.
   """
+  check_normal(process, "the score of a model", "score", NO_SCORE)
 
   def score(x: jax.Array, t: Any) -> jax.Array:
     t = jnp.asarray(t, tree.compute_dtype(x.dtype))

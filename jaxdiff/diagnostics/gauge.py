@@ -27,7 +27,9 @@ from jaxdiff import numerics
 from jaxdiff import tree
 from jaxdiff.denoisers import GradientApply
 from jaxdiff.predictions import ask
+from jaxdiff.diagnostics.fields import NO_SCORE
 from jaxdiff.predictions import Prediction
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
 PyTree = Any
@@ -86,8 +88,15 @@ def rotate(model: Any, skew: Any, process: GaussianProcess) -> Transformed:
     process: the forward process.
 
   Raises:
-    ValueError: if A is not antisymmetric.
+    ValueError: if A is not antisymmetric, or the noise not normal.
   """
+  check_normal(
+    process,
+    "rotate",
+    "turns eps as a score, which keeps the law; it is one under normal noise"
+    " alone",
+    NO_SCORE,
+  )
   skew = np.asarray(skew, np.float64)
   if skew.ndim != 2 or skew.shape[0] != skew.shape[1]:
     raise ValueError(f"A must be a square matrix [d, d], got {skew.shape}")

@@ -117,7 +117,7 @@ def _nodes(arrays, key, x0, index, times, curves, *, static, process, what):
   model = tree.combine(arrays, static)
   dtype = tree.compute_dtype(x0.dtype)
   x0 = x0.astype(dtype)
-  noise = tree.normal(jax.random.fold_in(key, 0), x0, index)
+  noise = process.noise.draw(jax.random.fold_in(key, 0), x0, index)
   probe = jnp.sign(tree.normal(jax.random.fold_in(key, 1), x0, index))
   cast = lambda v: jnp.asarray(v, dtype)
 

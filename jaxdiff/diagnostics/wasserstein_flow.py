@@ -31,6 +31,8 @@ from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.diagnostics import conservativity
 from jaxdiff.predictions import ask
+from jaxdiff.diagnostics.fields import NO_SCORE
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
 Model = Callable[[Any, Any], Any]
@@ -211,8 +213,9 @@ def audit(
 
   Raises:
     ValueError: for fewer than 16 points, a radius that is not positive, or
-      more than 256 values a sample without probes.
+      more than 256 values a sample without probes, or noise that is not normal.
   """
+  check_normal(process, "wasserstein_flow.audit", "score", NO_SCORE)
   if points < 16 or not radius > 0:
     raise ValueError(
       "a circle takes at least 16 points and a positive radius, got"

@@ -50,6 +50,7 @@ from jaxdiff.distillation import method as methods
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
 from jaxdiff.predictions import ask
+from jaxdiff.processes import check_normal
 
 Ratio = Callable[[jax.Array, Any, Any, Mapping[str, Any]], jax.Array]
 
@@ -100,6 +101,13 @@ def ddo(
     student.params, reference.params, "the student", "its reference"
   )
   if ratio is None:
+    check_normal(
+      student.process,
+      "the ratio of ddo",
+      "takes the difference of denoising errors for log p / p_ref: they bound"
+      " the likelihood under normal noise alone",
+      "give ratio=, log p / p_ref of the two models",
+    )
     ratio = diffusion_ratio(
       times or losses.times.log_normal(student.process), weighting
     )

@@ -47,6 +47,8 @@ from jaxdiff.distillation.fake_score import denoising
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
 from jaxdiff.predictions import ask
+from jaxdiff.processes import check_normal
+from jaxdiff.processes import GaussianProcess
 
 FLOOR = 1e-3
 
@@ -85,8 +87,12 @@ def dmd(
       x at t_max, and "end", where the teacher's ODE takes it.
     adversary: settings of the adversarial term, if there is one.
     ema: decay of the student's average.
+
+  Raises:
+    ValueError: for noise that is not normal.
   """
   fake = student if fake is None else fake
+  check_matching(fake.process, "dmd")
   process = student.process
   generator = generator or generators.one_step(process)
   times = times or losses.times.uniform_log_snr(process)
@@ -138,6 +144,24 @@ def dmd(
     params={"fake": params},
     frozen={"teacher": teacher},
     ema=ema,
+  )
+
+
+def check_matching(process: GaussianProcess, name: str) -> None:
+  """Raises a ValueError unless the direction of DMD is a process's score.
+
+  Args:
+    process: that the samples are noised by.
+    name: of the method.
+  """
+  check_normal(
+    process,
+    name,
+    "takes the difference of denoisers for that of scores, whose direction"
+    " lessens the KL divergence; it is one under normal noise alone",
+    "match the denoisers themselves (sid, sim) or follow the ODE"
+    " (consistency_distillation, mean_flow, reflow, progressive), which is"
+    " right for any noise",
   )
 
 

@@ -27,9 +27,11 @@ from jaxdiff.processes import GaussianProcess
 Generator = Callable[[jax.Array, Any, Mapping[str, Any]], jax.Array]
 
 
-def noise(key: jax.Array, batch: Mapping[str, Any]) -> jax.Array:
-  """Returns standard normal noise like batch["image"], by the index."""
-  return tree.normal(key, batch["image"], batch.get("index"))
+def noise(
+  key: jax.Array, batch: Mapping[str, Any], process: GaussianProcess
+) -> jax.Array:
+  """Returns noise of the process like batch["image"], by the index."""
+  return process.noise.draw(key, batch["image"], batch.get("index"))
 
 
 def label(batch: Mapping[str, Any]) -> tuple:
@@ -51,7 +53,7 @@ def one_step(
   scale = float(np.hypot(process.sigma(t), process.alpha(t) * data_std))
 
   def generate(key, model, batch):
-    return ask(model, scale * noise(key, batch), t, *label(batch)).x0
+    return ask(model, scale * noise(key, batch, process), t, *label(batch)).x0
 
   return generate
 
@@ -96,10 +98,10 @@ def backward_simulation(
     keys = jax.random.split(key, n + 1)
     size = batch["image"].shape[0]
     stop = jax.random.randint(keys[n], (size,), n - 1 if last else 0, n)
-    x = sigma[0] * noise(keys[0], batch)
+    x = sigma[0] * noise(keys[0], batch, process)
     for i in range(1, n):
       x0 = jax.lax.stop_gradient(ask(model, x, times[i - 1], *label(batch)).x0)
-      further = alpha[i] * x0 + sigma[i] * noise(keys[i], batch)
+      further = alpha[i] * x0 + sigma[i] * noise(keys[i], batch, process)
       x = jnp.where(tree.expand(stop >= i, x), further, x)
     t = jnp.asarray(times, x.dtype)[stop]
     return ask(model, x, t, *label(batch)).x0

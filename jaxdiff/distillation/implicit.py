@@ -18,6 +18,11 @@ s = (alpha D - x) / sigma^2, and
   delta = D_teacher(x_t) - D_fake(x_t),   s_fake - s_teacher = - alpha delta /
   sigma^2,   s_fake - grad log p(x_t | x0) = alpha (D_fake - x0) / sigma^2.
 
+Neither the identity nor its derivative asks for the law of eps: x_t carries it.
+Under noise that is not normal delta is not of scores, but of denoisers all the
+same, and the divergence E_pi d(delta) that is lessened vanishes where they, and
+so the two ODEs, agree.
+
 `matching` makes such a loss of an objective(x0, teacher_x0, fake_x0, lam) ->
 f[n] of the clean samples, of what either model answers at x_t, and of the
 log-SNR; `method` is the rest of a method around it. SIM and SiD are two

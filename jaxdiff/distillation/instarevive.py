@@ -41,6 +41,7 @@ from jaxdiff import processes
 from jaxdiff import training
 from jaxdiff import tree
 from jaxdiff.distillation import generators
+from jaxdiff.distillation.dmd import check_matching
 from jaxdiff.distillation.dmd import matching as dmd_loss
 from jaxdiff.distillation.fake_score import fake_score
 from jaxdiff.distillation.method import Method
@@ -186,10 +187,14 @@ def instarevive(
     fake_steps: steps of the fake score for each step of the student.
     control: of noise and weights.
     ema: decay of the student's average.
+
+  Raises:
+    ValueError: for noise that is not normal.
   """
   control = Control() if control is None else control
   fake = student if fake is None else fake
   process = student.process
+  check_matching(fake.process, "instarevive")
   generate = restored_at(t)
 
   def loss(key, params, nets, batch):

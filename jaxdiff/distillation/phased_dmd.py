@@ -47,6 +47,7 @@ from jaxdiff import training
 from jaxdiff import tree
 from jaxdiff.denoisers import Experts
 from jaxdiff.distillation import generators
+from jaxdiff.distillation.dmd import check_matching
 from jaxdiff.distillation.dmd import direction
 from jaxdiff.distillation.experts import one_by_one
 from jaxdiff.distillation.jumps import jump
@@ -94,9 +95,11 @@ def phased_dmd(
 
   Raises:
     ValueError: for a grid that does not fall, has noise alone at the end of a
-      phase, or is not parted by the number of phases.
+      phase, or is not parted by the number of phases, and noise that is not
+      normal.
   """
   process = student.process
+  check_matching(process, "phased_dmd")
   grid = checks.falling_grid(grid, process.t_min, process.t_max, process.t_zero)
   each, ends = _parted(process, grid, phases)
   times = times or losses.times.uniform_log_snr(process)
@@ -127,7 +130,8 @@ def phased_dmd(
     last = k * each
     if each > 1:
       last += jax.random.randint(jax.random.fold_in(key, 1), (), 0, each)
-    x = jax.lax.fori_loop(0, last, step, scale * generators.noise(key, batch))
+    start = scale * generators.noise(key, batch, process)
+    x = jax.lax.fori_loop(0, last, step, start)
     predicted = own(params, k)(x, when[last], *labels)
     end = when[(k + 1) * each]
     return jump(process, predicted, x, when[last], end), predicted.x0, end

@@ -37,6 +37,7 @@ from jaxdiff import training
 from jaxdiff import tree
 from jaxdiff.distillation import generators
 from jaxdiff.distillation import trigflow
+from jaxdiff.distillation.dmd import check_matching
 from jaxdiff.distillation.dmd import matching as dmd_loss
 from jaxdiff.distillation.fake_score import fake_score
 from jaxdiff.distillation.method import Method
@@ -93,8 +94,8 @@ def rcm(
     ema: decay of the student's average, or a profile of `training.ema`.
 
   Raises:
-    ValueError: for a negative weight, no calls, or a sigma_data that is not the
-      data's.
+    ValueError: for a negative weight, no calls, a sigma_data that is not the
+      data's, or matching under noise that is not normal.
   """
   if min(scm_weight, dmd_weight) < 0 or max(scm_weight, dmd_weight) == 0:
     raise ValueError(
@@ -104,6 +105,8 @@ def rcm(
   if data is not None:
     trigflow.check_sigma_data(data, student.sigma_data)
   process = student.process
+  if dmd_weight > 0:
+    check_matching(process, "the distribution matching of rcm")
   shift = math.log(student.sigma_data)
   drawn = lambda mean: losses.times.log_normal(process, mean + shift, 1.6)
   times = times or drawn(-0.8)
@@ -189,10 +192,11 @@ def random_simulation(
       alpha, sigma = (
         tree.expand(f(t), x) for f in (process.alpha, process.sigma)
       )
-      noise = generators.noise(noise_key, batch)
+      noise = generators.noise(noise_key, batch, process)
       return (alpha * x0 + sigma * noise).astype(x.dtype), t
 
-    first = generators.noise(jax.random.fold_in(key, calls), batch)
+    own = jax.random.fold_in(key, calls)
+    first = generators.noise(own, batch, process)
     t = jnp.full((size,), process.t_max, tree.compute_dtype(first.dtype))
     x = (process.sigma(process.t_max) * first).astype(first.dtype)
     x, t = jax.lax.fori_loop(0, n, further, (x, t))

@@ -124,7 +124,7 @@ def ends(
       "label" of the samples.
   """
   first = float(np.asarray(table.t)[0])
-  start = generators.noise(key, batch)
+  start = generators.noise(key, batch, process)
   start = (process.sigma(first) * start).astype(start.dtype)
   labels = generators.label(batch)
   model = (lambda x, t: teacher(x, t, *labels)) if labels else teacher

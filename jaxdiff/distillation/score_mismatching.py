@@ -194,7 +194,7 @@ def score_loss(
   real = error(real_key, score, batch["image"], levels, batch)
   value, metrics = real, dict(real=real)
   if kappa:
-    other = generators.noise(other_key, batch)
+    other = generators.noise(other_key, batch, score.process)
     wrong = {
       "independent": lambda eps: other,
       "none": lambda eps: eps,

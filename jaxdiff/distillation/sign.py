@@ -49,6 +49,7 @@ from jaxdiff import training
 from jaxdiff import tree
 from jaxdiff.distillation import generators
 from jaxdiff.distillation import jumps
+from jaxdiff.distillation.dmd import check_matching
 from jaxdiff.distillation.dmd import matching
 from jaxdiff.distillation.fake_score import fake_score
 from jaxdiff.distillation.method import Method
@@ -112,7 +113,8 @@ def sign(
   Raises:
     TypeError: for a student that is told the time, or without a fake denoiser.
     ValueError: for weights below 0, the adversarial term unasked for, no term
-      that tells f from the identity, or a process that shrinks the data.
+      that tells f from the identity, a process that shrinks the data, or "dmd"
+      under noise that is not normal.
   """
   weights = dict(
     rec=w_rec, idem=w_idem, dmd=w_dmd, flow=w_flow, denoise=w_denoise,
@@ -128,6 +130,8 @@ def sign(
       " cannot be it; give a Denoiser as fake="
     )
   process = fake.process
+  if w_dmd:
+    check_matching(process, 'the term "dmd" of sign')
   times = times or losses.times.uniform_log_snr(process)
   generator = generators.one_step(
     student.process, float(student.process.time_at(sigma_in))
@@ -157,7 +161,7 @@ def sign(
 
     def local():
       sigma = denoise_sigma * jax.random.uniform(keys[4], x.shape[:1], x.dtype)
-      noise = generators.noise(keys[5], batch)
+      noise = generators.noise(keys[5], batch, student.process)
       return distance(f(x + tree.expand(sigma, x) * noise), x)
 
     terms = dict(

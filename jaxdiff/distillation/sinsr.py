@@ -108,7 +108,7 @@ def sinsr(
   def loss(key, params, nets, batch):
     r, labels = batch["image"], generators.label(batch)
     model = with_params(student, params)
-    z = generators.noise(key, batch)
+    z = generators.noise(key, batch, process)
     aim = _rollout(nets["teacher"], table, sigma * z, labels)
     answer = ask(model, sigma * z, first, *labels).x0
     back = ask(model, aim, last, *labels).eps

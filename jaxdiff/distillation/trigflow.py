@@ -37,6 +37,7 @@ from jaxdiff import predictions
 from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
+from jaxdiff.processes import describe
 from jaxdiff.processes import GaussianProcess
 
 
@@ -143,10 +144,19 @@ def under(
     model: model(x, t[, label]) -> Prediction.
     process: the one that it is to be asked under.
     own: the one that it was made for; by default model.process.
+
+  Raises:
+    ValueError: for processes of different noise.
   """
   own = getattr(model, "process", None) if own is None else own
   checks.process(own, "under(model, process, own)")
   checks.process(process, "under(model, process)")
+  if own.noise != process.noise:
+    raise ValueError(
+      f"a model of {describe(own)}, whose noise is {own.noise}, knows nothing"
+      f" of {describe(process)}, whose noise is {process.noise}; give it"
+      " dataclasses.replace(process, noise=own.noise)"
+    )
   return Under(model, own, process)
 
 
@@ -163,7 +173,10 @@ def field(
   The result raises TypeError for integer angles, which it cannot be
   differentiated in, and ValueError for angles outside of (0, pi / 2].
   """
-  there = under(model, process(sigma_data), own)
+  own = getattr(model, "process", None) if own is None else own
+  checks.process(own, "field(model, sigma_data, own)")
+  to = dataclasses.replace(process(sigma_data), noise=own.noise)
+  there = under(model, to, own)
 
   def velocity_at(y: jax.Array, a: Any, *label: Any) -> jax.Array:
     floating(a, "an angle of TrigFlow")

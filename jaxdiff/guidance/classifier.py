@@ -21,6 +21,8 @@ from jaxdiff import numerics
 from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
+from jaxdiff.processes import agreement
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
 
@@ -67,8 +69,19 @@ def classifier_guided(
 
   Raises:
     TypeError: if log_prob cannot be called.
+    ValueError: if the noise of the process is not normal, or the model of
+      another process.
   """
   checks.process(process, "classifier_guided(model, log_prob, process)")
+  check_normal(
+    process,
+    "classifier_guided",
+    "moves eps by the gradient of log p(y | x_t), which Bayes' rule says of"
+    " scores; eps is a score under normal noise alone",
+    "use a conditional model with cfg, which is right for any noise, or the"
+    " limit of normal noise, pfgmpp(None)",
+  )
+  agreement.check(model, None, process, "classifier_guided")
   if not callable(log_prob):
     raise TypeError(
       "classifier_guided(model, log_prob, process) takes a function (x, t) ->"

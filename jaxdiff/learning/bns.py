@@ -93,13 +93,14 @@ def bns(
       newest = (alpha[:-1] * left[:, 1] - sigma[:-1] * left[:, 0]) / det
       history = history.at[:, 0].set(newest)
     state = jnp.zeros((n, 2, 2), theta.dtype).at[:, :, 0].set(carry[:, None])
-    return Tableau(
+    learned = Tableau(
       t=t,
       output=jnp.asarray(form.output, theta.dtype),
       state=state,
       history=jnp.stack([history, history], axis=1),
       noise=jnp.zeros((n, 3), theta.dtype),
     )
+    return tables.under(learned, process)
 
   return np.concatenate(parts), build
 

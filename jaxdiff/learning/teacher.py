@@ -20,6 +20,7 @@ from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tree
+from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
@@ -107,7 +108,8 @@ def teach(
     batch: samples at a time.
 
   Raises:
-    ValueError: if the table draws noise.
+    ValueError: if the table draws noise, or table, model and process are not of
+      one process.
   """
   checks.process(process, "teach(key, model, process, shape, table)")
   if table.stochastic:
@@ -115,6 +117,7 @@ def teach(
       "the teacher draws noise, so a noise has no one end to be learned; give"
       " a deterministic table, such as teacher(process)"
     )
+  agreement.check(model, table, process, "teach")
   dtype = jnp.result_type(float) if dtype is None else dtype
   start = process.prior(key, shape, float(table.t[0]), dtype=dtype)
   lessons = Lessons(start, start, None if label is None else jnp.asarray(label))

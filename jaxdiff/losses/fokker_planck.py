@@ -26,6 +26,7 @@ from jaxdiff.losses import times as times_lib
 from jaxdiff.losses.denoising import images
 from jaxdiff.losses.denoising import Loss
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.processes.fokker_planck import check_equation
 from jaxdiff.processes.fokker_planck import gradient
 from jaxdiff.processes.fokker_planck import potential_residual
 
@@ -63,9 +64,10 @@ def fokker_planck(
 
   Raises:
     ValueError: for a box that is not positive, no points, or a fraction outside
-      of [0, 1].
+      of [0, 1], or noise that is not normal.
   """
   checks.process(process, "fokker_planck(potential, process)")
+  check_equation(process, "losses.fokker_planck")
   if not box > 0:
     raise ValueError(
       f"box is half the side of the cube of points, positive; got {box}"

@@ -11,6 +11,7 @@ and a (K + 2)^2 covariance propagate by
 import numpy as np
 
 from jaxdiff.oracles.mixture import GaussianMixture
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
@@ -36,8 +37,14 @@ def propagate(
     (mean, variance): f64[d] each, in the eigenbasis of the covariance.
 
   Raises:
-    ValueError: for more than one component.
+    ValueError: for more than one component, or noise that is not normal.
   """
+  check_normal(
+    process,
+    "propagate",
+    "follows normal laws, which noise of another law does not keep",
+    "sample, or take the limit of normal noise, pfgmpp(None)",
+  )
   if np.shape(single.means)[0] != 1:
     raise ValueError(
       "laws propagate exactly for one Gaussian only, this mixture has"

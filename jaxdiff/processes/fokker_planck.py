@@ -24,6 +24,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import jacobians
 from jaxdiff.processes.gaussian import GaussianProcess
+from jaxdiff.processes.noise import check_normal
 
 Potential = Callable[[jax.Array, jax.Array], jax.Array]
 Score = Callable[[jax.Array, jax.Array], jax.Array]
@@ -116,11 +117,27 @@ def score_residual(
 def drift_and_diffusion(
   process: GaussianProcess, t: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns (f, g^2) of dx = f(t) x dt + g(t) dw."""
+  """Returns (f, g^2) of dx = f(t) x dt + g(t) dw.
+
+  Raises:
+    ValueError: if the noise is not normal.
+  """
+  check_equation(process, "the Fokker-Planck equation")
   alpha, sigma = process.alpha(t), process.sigma(t)
   alpha_dot, sigma_dot = process.rates(t)
   rate = alpha_dot / alpha
   return rate, 2.0 * sigma * (sigma_dot - sigma * rate)
+
+
+def check_equation(process: GaussianProcess, name: str) -> None:
+  """Raises a ValueError unless a process's marginals obey the equation."""
+  check_normal(
+    process,
+    name,
+    "is that of an SDE with normal steps, which the marginals of this process"
+    " do not obey",
+    "take a process of normal noise, pfgmpp(None) is the limit",
+  )
 
 
 def _checked(process, x, t):

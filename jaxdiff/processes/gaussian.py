@@ -51,8 +51,8 @@ class GaussianProcess:
   """A schedule and the range of times it is used on; hashable, no arrays.
 
   Processes of equal fields are equal, and share compiled programs; a NaN equals
-  a NaN. Functions of t take scalars or arrays; numpy and Python numbers are computed
-  in float64 on the host, jax arrays in their own dtype.
+  a NaN. Functions of t take scalars or arrays; numpy and Python numbers are
+  computed in float64 on the host, jax arrays in their own dtype.
 
   Attributes:
     schedule: alpha, sigma and what derives from them.
@@ -64,7 +64,7 @@ class GaussianProcess:
   schedule: Any
   t_min: float
   t_max: float
-  noise: Any = Normal()
+  noise: Any = dataclasses.field(default=Normal())
 
   def __post_init__(self):
     if not self.t_min < self.t_max:

@@ -27,8 +27,8 @@ REASONS = {
   ),
 }
 _MEND = (
-  "use a deterministic solver (eta=0, churn=0), which is right for any noise,"
-  " or the limit of normal noise, pfgmpp(None)"
+  "use a deterministic solver (eta=0, churn=0, gamma=0), which is right for any"
+  " noise, or the limit of normal noise, pfgmpp(None)"
 )
 
 

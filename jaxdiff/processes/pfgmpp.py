@@ -93,8 +93,9 @@ class StudentT:
     a, b = 0.5 * self.aug_dim, 0.5 * n
     known = checks.concrete(a)
     xp = np if known else jnp
-    rest = lambda z: (1.0 / 12.0 - (1.0 / 360.0 - 1.0 / (1260.0 * z) / z) / z / z) / z
-    far = (a + b - 0.5) * xp.log1p(b / a) - b + rest(a + b) - rest(a)
+    rest = lambda u: u * (1.0 / 12.0 - u**2 * (1.0 / 360.0 - u**2 / 1260.0))
+    far = (a + b - 0.5) * xp.log1p(b / a) - b
+    far = far + rest(1.0 / (a + b)) - rest(1.0 / a)
     far = far - b * math.log(2.0 * math.pi)
     if known and a >= 1e3:
       return far

@@ -115,7 +115,13 @@ def predictor_corrector(
   """
   door.model(model, "predictor_corrector(key, model, tableau, x)")
   checks.process(process, "predictor_corrector(..., process=...)")
-  check_normal(process, "predictor_corrector", "score")
+  if corrector_steps:
+    check_normal(
+      process,
+      "predictor_corrector",
+      "score",
+      "use corrector_steps=0, or the limit of normal noise, pfgmpp(None)",
+    )
   checks.one_of(norm, ("sample", "batch"), "norm")
   if checks.concrete(snr) and not 0 < snr <= 1:
     raise ValueError(

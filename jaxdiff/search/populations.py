@@ -25,6 +25,7 @@ from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import tree
+from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.search import fitness as fitnesses
 
@@ -148,7 +149,8 @@ def evaluate(
     The fitnesses; inf where one is not finite, with a warning.
 
   Raises:
-    ValueError: for an empty population, or settings without bind.
+    ValueError: for an empty population, settings without bind, or tables of
+      another process than the model's.
   """
   if (settings is None) != (bind is None):
     raise ValueError(
@@ -158,6 +160,7 @@ def evaluate(
   stacked = population
   if not isinstance(population, tables.Tableau):
     stacked, _ = tables.stack(population)
+  agreement.check(problem.model, stacked, None, "evaluate")
   size = tree.batch_size(stacked)
   if chunk is None:
     chunk = 64

@@ -22,6 +22,7 @@ appendix D; Zhou et al. (2024), https://arxiv.org/abs/2312.00094.
 import numpy as np
 
 from jaxdiff import tableau as tables
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
@@ -39,8 +40,16 @@ def analytical_first_step(
 
   Raises:
     ValueError: for a table of one row, a first row that draws noise, or one
-      that keeps nothing of x.
+      that keeps nothing of x, and for a data_std where the noise is not normal.
   """
+  if data_std is not None:
+    check_normal(
+      process,
+      "data_std of analytical_first_step",
+      "gives the answer for Gaussian data, which is known under normal noise"
+      " alone",
+      "leave data_std out",
+    )
   n, memory = table.nfe, table.memory
   if n < 2:
     raise ValueError(
