@@ -43,7 +43,7 @@ class ClassifierGuided:
     pair = ask(self.model, x, t)
     # a sample's log-probability depends on that sample alone, so the gradient
     # of the sum holds all of theirs
-    slope = jax.grad(lambda v: jnp.sum(self.log_prob(v, t)))(x)
+    slope = jax.grad(lambda v: jnp.sum(_one_each(self.log_prob(v, t), v)))(x)
     dtype = tree.compute_dtype(jax.tree.leaves(x)[0].dtype)
     t = jnp.asarray(t, dtype)
     alpha, sigma = self.process.alpha(t), self.process.sigma(t)
@@ -53,6 +53,17 @@ class ClassifierGuided:
       lambda h, g: h + tree.expand(weight, h) * g, half, slope
     )
     return Prediction(push(pair.x0, ratio), push(pair.eps, -gain))
+
+
+def _one_each(value, x):
+  size = tree.batch_size(x)
+  if jnp.shape(value) != (size,):
+    raise ValueError(
+      "log_prob returns log p(y | x) of the one y that is wanted, a number for"
+      f" each sample, shape ({size},), got {jnp.shape(value)}; of logits"
+      " take jax.nn.log_softmax(logits)[:, y]"
+    )
+  return value
 
 
 def classifier_guided(

@@ -113,9 +113,10 @@ class StudentT:
     nothing overflows, and nothing is lost, however large D is.
     """
     u = square / self.aug_dim
-    seen = u > jnp.finfo(u.dtype).tiny
-    safe = jnp.where(seen, u, 1.0)
-    ratio = jnp.where(seen, jnp.log1p(safe) / safe, 1.0)
+    large = u > 1e-4  # below, the derivative of the quotient would cancel
+    safe = jnp.where(large, u, 1.0)
+    series = 1.0 - u * (1.0 / 2.0 - u * (1.0 / 3.0 - u / 4.0))
+    ratio = jnp.where(large, jnp.log1p(safe) / safe, series)
     return -0.5 * (1.0 + n / self.aug_dim) * square * ratio
 
   def radius(self, sigma: Array) -> Array:

@@ -23,6 +23,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tree
+from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
@@ -87,8 +88,10 @@ def calibration_set(
     data: f[m, *shape], for the modes "forward" and "raw" alone.
 
   Raises:
-    ValueError: if data are missing, or not of the shape.
+    ValueError: if data are missing, or not of the shape, or model, table and
+      process are not of one process.
   """
+  agreement.check(model, tableau, process, "calibration_set")
   config = Calibration() if config is None else config
   place_key, run_key, noise_key = jax.random.split(key, 3)
   rows = place_rows(place_key, tableau.nfe, config)

@@ -165,7 +165,12 @@ def start_chain(
     levels: f[K], the ladder.
     sigma: noise level; the nearest of the ladder is taken.
     index: i32[batch], indices of the chains; 0, 1, ... by default.
+
+  Raises:
+    ValueError: for a sigma that is not positive.
   """
+  if not sigma > 0:
+    raise ValueError(f"sigma is a noise level, positive; got {sigma}")
   x0 = jnp.asarray(x0)
   nearest = int(np.argmin(abs(np.log(np.asarray(levels)) - np.log(sigma))))
   x = x0 + levels[nearest] * tree.normal(key, x0, index)
