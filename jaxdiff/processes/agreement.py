@@ -179,13 +179,13 @@ def _check_times(table, first, process, call):
     return
   t = np.asarray(t, np.float64)
   low, high = process.t_min, process.t_max
-  slack = 1e-5 * max(abs(low), abs(high))  # the times may be float32
-  outside = (t < low - slack) & (t != process.t_zero)
+  slack = 1e-5  # the times may be float32
+  outside = (t < low - slack * abs(low)) & (t != process.t_zero)
   churned = checks.concrete(table.noise) and np.any(
     np.asarray(table.noise)[..., 0]
   )
   if not churned:  # churn asks above the grid's first time
-    outside |= t > high + slack
+    outside |= t > high + slack * abs(high)
   if outside.any():
     raise ValueError(
       f"{call}: the table calls the model at t = {t[outside][0]:.6g}, but"
