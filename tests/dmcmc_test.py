@@ -283,6 +283,12 @@ def test_a_ladder_rises_between_its_ends():
     loss(KEY, None, jnp.ones((4, 3)))
 
 
+@pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan])
+def test_a_chain_starts_from_a_positive_noise_level(sigma):
+  with pytest.raises(ValueError, match="sigma is a noise level, positive"):
+    samplers.start_chain(KEY, clean(), LEVELS, sigma)
+
+
 def test_a_chain_that_leaves_the_numbers_names_eta():
   chain = samplers.start_chain(KEY, clean(), LEVELS)
   with pytest.raises(FloatingPointError, match="eta = 1e\\+30"):

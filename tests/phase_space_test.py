@@ -1,5 +1,6 @@
 """Critically damped Langevin diffusion: kernel, model, splitting sampler."""
 
+import dataclasses
 import math
 
 import jax
@@ -315,6 +316,16 @@ def test_samples_do_not_depend_on_the_batch():
       "the velocity",
     ),
     (
+      lambda: cld.sample(KEY, None, CLD, [0.01, 0.005], (2, 1)),
+      "the signal exceeds the noise",
+    ),
+    (
+      lambda: cld.sample(
+        KEY, oracles.exact_phase(oracles.g2(), HEAVY), CLD, [1.0, 0.5], (2, 2)
+      ),
+      "the model is of CriticallyDamped",
+    ),
+    (
       lambda: fields.phase_field(lambda p, x, t: x[:, :1], {}, CLD)(
         CLD.prior(KEY, (2, 1)), 0.5
       ),
@@ -329,3 +340,25 @@ def test_samples_do_not_depend_on_the_batch():
 def test_refusals(call, message):
   with pytest.raises(ValueError, match=message):
     call()
+
+
+@pytest.mark.parametrize(
+  ("process", "start", "message"),
+  [
+    (processes.edm(), (2, 1), "a process of phase space third"),
+    (
+      CLD,
+      processes.Phase(jnp.zeros((2, 1), int), jnp.zeros((2, 1), int)),
+      "floating point",
+    ),
+  ],
+)
+def test_other_kinds_are_refused(process, start, message):
+  with pytest.raises(TypeError, match=message):
+    cld.sample(KEY, None, process, [1.0, 0.5], start)
+
+
+def test_a_model_may_know_other_times():
+  model = oracles.exact_phase(oracles.g2(), dataclasses.replace(CLD, t_min=0.2))
+  state = cld.sample(KEY, model, CLD, [1.0, 0.5], (2, 2))
+  assert state.x.shape == (2, 2)

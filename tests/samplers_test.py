@@ -456,6 +456,14 @@ def test_the_exact_classifier_makes_the_conditional_model(name, x64):
     np.testing.assert_allclose(guided(x, each).x0, theirs.x0, atol=1e-7)
 
 
+def test_a_classifier_answers_one_number_a_sample():
+  """The sum of all logits would have a gradient too, of nothing."""
+  logits = lambda x, t: jnp.zeros((x.shape[0], 3))
+  guided = guidance.classifier_guided(toy, logits, EDM)
+  with pytest.raises(ValueError, match=r"shape \(4,\), got \(4, 3\)"):
+    guided(jnp.zeros((4, 2)), 1.0)
+
+
 @pytest.mark.slow
 def test_the_classifier_guides_samples_to_the_class_asked_for():
   guided = guidance.classifier_guided(

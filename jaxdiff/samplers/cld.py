@@ -17,6 +17,7 @@ Reference: Dockhorn et al. (2022), https://arxiv.org/abs/2112.07068, section 4
 and appendix D.
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -104,9 +105,13 @@ def sample(
       as y and a; the result is then (state, kept).
 
   Raises:
-    ValueError: for another grid, number of stages, or start.
+    ValueError: for another grid, number of stages, or start, a shape where the
+      signal exceeds the noise, or a model of another process.
+    TypeError: for an integer state.
   """
   checks.one_of(stages, (1, 2), "stages")
+  _check_process(model, process)
+  steps = rows(process, grid)
   if not isinstance(start, Phase):
     try:
       shape = tuple(int(n) for n in start)
@@ -115,15 +120,28 @@ def sample(
         "start is a Phase(x, v) at the first time of the grid, or a shape"
         f" (batch, ...); got {type(start).__name__}"
       ) from error
+    first = process.kernel(float(np.asarray(grid)[0]))
+    if first.mean_x > first.l_xx:
+      raise ValueError(
+        f"sampling begins at t = {float(np.asarray(grid)[0]):.4g}, where the"
+        " signal exceeds the noise; the prior is no place to start from there:"
+        " pass start = process.perturb(key, data, t)[0]"
+      )
     start = process.prior(jax.random.fold_in(key, _PRIOR), shape, index)
   checks.same_structure(start.v, start.x, "the velocity", "x")
+  for leaf in jax.tree.leaves(start):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise TypeError(
+        f"the state has dtype {leaf.dtype}; samples are floating point: convert"
+        " integer pixels with likelihood.dequantize, or x / 127.5 - 1"
+      )
   size = tree.batch_size(start)
   index = jnp.arange(size) if index is None else jnp.asarray(index)
   arrays, static = tree.partition(model)
   end, kept = _program(
     key,
     arrays,
-    rows(process, grid),
+    steps,
     start,
     index,
     math.sqrt(process.mass),
@@ -132,6 +150,24 @@ def sample(
     collect=collect,
   )
   return end if collect is None else (end, kept)
+
+
+def _check_process(model, process):
+  if not isinstance(process, CriticallyDamped):
+    raise TypeError(
+      "cld.sample(key, model, process, grid, start) takes a process of phase"
+      f" space third, got {type(process).__name__}; make one with"
+      " processes.CriticallyDamped()"
+    )
+  own = getattr(model, "process", None)
+  if not isinstance(own, CriticallyDamped):
+    return
+  ends = dict(t_min=process.t_min, t_max=process.t_max)
+  if dataclasses.replace(own, **ends) != process:
+    raise ValueError(
+      f"the model is of {own}, but process is {process}: the same times and"
+      " velocities mean another noise; pass model.process"
+    )
 
 
 _PRIOR = 2**31 - 1  # no step has this index
