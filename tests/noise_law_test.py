@@ -136,7 +136,8 @@ def last_call(x, t, *label):
 def walked(p):
   """Returns where a table of one step that halves x begins and ends."""
   table = solvers.ddim(p, [8.0, 4.0])
-  nothing = lambda x, t: Prediction(jnp.zeros_like(x), x / t)
+  at = lambda t: jnp.reshape(t, (-1, 1))  # one for all, or one each
+  nothing = lambda x, t: Prediction(jnp.zeros_like(x), x / at(t))
   return nothing, table
 
 

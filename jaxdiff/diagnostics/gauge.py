@@ -26,8 +26,8 @@ from jaxdiff import jacobians
 from jaxdiff import numerics
 from jaxdiff import tree
 from jaxdiff.denoisers import GradientApply
-from jaxdiff.predictions import ask
 from jaxdiff.diagnostics.fields import NO_SCORE
+from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess

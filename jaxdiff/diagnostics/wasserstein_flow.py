@@ -30,8 +30,8 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.diagnostics import conservativity
-from jaxdiff.predictions import ask
 from jaxdiff.diagnostics.fields import NO_SCORE
+from jaxdiff.predictions import ask
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
