@@ -1,7 +1,10 @@
 """Fixtures that all tests share."""
 
+import contextlib
+import ctypes
 import gc
 import pathlib
+import resource
 import sys
 
 import jax
@@ -36,18 +39,31 @@ def compiled():
   jax.monitoring.unregister_event_duration_listener(note)
 
 
+# What the process may hold before it forgets its compiled programs.
+MEMORY = 1.2e9  # bytes; a module adds half of that at most
+MAPS = 30_000  # Linux grants 65,530; beyond these XLA's compiler crashes
+
+
 @pytest.fixture(autouse=True, scope="module")
 def few_programs():
-  """Forgets compiled programs before they exhaust a process's memory maps.
+  """Forgets compiled programs before they exhaust the memory or its maps.
 
-  Each holds from a few to a hundred of them; Linux grants 65,530, and beyond
-  these XLA's compiler ends the process by a segmentation fault.
+  A program holds from a few to a hundred maps and about a megabyte. What is
+  freed lies scattered, and only malloc_trim gives it back to the system.
   """
   yield
-  maps = pathlib.Path("/proc/self/maps")
-  if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+  process = pathlib.Path("/proc/self")
+  if not (process / "statm").exists():
+    return
+  pages = int((process / "statm").read_text().split()[1])
+  if (
+    pages * resource.getpagesize() > MEMORY
+    or (process / "maps").read_bytes().count(b"\n") > MAPS
+  ):
     jax.clear_caches()
     gc.collect()
+    with contextlib.suppress(AttributeError):  # not in every C library
+      ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)

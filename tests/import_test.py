@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
 
@@ -59,16 +58,23 @@ def test_import_loads_no_optional_or_heavy_package(module):
   assert not {name.partition(".")[0] for name in loaded} & set(FORBIDDEN)
 
 
-@pytest.mark.slow
-def test_import_costs_at_most_300_ms_more_than_its_dependencies():
-  clock = (
-    "import time; t = time.perf_counter(); import {}; "
-    "print(time.perf_counter() - t)"
+def test_import_costs_little_beside_its_dependencies():
+  # Counted, for the clock is that of the machine: 17,000 calls are 0.15 s.
+  calls, modules = json.loads(
+    python(
+      "import json, sys, jax, flax.linen, optax\n"
+      "before, calls = set(sys.modules), 0\n"
+      "def count(frame, event, argument):\n"
+      "  global calls\n"
+      "  calls += event == 'call'\n"
+      "sys.setprofile(count)\n"
+      "import jaxdiff\n"
+      "sys.setprofile(None)\n"
+      "print(json.dumps([calls, sorted(set(sys.modules) - before)]))"
+    )
   )
-  base = clock.format("jax, flax.linen, optax")
-  ours = clock.format("jax, flax.linen, optax, jaxdiff")
-  python(ours)  # Byte code is compiled once.
-  # Alternating, so that a machine that slows down does so for both.
-  pairs = [(float(python(base)), float(python(ours))) for _ in range(7)]
-  baseline, cost = (statistics.median(times) for times in zip(*pairs))
-  assert cost - baseline <= 0.3, f"{cost:.2f} s against {baseline:.2f} s"
+  assert 1000 < calls < 40_000
+  packages = {name.partition(".")[0] for name in modules}
+  # multiprocessing knows the program that was started by another name.
+  known = {"jaxdiff", "numpy", "__mp_main__", *sys.stdlib_module_names}
+  assert not packages - known

@@ -301,19 +301,25 @@ def test_a_forgotten_iterator_ends_its_thread():
   assert not readers()
 
 
-def test_reading_hides_behind_computing():
-  # Reading takes 20 ms a batch and so does the use: together, not in turn.
-  class Slow(Squares):
+def test_reading_goes_on_while_a_batch_is_used_as_far_as_was_asked():
+  class Watched(Squares):
+    read = 0
+    changed = threading.Condition()
+
     def __getitem__(self, index):
-      time.sleep(0.02)
+      with self.changed:
+        self.read += 1
+        self.changed.notify_all()
       return super().__getitem__(index)
 
-  iterator = data.to_device(data.batches(Slow(64), 1, seed=0))
-  next(iterator)
-  begin = time.perf_counter()
-  for _ in range(15):
-    time.sleep(0.02)
-    next(iterator)
-  passed = time.perf_counter() - begin
-  iterator.close()
-  assert passed < 1.5 * 15 * 0.02, passed  # in turn it would be 2
+  source = Watched(64)
+  size = 3
+  with data.to_device(data.batches(source, 1, seed=0), size=size) as iterator:
+    for used in range(1, 9):
+      next(iterator)
+      # `size` lie ready beside the one in use, and one is on its way; the
+      # iterator isn't asked for any of them here.
+      ahead = used + size + 1
+      with source.changed:
+        assert source.changed.wait_for(lambda n=ahead: source.read >= n, 60)
+        assert source.read == ahead
