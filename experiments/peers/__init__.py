@@ -37,6 +37,14 @@ PROCESSES = {
   "vp": (processes.vp_linear(), grids.quadratic),
   "vp_uniform": (processes.vp_linear(), grids.uniform),
   "edm": (processes.edm(), grids.karras),
+  "vp to zero": (
+    processes.vp_linear(),
+    functools.partial(grids.quadratic, to_zero=True),
+  ),
+  "edm to zero": (
+    processes.edm(),
+    functools.partial(grids.karras, to_zero=True),
+  ),
 }
 
 
@@ -45,7 +53,7 @@ class Problem(NamedTuple):
 
   Attributes:
     process: the forward process.
-    grid: f64[n + 1] times, to sigma > 0.
+    grid: f64[n + 1] times; the last one has sigma > 0 unless it is "to zero".
     x: f64[batch, d], the samples at grid[0].
     model: the exact denoiser.
     code: folder with the authors' code, or None.

@@ -434,3 +434,105 @@ _edm_dpm(
   "with `published=True`",
   solver_order=3,
 )
+
+
+# --- ends at sigma = 0, their default ----------------------------------------
+
+
+def _orders(p: int, n: int) -> list[int]:
+  """Returns the orders of their n steps but the last, which is into zero."""
+  return [min(p, i + 1, n - i) for i in range(n - 1)]
+
+
+_COUNTED = (
+  "their orders as a list: they count the step into sigma = 0 among those that"
+  " `lower_order_final` lowers, ours does not"
+)
+_OURS_LOWERED = (
+  "our `lower_order_final=True`, which lowers the steps before that into sigma"
+  " = 0 as if they were the last"
+)
+
+
+def _to_zero(solver, name, build, note="", differs=False, **options):
+  """Registers a multistep scheduler at its defaults, build(process, grid)."""
+  order = options["solver_order"]
+  module = "unipc_multistep" if "UniPC" in name else "dpmsolver_multistep"
+
+  @peer(
+    solver,
+    "diffusers",
+    f"{name}: order {order}, its defaults",
+    process="vp to zero",
+    note=note,
+    differs=differs,
+  )
+  def _(problem):
+    with scheduler(
+      module, name, problem, final_sigmas_type="zero", **options
+    ) as made:
+      theirs = walk(made, problem, eps)
+    return Pair(build(problem.process, problem.grid), theirs)
+
+
+def _listed(build, p, **options):
+  return lambda process, grid: build(
+    process, grid, order=_orders(p, len(grid) - 1), **options
+  )
+
+
+_DPM, _UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
+_LOWERED = dict(lower_order_final=True)
+_to_zero("dpmpp_2m", _DPM, _2M, solver_order=2)
+_to_zero(
+  "dpmpp_3m", _DPM, _listed(_3M, 3, published=True), _COUNTED, solver_order=3
+)
+for _order in (2, 3):
+  _to_zero(
+    "unipc",
+    _UNIPC,
+    _listed(solvers.unipc, _order),
+    _COUNTED,
+    solver_order=_order,
+  )
+for _solver, _name, _build, _order in (
+  ("dpmpp_2m", _DPM, _with(_2M, **_LOWERED), 2),
+  ("dpmpp_3m", _DPM, _with(_3M, published=True, **_LOWERED), 3),
+  ("unipc", _UNIPC, _with(solvers.unipc, order=2, **_LOWERED), 2),
+  ("unipc", _UNIPC, _with(solvers.unipc, order=3, **_LOWERED), 3),
+):
+  _to_zero(_solver, _name, _build, _OURS_LOWERED, True, solver_order=_order)
+
+
+@peer("euler", "diffusers", "EulerDiscreteScheduler", process="edm to zero")
+def _(problem):
+  with scheduler("euler_discrete", "EulerDiscreteScheduler", problem) as made:
+    made.is_scale_input_called = True
+    theirs = walk(made, problem, eps)
+  return Pair(solvers.euler(problem.process, problem.grid), theirs)
+
+
+@peer("heun", "diffusers", "HeunDiscreteScheduler", process="edm to zero")
+def _(problem):
+  import torch
+
+  places = np.repeat(np.arange(len(problem.grid)), 2)[1:-1]
+  with scheduler("heun_discrete", "HeunDiscreteScheduler", problem) as made:
+    made.sigmas = torch.tensor(problem.levels[places])
+    made.timesteps = torch.tensor(places, dtype=torch.float64)
+    theirs = walk(made, problem, eps, places[:-1])
+  return Pair(solvers.heun(problem.process, problem.grid), theirs)
+
+
+@peer(
+  "dpmpp_2m",
+  "diffusers",
+  "EDMDPMSolverMultistepScheduler: order 2, its defaults",
+  process="edm to zero",
+)
+def _(problem):
+  with scheduler(
+    "edm_dpmsolver_multistep", "EDMDPMSolverMultistepScheduler", problem
+  ) as made:
+    theirs = walk(made, problem, _preconditioned)
+  return Pair(solvers.dpmpp_2m(problem.process, problem.grid), theirs)

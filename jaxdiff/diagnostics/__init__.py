@@ -1,7 +1,8 @@
-"""What a learned field is: its equations, gauge, flow and statistics."""
+"""What a learned field is: equations, gauge, flow, statistics, convention."""
 
 from jaxdiff.diagnostics import auxiliary
 from jaxdiff.diagnostics import conservativity
+from jaxdiff.diagnostics import convention
 from jaxdiff.diagnostics import diffusion_time
 from jaxdiff.diagnostics import fokker_planck
 from jaxdiff.diagnostics import gauge
@@ -12,6 +13,7 @@ from jaxdiff.diagnostics import wasserstein_flow
 __all__ = [
   "auxiliary",
   "conservativity",
+  "convention",
   "diffusion_time",
   "fokker_planck",
   "gauge",
