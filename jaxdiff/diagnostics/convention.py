@@ -164,7 +164,7 @@ def _errors(raw, key, x0, times, label):
 
   def at(t):
     x, eps = process.perturb(key, x0, t)
-    output = raw(x, t, label).x0  # what the network returned
+    output = predictions.ask(raw, x, t, label).x0  # what the network returned
     wide = x.astype(output.dtype)
     ends = (process.alpha(t), process.sigma(t), raw.sigma_data)
     off = []
