@@ -403,6 +403,9 @@ def distil(
 
 
 def _distil(config, workdir, progress):
+  writers = [training.csv_writer(workdir / "metrics.csv")]
+  if config.tensorboard:
+    writers.append(training.tensorboard_writer(workdir / "tensorboard"))
   on = task(config)
   directory = training.checkpoint_directory(workdir)
   opened = checkpoints.open(directory, keep=config.keep)
@@ -421,9 +424,6 @@ def _distil(config, workdir, progress):
     shardings = train.shardings_of(config, mesh, lambda: state)
     if shardings:
       state = jax.device_put(state, shardings[0])
-    writers = [training.csv_writer(workdir / "metrics.csv")]
-    if config.tensorboard:
-      writers.append(training.tensorboard_writer(workdir / "tensorboard"))
     with data.to_device(
       batches(config, on), shardings and shardings[1]
     ) as iterator:

@@ -76,6 +76,10 @@ def train(
 
 
 def _train(config, workdir, progress):
+  workdir = pathlib.Path(workdir).expanduser().absolute()
+  writers = [training.csv_writer(workdir / "metrics.csv")]
+  if config.tensorboard:
+    writers.append(training.tensorboard_writer(workdir / "tensorboard"))
   source = data.load(config.dataset, **recipe.plain(config, "dataset_options"))
   sample = sources.subset(source)
   _check_labels(config, sources.labels(source, sample))
@@ -107,10 +111,6 @@ def _train(config, workdir, progress):
   )
   # Made where it will be: a state that needs all devices never is on one.
   state = jax.jit(begin, out_shardings=shardings and shardings[0])()
-  workdir = pathlib.Path(workdir).expanduser().absolute()
-  writers = [training.csv_writer(workdir / "metrics.csv")]
-  if config.tensorboard:
-    writers.append(training.tensorboard_writer(workdir / "tensorboard"))
   directory = training.checkpoint_directory(workdir)
   snapshots = None
   with_checkpoints = checkpoints.open(directory, keep=config.keep)

@@ -11,8 +11,9 @@ class-conditional, geometric augmentation that the network is told of, dropout,
 bfloat16 with float32 parameters. Not for a CPU: an update takes minutes there.
 """
 
-from jaxdiff.experiments.configs import base
 from ml_collections import config_dict
+
+from jaxdiff.experiments.configs import base
 
 
 def get_config() -> config_dict.ConfigDict:

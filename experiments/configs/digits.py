@@ -7,8 +7,9 @@ Cost: about 80 seconds on two CPU cores. Expect: a loss near 0.32, and samples
 of which a nearest-neighbour classifier finds more than 0.9 in their class.
 """
 
-from jaxdiff.experiments.configs import base
 from ml_collections import config_dict
+
+from jaxdiff.experiments.configs import base
 
 
 def get_config() -> config_dict.ConfigDict:

@@ -6,8 +6,9 @@ r"""Residual MLP for scikit-learn's 8x8 digits: a teacher for distillation.
 Cost: 40 seconds on one CPU core. Expect: a loss near 0.29.
 """
 
-from jaxdiff.experiments.configs import base
 from ml_collections import config_dict
+
+from jaxdiff.experiments.configs import base
 
 
 def get_config() -> config_dict.ConfigDict:

@@ -21,8 +21,9 @@ write pictures that fit in memory to an .npz once:
       --out=mine.npz
 """
 
-from jaxdiff.experiments.configs import npz
 from ml_collections import config_dict
+
+from jaxdiff.experiments.configs import npz
 
 
 def get_config() -> config_dict.ConfigDict:

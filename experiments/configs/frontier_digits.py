@@ -12,6 +12,7 @@ is poor where its grid saves calls.
 """
 
 import ml_collections
+
 from jaxdiff.experiments.configs import frontier_mixture
 
 

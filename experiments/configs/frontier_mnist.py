@@ -11,6 +11,7 @@ About ten minutes on one core, in float32.
 """
 
 import ml_collections
+
 from jaxdiff.experiments.configs import frontier_mixture
 
 

@@ -5,6 +5,7 @@ The network's eps is biased by some 0.02 at high noise, which its own level of
 """
 
 import ml_collections
+
 from jaxdiff.experiments.configs import frontier_mnist
 
 

@@ -1,6 +1,7 @@
 """What `experiments.frontier_table` measures: see there."""
 
 import ml_collections
+
 from jaxdiff.experiments.configs import frontier_mixture
 
 

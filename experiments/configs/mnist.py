@@ -10,8 +10,9 @@ Cost: about 20 minutes of one CPU core, 12 of two. docs/results.md says what to
 expect.
 """
 
-from jaxdiff.experiments.configs import base
 from ml_collections import config_dict
+
+from jaxdiff.experiments.configs import base
 
 
 def get_config() -> config_dict.ConfigDict:

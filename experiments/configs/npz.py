@@ -19,8 +19,9 @@ A data set of TensorFlow Datasets that is prepared on this machine trains
 likewise, with --config.dataset=tfds:mnist. Cost and loss depend on the data.
 """
 
-from jaxdiff.experiments.configs import patches16
 from ml_collections import config_dict
+
+from jaxdiff.experiments.configs import patches16
 
 
 def get_config() -> config_dict.ConfigDict:

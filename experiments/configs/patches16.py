@@ -6,8 +6,9 @@ r"""U-Net for 16x16 colour patches of scikit-learn's two photographs.
 Cost: three to four minutes on two CPU cores. Expect: a loss near 0.185.
 """
 
-from jaxdiff.experiments.configs import base
 from ml_collections import config_dict
+
+from jaxdiff.experiments.configs import base
 
 
 def get_config() -> config_dict.ConfigDict:

@@ -7,8 +7,9 @@ Cost: about 20 minutes of one CPU core, 12 of two. docs/results.md says what to
 expect.
 """
 
-from jaxdiff.experiments.configs import patches16
 from ml_collections import config_dict
+
+from jaxdiff.experiments.configs import patches16
 
 
 def get_config() -> config_dict.ConfigDict:

@@ -6,8 +6,9 @@ r"""Residual MLP for 8x8 colour patches of photographs: a teacher for students.
 Cost: about two minutes on one CPU core. Expect: a loss near 0.2.
 """
 
-from jaxdiff.experiments.configs import base
 from ml_collections import config_dict
+
+from jaxdiff.experiments.configs import base
 
 
 def get_config() -> config_dict.ConfigDict:
