@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import modules
 from jaxdiff import predictions
 from jaxdiff import tree
 from jaxdiff.processes import GaussianProcess
@@ -21,6 +22,8 @@ from jaxdiff.processes import GaussianProcess
 PyTree = Any
 
 TIMES = ("log_snr", "log_half_sigma", "none", "steps", "t", "1 - t")
+
+LinenApply = modules.LinenApply  # what `from_linen` makes, for `replace`
 
 _CLIP = 20.0  # of the log-SNR that the network sees: sigma = 0 or alpha = 0
 
@@ -52,6 +55,10 @@ class Denoiser:
   `until`: one DDIM step is the jump. Without `until` it is told t twice, and
   its x0 is that of an ordinary denoiser.
 
+  A network with a `state` (batch statistics, buffers) is called as apply(...,
+  state=state) and returns (output, state), as in `modules`. Without a key it is
+  asked as in sampling: no dropout, running statistics.
+
   Attributes:
     params: parameters, a tree of arrays.
     label: the condition, or None: a class i32[batch], a vector for each sample
@@ -71,6 +78,8 @@ class Denoiser:
     output: which part of the network's answer is the prediction: an index or a
       key of a tuple or dict, or a function of the answer, such as
       `without_variance`. None takes the answer itself.
+    state: what the network has beside its parameters and is not trained, a tree
+      of arrays; None is nothing.
   """
 
   params: PyTree
@@ -88,6 +97,7 @@ class Denoiser:
   dtype: Any = dataclasses.field(default=None, metadata={"static": True})
   jumps: bool = dataclasses.field(default=False, metadata={"static": True})
   output: Any = dataclasses.field(default=None, metadata={"static": True})
+  state: PyTree = None
 
   def __call__(
     self,
@@ -116,6 +126,24 @@ class Denoiser:
       TypeError: if the network returns no array and `output` does not say which
         part of its answer to take.
     """
+    options = dict(until=until, augment=augment, key=key)
+    return self.stateful(x, t, label, **options)[0]
+
+  def stateful(
+    self,
+    x: jax.Array,
+    t: jax.Array,
+    label: Any = None,
+    *,
+    until: jax.Array | None = None,
+    augment: jax.Array | None = None,
+    key: jax.Array | None = None,
+  ) -> tuple[predictions.Prediction, PyTree]:
+    """Returns (prediction, state): that of the call, and the state after it.
+
+    Args are those of the call. With a key batch statistics are those of x, and
+    the state returned has the new running ones; without one it is `state`.
+    """
     if until is not None and not self.jumps:
       raise ValueError(
         f"until={until} says where to jump, but this network is told one time"
@@ -126,7 +154,12 @@ class Denoiser:
     given = dict(augment=augment, key=key)
     given = {name: v for name, v in given.items() if v is not None}
     args = self.inputs(x, t, label, until=until)
-    output = _picked(self.apply(self.params, *args, **given), self.output)
+    if self.state is None:
+      output, state = self.apply(self.params, *args, **given), None
+    else:
+      given["state"] = self.state
+      output, state = self.apply(self.params, *args, **given)
+    output = _picked(output, self.output)
     if output.shape != x.shape:
       twice = output.shape == (*x.shape[:-1], 2 * x.shape[-1])
       raise ValueError(
@@ -139,7 +172,7 @@ class Denoiser:
     t = jnp.asarray(t, tree.compute_dtype(x.dtype))
     alpha = tree.expand(self.process.alpha(t), x)
     sigma = tree.expand(self.process.sigma(t), x)
-    return predictions.decode(
+    answer = predictions.decode(
       self.prediction,
       output.astype(alpha.dtype),
       x,
@@ -148,6 +181,7 @@ class Denoiser:
       self.sigma_data,
       self._rates(t, x),
     )
+    return answer, state
 
   def _rates(self, t, x):
     """Returns (alpha', sigma') against x, where the prediction needs them."""
@@ -253,16 +287,43 @@ def from_function(
 def from_linen(
   module: Any, params: PyTree, process: GaussianProcess, **options: Any
 ) -> Denoiser:
-  """Returns a model from a Flax Linen module and its "params" collection."""
-  return from_function(LinenApply(module), params, process, **options)
+  """Returns a model from a Flax Linen module and its variables.
+
+  Args:
+    module: a module that is called as module(x, c[, label]). If its call takes
+      `train`, `deterministic` or the like it is told the mode.
+    params: its "params" collection, or all that module.init returned; other
+      collections, as "batch_stats", become the model's `state`.
+    process: the forward process it was trained on.
+    **options: further fields of `Denoiser`.
+
+  Raises:
+    TypeError: if the module is called in another way.
+    ValueError: in a call, if the module needs variables that were not given.
+  """
+  apply, params, state = modules.of_linen(module, params)
+  return from_function(apply, params, process, **({"state": state} | options))
 
 
 def from_nnx(module: Any, process: GaussianProcess, **options: Any) -> Denoiser:
-  """Returns a model from a Flax NNX module; its state becomes the params."""
-  from flax import nnx
+  """Returns a model from a Flax NNX module, which stays as it is.
 
-  graph, state = nnx.split(module)
-  return from_function(NnxApply(graph), state, process, **options)
+  Its `nnx.Param`s are the model's `params`; other variables, as batch
+  statistics, are its `state`. Sampling asks it as after module.eval(), training
+  as after module.train(), whatever was called before. `nnx.Rngs` begin anew
+  from the key of each call. To have the module back: nnx.update(module,
+  model.params, model.state).
+
+  Args:
+    module: a module that is called as module(x, c[, label]).
+    process: the forward process it was trained on.
+    **options: further fields of `Denoiser`.
+
+  Raises:
+    TypeError: for what is no NNX module, or is called in another way.
+  """
+  apply, params, state = modules.of_nnx(module)
+  return from_function(apply, params, process, **({"state": state} | options))
 
 
 def from_potential(
@@ -305,36 +366,6 @@ class GradientApply:
       return jnp.sum(value)
 
     return jax.grad(total)(x)
-
-
-@dataclasses.dataclass(frozen=True)
-class LinenApply:
-  """module.apply as a function that equals itself when the modules do."""
-
-  module: Any
-
-  def __call__(
-    self,
-    params: PyTree,
-    *args: Any,
-    key: jax.Array | None = None,
-    **options: Any,
-  ) -> jax.Array:
-    if key is not None:
-      options |= dict(rngs=dict(dropout=key), deterministic=False)
-    return self.module.apply({"params": params}, *args, **options)
-
-
-@dataclasses.dataclass(frozen=True)
-class NnxApply:
-  """The call of an NNX graph as a function of its state."""
-
-  graph: Any
-
-  def __call__(self, state: PyTree, *args: Any) -> jax.Array:
-    from flax import nnx
-
-    return nnx.merge(self.graph, state)(*args)
 
 
 @jax.tree_util.register_dataclass

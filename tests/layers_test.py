@@ -22,6 +22,7 @@ LAYERS = [
       "tree",
       "checks",
       "jacobians",
+      "modules",
       "parallel",
       "checkpoints",
       "locks",

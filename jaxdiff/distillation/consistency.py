@@ -39,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import modules
 from jaxdiff import tree
 from jaxdiff.distillation import generators
 from jaxdiff.distillation import jumps
@@ -164,9 +165,13 @@ def aimed_at(target: str, params: Any, nets: Any) -> Any:
 
 
 def dropout(student: Any, key: jax.Array) -> dict:
-  """Returns what calls are told of dropout: one mask for both of a pair."""
-  module = getattr(student.apply, "module", None)
-  return dict(key=key) if getattr(module, "dropout", 0.0) > 0.0 else {}
+  """Returns what calls are told of dropout: one mask for both of a pair.
+
+  A network with a state has none: a call with a key would be normalized by its
+  batch, and the two of a pair are batches of different noise.
+  """
+  drops = modules.trains(student) and student.state is None
+  return dict(key=key) if drops else {}
 
 
 def no_teacher(teacher: Any, name: str) -> None:

@@ -44,6 +44,7 @@ from jaxdiff import training
 from jaxdiff.distillation import consistency
 from jaxdiff.distillation import critic as critics
 from jaxdiff.distillation import discriminator
+from jaxdiff.distillation import fake_score
 from jaxdiff.distillation import generators
 from jaxdiff.distillation import jumps
 from jaxdiff.distillation import teacher_steps
@@ -112,12 +113,8 @@ def ctm(
   _check(student, weights, critic, last, max_steps, n)
   steps = teacher_steps.of(solver, process, grid)
   time = lambda i, x: teacher_steps.at(grid, i, x.dtype)
-  module = getattr(student.apply, "module", None)
-  denoising = losses.denoising(
-    student,
-    times=dsm_times or half_log_normal(process),
-    num_classes=getattr(module, "num_classes", 0),
-    label_dropout=0.0,
+  denoising = fake_score.denoising(
+    student, times=dsm_times or half_log_normal(process)
   )
 
   def draw(key, batch):

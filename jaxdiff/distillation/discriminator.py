@@ -52,9 +52,18 @@ def features(
     *label: the labels, if there are any.
 
   Raises:
+    TypeError: for a network that is no Linen module.
     ValueError: if the network has no such layer; those it has are named.
   """
-  module = denoiser.apply.module
+  module = getattr(denoiser.apply, "module", None)
+  if module is None:
+    raise TypeError(
+      "features are the activations of a layer of a Linen module, which Flax"
+      " hands out by its name; this network is called by"
+      f" {type(denoiser.apply).__name__}, which has no names of layers. Take a"
+      " method without an adversarial term, or let a Linen network be the one"
+      " whose features are read"
+    )
   found = set()
 
   def wanted(submodule, method):
@@ -63,8 +72,9 @@ def features(
     return submodule.name == layer
 
   _, kept = module.apply(
-    {"params": denoiser.params},
+    {**(denoiser.state or {}), "params": denoiser.params},
     *denoiser.inputs(x, t, *label),
+    **denoiser.apply.mode(False),
     capture_intermediates=wanted,
     mutable=["intermediates"],
   )

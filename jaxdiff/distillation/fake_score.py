@@ -19,7 +19,7 @@ from jaxdiff.training import alternating
 def denoising(fake: Any, *, times: Any = None, weighting: Any = "edm") -> Any:
   """Returns loss(key, params, batch) of denoising batch["image"].
 
-  As `losses.denoising` makes it, without dropped labels.
+  As `losses.denoising` makes it, without dropped labels and new statistics.
 
   Args:
     fake: a Denoiser; its parameters are those that are trained.
@@ -27,13 +27,21 @@ def denoising(fake: Any, *, times: Any = None, weighting: Any = "edm") -> Any:
     weighting: as in `losses.denoising`.
   """
   module = getattr(fake.apply, "module", None)
-  return losses.denoising(
-    fake,
-    times=times,
-    weighting=weighting,
-    num_classes=getattr(module, "num_classes", 0),
-    label_dropout=0.0,
-  )
+
+  def loss(key, params, batch):
+    # what does not say how many classes it knows is told the batch's labels
+    classes = getattr(module, "num_classes", int("label" in batch))
+    denoise = losses.denoising(
+      fake,
+      times=times,
+      weighting=weighting,
+      num_classes=classes,
+      label_dropout=0.0,
+      update_state=False,
+    )
+    return denoise(key, params, batch)
+
+  return loss
 
 
 def fake_score(

@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import denoisers
+from jaxdiff import modules
 
 PyTree = Any
+
+with_params = modules.with_params
 
 
 def student_of(
@@ -22,26 +25,40 @@ def student_of(
 
   Args:
     key: of parameters that the teacher does not have.
-    teacher: a Denoiser of a Linen module.
+    teacher: a Denoiser; one of a Linen module if the student is to jump and the
+      teacher does not.
     shape: of one sample.
     jumps: whether it is also told where to jump. The second time enters by a
       matrix of zeros: before training the student answers as its teacher.
 
   Raises:
-    TypeError: if the teacher is no Denoiser of a Linen module.
+    TypeError: if the teacher is no Denoiser, or its network cannot be made anew
+      with another input.
     ValueError: if its network cannot be told two times.
   """
-  module = getattr(getattr(teacher, "apply", None), "module", None)
-  if module is None:
+  if not isinstance(teacher, denoisers.Denoiser):
     raise TypeError(
       "a student is a copy of its teacher's network, so the teacher must be a"
-      f" Denoiser of a Linen module, got {type(teacher).__name__}; make the"
-      " student with training.make_denoiser, and let it imitate the teacher"
-      " first (distillation.imitation)"
+      f" Denoiser, got {type(teacher).__name__}; make the student with"
+      " training.make_denoiser, and let it imitate the teacher first"
+      " (distillation.imitation)"
     )
-  copy = jax.tree.map(jnp.copy, teacher.params)
+  copy, state = jax.tree.map(jnp.copy, (teacher.params, teacher.state))
   if not jumps or teacher.jumps:
-    return dataclasses.replace(teacher, params=copy)
+    return dataclasses.replace(teacher, params=copy, state=state)
+  module = getattr(teacher.apply, "module", None)
+  if module is None:
+    raise TypeError(
+      "a student that jumps is told one more number than its teacher, so its"
+      " network is made anew, with inputs of another shape: a Linen module can"
+      " be, but this teacher's network is called by"
+      f" {type(teacher.apply).__name__}: an NNX module or a function has the"
+      " shapes that it was made with. Make a module whose c is f[batch, 2],"
+      " denoisers.from_nnx(module, process, jumps=True), copy the teacher's"
+      " parameters into it or let it imitate the teacher first"
+      " (distillation.imitation)"
+    )
+  modules.without_state(teacher, "student_of(..., jumps=True)")
   x, c = jnp.zeros((1, *shape)), jnp.zeros((1, 2))
   try:
     fresh = jax.jit(module.init)(key, x, c)["params"]
@@ -53,11 +70,6 @@ def student_of(
     ) from e
   params = grafted(fresh, copy)
   return dataclasses.replace(teacher, params=params, jumps=True)
-
-
-def with_params(model: Any, params: PyTree) -> Any:
-  """Returns the model with other parameters."""
-  return dataclasses.replace(model, params=params)
 
 
 def must_jump(student: Any, method: str) -> None:

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import modules
 from jaxdiff import predictions
 from jaxdiff import tree
 from jaxdiff.losses import times as times_lib
@@ -57,6 +58,7 @@ def denoising(
   augment_noisy: bool = False,
   learned_weighting: bool = False,
   buckets: int = 8,
+  update_state: bool = True,
 ) -> Loss:
   """Returns loss(key, params, batch) -> (scalar, metrics).
 
@@ -66,7 +68,9 @@ def denoising(
   "loss" and, over equal buckets of the log-SNR from the noisy end to the clean
   one, "bucket_loss" f32[buckets] (weighted loss, 0 where no sample fell) and
   "bucket_count" f32[buckets]; with learned weighting also "plain_loss", which
-  is without it. A network with dropout trains with it.
+  is without it. A network with dropout trains with it. One with batch
+  statistics is normalized by the batch's, and the new running ones are the
+  metric "model_state", which `training.make_update` takes into its state.
 
   Args:
     denoiser: a `denoisers.Denoiser`; its parameters are replaced by the ones
@@ -86,6 +90,8 @@ def denoising(
       begun by `losses.uncertainty.init`, and divided by a learned function of
       the noise level; see `losses.uncertainty`.
     buckets: number of buckets of the metrics.
+    update_state: False asks a network that has a state as sampling does: with
+      its running statistics, which stay as they are, and without dropout.
 
   Raises:
     ValueError: for an unknown weighting, a label_dropout outside [0, 1],
@@ -117,7 +123,8 @@ def denoising(
       f" with augment_dim={told}, if it has such an option, or take an"
       " augmentation that leaves the law of the data as it is, Mirror()"
     )
-  dropout = getattr(module, "dropout", 0.0) > 0.0
+  held = getattr(denoiser, "state", None) is not None
+  dropout = modules.trains(denoiser) and (update_state or not held)
   conditional = num_classes or getattr(module, "label_dim", 0)
   model = dataclasses.replace(denoiser, params=None, label=None)
   process = model.process
@@ -141,12 +148,15 @@ def denoising(
       label = dropped_labels(label_key, batch, num_classes, label_dropout)
     if learned_weighting:
       params, loss_params = params
-    predicted = dataclasses.replace(model, params=params)(
-      x, t, label, **options
-    )
+    own = modules.with_params(model, params)
+    predicted, state = own.stateful(x, t, label, **options)
     per_sample = error(model, predicted, x0, eps, t, weighting)
     by_bucket, count = _bucket_means(process, t, per_sample, buckets)
     metrics = dict(bucket_loss=by_bucket, bucket_count=count)
+    if update_state and (
+      isinstance(params, modules.Variables) or modules.changed(own.state, state)
+    ):
+      metrics[modules.STATE] = state
     if "weight" in batch:
       per_sample = per_sample * batch["weight"]
     value = jnp.mean(per_sample)

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import modules
 from jaxdiff.quantization import quantizer
 from jaxdiff.quantization.calibration import CalibrationSet
 from jaxdiff.quantization.quantizer import Quantizer
@@ -147,6 +148,7 @@ def quantize(
   config = Config() if config is None else config
   if config.rounding == "learned" and key is None:
     raise ValueError("learned rounding draws batches: give quantize a key=")
+  modules.without_state(denoiser, "quantize")
   x, t = calibration
   if len(x) == 0 or jnp.shape(t) != (len(x),):
     raise ValueError(

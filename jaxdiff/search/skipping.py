@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxdiff import denoisers
+from jaxdiff import modules
 from jaxdiff.networks import skipping
 
 Array = Any
@@ -61,6 +62,7 @@ def gated(
       "blocks are skipped in Linen networks, made into models by from_linen;"
       f" this one is applied by {type(denoiser.apply).__name__}"
     )
+  modules.without_state(denoiser, "gated")
   held = denoiser.params
   if names is None:
     names = skipping.branches(held)

@@ -20,6 +20,7 @@ from jaxdiff.training.models import ModelConfig
 from jaxdiff.training.models import save_config
 from jaxdiff.training.snapshots import open_snapshots
 from jaxdiff.training.snapshots import reconstruct
+from jaxdiff.training.state import finished
 from jaxdiff.training.state import init_state
 from jaxdiff.training.state import TrainState
 from jaxdiff.training.update import Loss
@@ -45,6 +46,7 @@ __all__ = [
   "digits_denoiser",
   "ema",
   "fingerprint",
+  "finished",
   "init_state",
   "load_config",
   "load_denoiser",

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import modules
 from jaxdiff import parallel
 from jaxdiff import tree
 from jaxdiff.training import averaging
@@ -293,6 +294,7 @@ def _play(player, key, params, opt_state, nets, batch, step, gather):
     (value, said), grads = jax.value_and_grad(
       lambda p: player.loss(own, gather(p), nets, batch), has_aux=True
     )(params)
+    _no_model_state(said)
     squares = jax.tree.map(updates.square, grads)
     norm = jnp.sqrt(sum(jax.tree.leaves(squares)))
     if player.clip_norm is not None:
@@ -339,6 +341,17 @@ def _play(player, key, params, opt_state, nets, batch, step, gather):
   (params, opt_state), (said, squares) = jax.lax.cond(moves, play, rest, carry)
   said = said | dict(moved=moves.astype(jnp.float32))
   return params, opt_state, said, squares
+
+
+def _no_model_state(metrics):
+  """Refuses a loss that leaves new batch statistics: none are carried here."""
+  if modules.STATE in metrics:
+    raise ValueError(
+      f"a player's loss returned {modules.STATE!r}: networks that train one"
+      " another see several laws (data, noise, samples), whose batch statistics"
+      " would be a mixture of theirs; keep the running ones, as"
+      " losses.denoising(..., update_state=False) does"
+    )
 
 
 def _where(condition, new, old):

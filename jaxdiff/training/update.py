@@ -9,6 +9,11 @@ resumed run repeats it exactly. With `accumulate` = n the batch is cut into n
 parts, part i with fold_in(fold_in(key, step), i), whose gradients are averaged:
 a batch n times larger in the memory of one part.
 
+A network with a state (batch statistics) is normalized by its batch, or part of
+a batch; the loss is called with `modules.Variables` in place of the parameters
+and leaves the new state in its metrics, under "model_state". On a mesh the
+batch is the global one.
+
 An update whose loss or gradient is not finite changes nothing but the step, and
 says so in the metrics "skipped" and "fault".
 """
@@ -52,7 +57,8 @@ def make_update(
 
   Args:
     loss: loss(key, params, batch) -> (scalar, metrics); params is the pair
-      (params, loss_params) if the state has parameters of the loss.
+      (params, loss_params) if the state has parameters of the loss, and params
+      in it `modules.Variables(params, state)` if it has a model_state.
     optimizer: any optax transformation.
     ema: decay of the average per update, in [0, 1), 0 copies the parameters;
       or a profile of `ema`.
@@ -68,7 +74,8 @@ def make_update(
   Raises:
     ValueError: if ema is outside [0, 1), clip_norm is not positive, or
       accumulate is below 1; in the update, if the batch does not fall into
-      equal parts, or the state does not have these averages.
+      equal parts, the state does not have these averages, or it and the loss
+      disagree on whether there is a model_state.
   """
   profile = ema if callable(ema) else emas.exponential(ema, ema_warmup)
   if clip_norm is not None and not clip_norm > 0:
@@ -86,7 +93,9 @@ def make_update(
     states.check_averages(state, averages)
     key = jax.random.fold_in(state.key, state.step)
     old = states.trained(state.params, state.loss_params)
-    value, metrics, grads = _gradient(loss, key, old, batch, accumulate)
+    value, metrics, model_state, grads = _gradient(
+      loss, key, old, state, batch, accumulate
+    )
     squares = jnp.stack([square(g) for g in jax.tree.leaves(grads)])
     grad_norm = jnp.sqrt(jnp.sum(squares))
     if clip_norm is not None:
@@ -106,6 +115,10 @@ def make_update(
       averages=tuple(
         emas.average(p, k, mean, params)
         for p, mean in zip(averages, state.averages)
+      ),
+      model_state=model_state,
+      ema_model_state=_average_state(
+        profile, k, state.ema_model_state, model_state
       ),
     )
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -142,16 +155,37 @@ def projection(denoiser: Any) -> Callable[[PyTree], PyTree] | None:
   return getattr(getattr(denoiser.apply, "module", None), "project", None)
 
 
+def _average_state(profile, k, old, new):
+  """Returns the average of a model's state: of its numbers, not of counters."""
+  real = lambda v: jnp.issubdtype(v.dtype, jnp.inexact)
+  return jax.tree.map(
+    lambda a, v: emas.average(profile, k, a, v) if real(v) else v, old, new
+  )
+
+
 def _gradient(
-  loss: Loss, key: jax.Array, params: PyTree, batch: Any, parts: int
-) -> tuple[jax.Array, dict, PyTree]:
-  """Returns (value, metrics, gradient), averaged over parts of the batch."""
-  grad = lambda key, part: jax.value_and_grad(
-    lambda p: loss(key, p, part), has_aux=True
-  )(params)
+  loss: Loss,
+  key: jax.Array,
+  params: PyTree,
+  state: TrainState,
+  batch: Any,
+  parts: int,
+) -> tuple[jax.Array, dict, PyTree, PyTree]:
+  """Returns (value, metrics, model_state, gradient), means over the parts.
+
+  A model's state goes from part to part.
+  """
+
+  def grad(key, model_state, part):
+    held = state._replace(model_state=model_state)
+    (value, metrics), grads = jax.value_and_grad(
+      lambda p: loss(key, states.called_with(p, held), part), has_aux=True
+    )(params)
+    metrics, model_state = states.left_by(metrics, held)
+    return value, metrics, model_state, grads
+
   if parts == 1:
-    (value, metrics), grads = grad(key, batch)
-    return value, metrics, grads
+    return grad(key, state.model_state, batch)
 
   def cut(leaf):
     n = leaf.shape[0]
@@ -163,22 +197,26 @@ def _gradient(
     # every n-th row, not runs of rows: each device keeps the rows it has
     return leaf.reshape(n // parts, parts, *leaf.shape[1:]).swapaxes(0, 1)
 
-  def add(total, part):
+  def add(carry, part):
+    total, model_state = carry
     i, rows = part
-    (value, metrics), grads = grad(jax.random.fold_in(key, i), rows)
-    wide = lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32))
-    return jax.tree.map(lambda t, g: t + wide(g) / parts, total, grads), (
-      value,
-      metrics,
+    value, metrics, model_state, grads = grad(
+      jax.random.fold_in(key, i), model_state, rows
     )
+    wide = lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32))
+    total = jax.tree.map(lambda t, g: t + wide(g) / parts, total, grads)
+    return (total, model_state), (value, metrics)
 
   zero = jax.tree.map(
     lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)),
     params,
   )
   cuts = jax.tree.map(cut, batch)
-  grads, (values, metrics) = jax.lax.scan(add, zero, (jnp.arange(parts), cuts))
-  return jnp.mean(values), averaging.merge(metrics, empty=0.0), grads
+  (grads, model_state), (values, metrics) = jax.lax.scan(
+    add, (zero, state.model_state), (jnp.arange(parts), cuts)
+  )
+  metrics = averaging.merge(metrics, empty=0.0)
+  return jnp.mean(values), metrics, model_state, grads
 
 
 def fault(batch: Any, squares: jax.Array) -> jax.Array:
