@@ -159,9 +159,9 @@ class NnxApply:
 
   Attributes:
     graph: nnx.GraphDef of the module.
-    streams: structure of its random streams, and shape of each leaf, None for a
-      counter. Their values are not kept: in training they come from the key, in
-      sampling, where hardly any network draws, from one fixed key.
+    streams: structure of its random streams, and for each leaf whether it is a
+      key, and its shape. Their values are not kept: in training they come from
+      the key, in sampling, where hardly any network draws, from one fixed key.
     takes: names of the arguments of its call.
   """
 
@@ -208,12 +208,12 @@ class NnxApply:
       return None
     structure, shapes = self.streams
     leaves = []
-    for i, shape in enumerate(shapes):
-      if shape is None:
-        leaves.append(jnp.zeros((), jnp.uint32))
-      else:
+    for i, (is_key, shape) in enumerate(shapes):
+      if is_key:
         own = jax.random.fold_in(jax.random.fold_in(key, 0), i)
         leaves.append(jax.random.split(own, shape) if shape else own)
+      else:
+        leaves.append(jnp.zeros(shape, jnp.uint32))
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -225,14 +225,24 @@ def of_linen(module: Any, variables: PyTree) -> tuple[Any, PyTree, PyTree]:
     variables: its "params" collection, or all that module.init returned.
 
   Raises:
-    TypeError: if it cannot be called as module(x, c) or module(x, c, label).
+    TypeError: for what is no module, or one that cannot be called as module(x,
+      c) or module(x, c, label).
   """
+  if isinstance(module, type) or not hasattr(module, "apply"):
+    raise TypeError(
+      f"from_linen takes a Linen module that was made, got {_named(module)};"
+      " make it first, Net(...); NNX modules go to from_nnx, functions to"
+      " from_function"
+    )
+  import flax
+
   call = type(module).__call__
   _check_call(call, _mode(call, False), type(module).__name__)
   if not (isinstance(variables, Mapping) and "params" in variables):
     return LinenApply(module), variables, None
+  # plain dictionaries, as a call returns them
   rest = {
-    name: tree
+    name: flax.core.unfreeze(tree)
     for name, tree in variables.items()
     if name not in ("params", "intermediates") and jax.tree.leaves(tree)
   }
@@ -252,11 +262,10 @@ def of_nnx(module: Any) -> tuple[NnxApply, PyTree, PyTree]:
   from flax import nnx
 
   if not isinstance(module, nnx.Module):
-    what = module.__name__ if isinstance(module, type) else type(module)
     raise TypeError(
-      f"from_nnx takes an nnx.Module that was made, got {what}; make it first,"
-      " Net(rngs=nnx.Rngs(0)); Linen modules go to from_linen, functions to"
-      " from_function"
+      f"from_nnx takes an nnx.Module that was made, got {_named(module)}; make"
+      " it first, Net(rngs=nnx.Rngs(0)); Linen modules go to from_linen,"
+      " functions to from_function"
     )
   call = type(module).__call__
   told = _mode(call, False)
@@ -266,10 +275,7 @@ def of_nnx(module: Any) -> tuple[NnxApply, PyTree, PyTree]:
   _check_call(call, told, type(module).__name__)
   graph, params, streams, state = _split(module)
   leaves, structure = jax.tree.flatten(streams)
-  shapes = tuple(
-    leaf.shape if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else None
-    for leaf in leaves
-  )
+  shapes = tuple((_is_key(leaf), leaf.shape) for leaf in leaves)
   copies = lambda t: jax.tree.map(lambda v: v, t)
   apply = NnxApply(
     graph, (structure, shapes) if leaves else None, frozenset(takes)
@@ -279,6 +285,13 @@ def of_nnx(module: Any) -> tuple[NnxApply, PyTree, PyTree]:
     copies(params),
     copies(state) if jax.tree.leaves(state) else None,
   )
+
+
+def _named(module):
+  """Returns how a message calls what is no module."""
+  if isinstance(module, type):
+    return f"the class {module.__name__}"
+  return f"one of type {type(module).__name__}"
 
 
 def _split(module):
@@ -306,9 +319,11 @@ def _like(state, after):
 
 def _typed(key):
   """Returns a key as NNX's streams hold it."""
-  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-    return key
-  return jax.random.wrap_key_data(key)
+  return key if _is_key(key) else jax.random.wrap_key_data(key)
+
+
+def _is_key(leaf):
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _arguments(call):

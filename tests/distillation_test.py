@@ -374,8 +374,8 @@ def test_a_student_that_jumps_begins_as_its_teacher(network):
   np.testing.assert_allclose(told.x0, same.x0, rtol=1e-6, atol=1e-6)
 
 
-def test_students_are_made_of_linen_teachers():
-  with pytest.raises(TypeError, match="a Denoiser of a Linen module"):
+def test_students_are_made_of_denoisers():
+  with pytest.raises(TypeError, match="must be a Denoiser, got"):
     distillation.student_of(
       jax.random.key(0), oracles.exact(oracles.g2(), EDM), (2,)
     )

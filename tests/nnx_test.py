@@ -1,6 +1,10 @@
 """Flax modules with state: NNX as a user writes it, and its Linen twin."""
 
 import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
 
 import chex
 import jax
@@ -8,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import virtual_devices
 from flax import linen as nn
 from flax import nnx
 
@@ -385,6 +390,30 @@ def test_arguments_for_the_mode_and_constants():
   assert training.finished(model, state).state is model.state
 
 
+def test_a_learned_weighting_is_trained_beside_the_state():
+  model = made()
+  weight = losses.uncertainty.init()
+  state = begun(model, loss_params=weight)
+  loss = losses.denoising(model, learned_weighting=True)
+  after, _ = jax.eval_shape(training.make_update(loss, SGD), state, BATCH)
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+
+
+def test_statistics_on_a_mesh_are_those_of_the_whole_batch():
+  here = pathlib.Path(__file__).parent
+  result = subprocess.run(
+    [sys.executable, here / "nnx_run.py"],
+    env=virtual_devices.environment(2),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr[-2000:]
+  alone, together = json.loads(result.stdout)
+  np.testing.assert_allclose(alone, together, rtol=1e-5)
+  assert abs(np.array(alone) - np.repeat([0.0, 1.0], 8)).min() > 1e-4
+
+
 def test_state_without_a_place_is_refused_and_the_other_way_round():
   model = made()
   update = training.make_update(losses.denoising(model), SGD)
@@ -418,8 +447,12 @@ class Careless(nn.Module):
 
 def test_modules_that_cannot_be_called_are_refused():
   refuse = lambda match: pytest.raises(TypeError, match=match)
-  with refuse("that was made, got Net"):
+  with refuse("nnx.Module that was made, got the class Net"):
     jd.from_nnx(Net, PROCESS)
+  with refuse("Linen module that was made, got the class Twin"):
+    jd.from_linen(Twin, {}, PROCESS)
+  with refuse("NNX modules go to from_nnx"):
+    jd.from_linen(Net(nnx.Rngs(0)), {}, PROCESS)
   with refuse("Linen modules go to from_linen"):
     jd.from_nnx(Twin(), PROCESS)
   with refuse(r"Keyword.__call__\(self, x, \*, timesteps\) cannot be called"):

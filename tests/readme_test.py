@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import jaxdiff as jd
 
@@ -42,6 +43,14 @@ def test_the_recipes_of_the_readme_run():
     def __call__(self, x, c, label=None):
       return nn.Dense(x.shape[-1])(x) + c[:, None, None, None]
 
+  class Module(nnx.Module):
+    def __init__(self, rngs):
+      self.norm = nnx.BatchNorm(3, rngs=rngs)
+      self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x, c, label=None):
+      return self.drop(self.norm(x)) + c[:, None, None, None]
+
   net = Net()
   images = jnp.zeros((4, 2, 2, 3))
   params = net.init(jax.random.key(0), images, jnp.zeros(4))["params"]
@@ -49,6 +58,7 @@ def test_the_recipes_of_the_readme_run():
     jd=jd,
     jax=jax,
     net=net,
+    module=Module(nnx.Rngs(0)),
     params=params,
     process=jd.edm(),
     images=images,

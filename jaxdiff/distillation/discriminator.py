@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import modules
 from jaxdiff.distillation import generators
 
 KINDS = ("softplus", "hinge", "least_squares")
@@ -55,8 +56,7 @@ def features(
     TypeError: for a network that is no Linen module.
     ValueError: if the network has no such layer; those it has are named.
   """
-  module = getattr(denoiser.apply, "module", None)
-  if module is None:
+  if not isinstance(denoiser.apply, modules.LinenApply):
     raise TypeError(
       "features are the activations of a layer of a Linen module, which Flax"
       " hands out by its name; this network is called by"
@@ -64,6 +64,7 @@ def features(
       " method without an adversarial term, or let a Linen network be the one"
       " whose features are read"
     )
+  module = denoiser.apply.module
   found = set()
 
   def wanted(submodule, method):
