@@ -184,12 +184,12 @@ class Dropped(nnx.Module):
   """Two masks on one value."""
 
   def __init__(self, rngs):
-    self.w = nnx.Param(jnp.ones(()))
+    self.w = nnx.Param(jnp.ones((), jnp.float32))
     self.one = nnx.Dropout(0.5, rngs=rngs)
     self.two = nnx.Dropout(0.25, rngs=rngs)
 
   def __call__(self, x, c):
-    half = jnp.ones((*x.shape[:-1], x.shape[-1] // 2)) * self.w[...]
+    half = jnp.ones_like(x[..., : x.shape[-1] // 2]) * self.w[...]
     return jnp.concatenate([self.one(half), self.two(half)], -1)
 
 
@@ -197,7 +197,7 @@ def test_dropout_comes_from_the_key_alone():
   module = Dropped(nnx.Rngs(0))
   model = jd.from_nnx(module, PROCESS, prediction="x0")
   assert model.state is None
-  x = jnp.zeros((64, 64))
+  x = jnp.zeros((64, 64), jnp.float32)
   draw = jax.jit(lambda model, key: model(x, 1.0, key=key).x0)
   first = draw(model, KEY)
   chex.assert_trees_all_equal(first, draw(model, KEY))
