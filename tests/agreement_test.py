@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxdiff import denoisers
@@ -340,6 +341,32 @@ def test_a_process_that_is_not_the_model_s_is_refused_by_name(call):
   with pytest.raises(ValueError, match="the model.* of vp_linear") as refusal:
     call(model_of(VP), EDM)
   assert "edm()" in str(refusal.value)
+
+
+def small(process):
+  network = networks.MLP(features=(4,))
+  params = network.init(KEY, jnp.zeros((1, 2)), jnp.zeros(1))["params"]
+  return denoisers.from_linen(network, params, process)
+
+
+@pytest.mark.parametrize("name", ["consistency_distillation", "sim", "reflow"])
+def test_a_student_is_of_its_teacher_s_process(name):
+  build, sgd = getattr(distillation, name), optax.sgd(0.1)
+  build(model_of(EDM), small(processes.edm(0.01, 60.0)), optimizer=sgd)
+  build(seen, small(EDM), optimizer=sgd)
+  with pytest.raises(ValueError, match="the teacher is of vp_linear.*under"):
+    build(model_of(VP), small(EDM), optimizer=sgd)
+  other = oracles.exact(oracles.Empirical(np.ones((1, 2))), processes.pfgmpp(8))
+  with pytest.raises(ValueError, match="whose noise is StudentT"):
+    build(other, small(EDM), optimizer=sgd)
+
+
+def test_a_table_that_is_learned_is_of_the_model_s_process():
+  theta, build = learning.bns(TABLE, EDM)
+  lessons = [learning.Lessons(X + i, X) for i in range(2)]
+  rounds = learning.descend(KEY, model_of(VP), build, theta, *lessons)
+  with pytest.raises(ValueError, match="descend: the model is of vp_linear"):
+    next(rounds)
 
 
 @pytest.mark.parametrize(

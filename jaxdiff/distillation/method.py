@@ -29,6 +29,7 @@ from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
 from jaxdiff.distillation import jumps
+from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.training import alternating
 from jaxdiff.training import ema as emas
@@ -50,6 +51,9 @@ class Method:
     remember: how, as in `training.alternating.make_update`.
     ema: decay of the student's average, or a profile of `training.ema`.
     gamma: of the student's own sampler, `solvers.gamma_sampling`.
+
+  Raises:
+    ValueError: if teacher and student are of different processes.
   """
 
   student: Any
@@ -60,6 +64,11 @@ class Method:
   remember: Callable[..., Mapping] | None = None
   ema: float | emas.Profile = 0.999
   gamma: float = 1.0
+
+  def __post_init__(self):
+    if getattr(self.student, "time", None) != "none":  # asked at no time
+      looked_at = {k: self.frozen.get(k) for k in ("teacher", "reference")}
+      agreement.check_models("distillation", **looked_at, student=self.student)
 
   def finished(self, state: training.TrainState, ema: bool = True) -> Any:
     """Returns the student with the parameters of a state, averaged or last."""

@@ -35,6 +35,7 @@ import optax
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.learning import teacher
+from jaxdiff.processes import agreement
 from jaxdiff.tableau import Tableau
 
 Build = Callable[[jax.Array], Tableau]
@@ -110,8 +111,8 @@ def descend(
     resume: an earlier Progress to go on from.
 
   Raises:
-    ValueError: if the start's error is not finite, or a lesson's noise is
-      shared by both sets.
+    ValueError: if the start's error is not finite, a lesson's noise is shared
+      by both sets, or the table is of another process than the model.
   """
   settings = Settings() if settings is None else settings
   refuse_shared(train, validation)
@@ -125,6 +126,7 @@ def descend(
     # of the time, since it need not travel through memory
     ask = jax.checkpoint(lambda x, t: bound(x, t))
     table = build(theta)
+    agreement.check(bound, table, None, "descend")
     state = sampling.initial_state(lessons.start, table.memory)
     advance = sampling.table_advance(ask, jnp.arange(len(lessons.start)))
     rows = sampling.rows_of(table, dtype)

@@ -110,6 +110,32 @@ def check(
   return one
 
 
+def check_models(call: str, **models: Any) -> None:
+  """Raises a ValueError if two models are asked at one x_t, but of two laws.
+
+  Args:
+    call: name of what asks them, for the message.
+    **models: by their names in the message; what has no process is passed over.
+  """
+  known = {f"the {k}": process_of(v) for k, v in models.items()}
+  known = {k: v for k, v in known.items() if v is not None}
+  if not known:
+    return
+  (first, one), *others = known.items()
+  for second, other in others:
+    mend = (
+      f"make {second} with the process of {first}, or bring a model to another"
+      " process with distillation.trigflow.under(model, process)"
+    )
+    _check_same(first, one, second, other, call, mend)
+    laws = [getattr(p, "noise", None) for p in (one, other)]
+    if laws[0] != laws[1]:
+      raise ValueError(
+        f"{call}: {first} is of {describe(one)}, whose noise is {laws[0]}, but"
+        f" {second} of {describe(other)}, whose noise is {laws[1]}; {mend}"
+      )
+
+
 def check_start(x: Any, process: Any, t: Any) -> None:
   """Warns if x cannot be noise of the process at time t, by its scale.
 
@@ -149,7 +175,7 @@ def check_start(x: Any, process: Any, t: Any) -> None:
     )
 
 
-def _check_same(first, one, second, other, call):
+def _check_same(first, one, second, other, call, mend=None):
   if same(one, other):
     return
   low, high = max(one.t_min, other.t_min), min(one.t_max, other.t_max)
@@ -166,10 +192,15 @@ def _check_same(first, one, second, other, call):
   raise ValueError(
     f"{call}: {first} is of {describe(one)}, but {second} of"
     f" {describe(other)}: the same times mean other noise levels, and the"
-    f" samples would be nonsense.{at} Build the table with the model's process,"
-    " as in solver(model.process, grids.karras(model.process, n)), or move it"
-    " there with solvers.transfer(table, source, model.process)"
+    f" samples would be nonsense.{at} Mend: {mend or _REBUILD}"
   )
+
+
+_REBUILD = (
+  "build the table with the model's process, as in solver(model.process,"
+  " grids.karras(model.process, n)), or move it there with"
+  " solvers.transfer(table, source, model.process)"
+)
 
 
 def _check_times(table, first, process, call):
