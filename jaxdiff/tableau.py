@@ -130,6 +130,8 @@ def common_process(tableaux: Sequence[Tableau], what: str) -> Any:
       at the same times.
   """
   known = [t.process for t in tableaux if t.process is not None]
+  # what a file tells is less than a process
+  known.sort(key=lambda p: isinstance(p, agreement.Recorded))
   for other in known[1:]:
     if not agreement.same(known[0], other):
       raise ValueError(
@@ -405,6 +407,9 @@ def save(
 ) -> None:
   """Writes a table to a small npz file in float64, whole or not at all.
 
+  Of its process, if it is known, the name and the noise levels at the calls are
+  kept, which is enough to tell a model of another process.
+
   Args:
     path: of the file; its folder is made if it is not there.
     tableau: one table with concrete leaves.
@@ -421,13 +426,18 @@ def save(
       "save writes numbers, but this table is traced; return it from the"
       " transformed function and save it outside"
     )
+  record = agreement.record(tableau)
   leaves = (np.asarray(leaf, np.float64) for leaf in tableau)
   tableau = validate(Tableau(*leaves))
+  known = {}
+  if record is not None:
+    known = dict(levels=np.asarray(record.levels), process=record.name)
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(path.name + ".partial")
   with open(partial, "wb") as f:  # a name would be given a suffix by numpy
-    np.savez(f, **tableau._asdict(), about=json.dumps(dict(about or {})))
+    told = json.dumps(dict(about or {}))
+    np.savez(f, **tableau._asdict(), **known, about=told)
   partial.replace(path)
 
 
@@ -451,7 +461,13 @@ def load(path: str | os.PathLike) -> Tableau:
       f"{path} holds {', '.join(leaves) or 'nothing'}, but a table also has"
       f" {', '.join(missing)}; tableau.save(path, table) writes all of it"
     )
-  return validate(Tableau(*(leaves[name] for name in Tableau._fields)))
+  table = validate(Tableau(*(leaves[name] for name in Tableau._fields)))
+  levels = leaves.get("levels")
+  if levels is None or np.shape(levels) != (table.nfe, 2):
+    return table
+  name = str(leaves.get("process", "another process"))
+  levels = tuple(map(tuple, levels.tolist()))
+  return under(table, agreement.Recorded(name, tuple(table.t), levels))
 
 
 def about(path: str | os.PathLike) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from jaxdiff import denoisers
+from jaxdiff import diagnostics
 from jaxdiff import distillation
 from jaxdiff import guidance
 from jaxdiff import learning
@@ -26,6 +27,7 @@ from jaxdiff import samplers
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
+from jaxdiff.diagnostics import fields
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import agreement
 from jaxdiff.search import fitness
@@ -143,6 +145,7 @@ def test_equal_processes_are_equal_and_share_a_program(make):
 
 # --- what a table remembers --------------------------------------------------
 
+X = jnp.ones((2, 2))
 TABLE = solvers.ddim(EDM, GRID)
 KEPT = {
   "solver": lambda: TABLE,
@@ -238,6 +241,41 @@ def test_a_table_is_moved_from_its_own_process():
     solvers.transfer(TABLE, VP, FLOW)
 
 
+def test_a_file_keeps_what_tells_a_process_from_another(tmp_path):
+  path = tmp_path / "table.npz"
+  table = solvers.dpmpp_2m(EDM, GRID)
+  tables.save(path, table)
+  loaded = tables.load(path)
+  chex.assert_trees_all_equal(tuple(loaded), tuple(table))
+  agreement.check(model_of(EDM), loaded, EDM)
+  agreement.check(seen, loaded)
+  with pytest.raises(ValueError, match="vp_linear.*the table of edm"):
+    sampling.sample(KEY, model_of(VP), loaded, jnp.ones((2, 2)))
+  with pytest.raises(ValueError, match="a concatenation"):
+    tables.concat(loaded, solvers.ddim(VP, GRID))
+  assert tables.concat(loaded, table).process == EDM
+  assert solvers.transfer(loaded, EDM, VP, 0.1).process == VP
+  with pytest.raises(ValueError, match="pass its own process as source"):
+    solvers.transfer(loaded, VP, EDM)
+  # again from what was loaded, and not for other calls
+  tables.save(path, loaded)
+  assert tables.load(path).process == loaded.process
+  tables.save(path, tables.take(loaded, slice(1, 2)))
+  assert tables.load(path).process is None
+  tables.save(path, tables.under(table, None))
+  assert tables.load(path).process is None
+
+
+def test_a_file_says_nothing_of_noise_that_it_cannot_name(tmp_path):
+  p = processes.pfgmpp(8.0)
+  path = tmp_path / "table.npz"
+  table = solvers.ddim(p, GRID)
+  tables.save(path, solvers.inject_noise(table, p, 0.1))
+  assert tables.load(path).process is None
+  tables.save(path, table)
+  agreement.check(oracles.exact(oracles.Empirical(X), p), tables.load(path))
+
+
 # --- what belongs to a model -------------------------------------------------
 
 
@@ -280,6 +318,14 @@ def test_a_model_is_of_the_process_it_was_made_for(name):
     sampling.sample(KEY, model, TABLE, jnp.ones((2, 2)))
 
 
+def test_a_projection_is_of_the_sampler_s_process():
+  known = samplers.inpaint(VP, X, jnp.ones((2, 2)))
+  with pytest.raises(ValueError, match="the projection of vp_linear"):
+    samplers.predictor_corrector(
+      KEY, seen, TABLE, X, process=EDM, project=known
+    )
+
+
 def test_a_plain_function_is_of_no_process():
   assert agreement.process_of(seen) is None
   sampling.sample(KEY, seen, TABLE, jnp.ones((4, 2)))
@@ -287,7 +333,6 @@ def test_a_plain_function_is_of_no_process():
     sampling.sample(KEY, seen, TABLE, (4, 2), process=VP)
 
 
-X = jnp.ones((2, 2))
 DOORS = {
   "sample": lambda m, t, p: sampling.sample(KEY, m, t, X),
   "sample, a shape": lambda m, t, p: sampling.sample(
@@ -332,6 +377,15 @@ def test_a_table_of_another_process_is_refused_by_name(name):
     lambda m, p: likelihood.log_likelihood(KEY, m, p, X),
     lambda m, p: guidance.classifier_guided(m, lambda x, t: x[:, 0], p),
     lambda m, p: populations.converged(KEY, m, p, (2,), 2, steps=2),
+    lambda m, p: samplers.ModelScore(m, 0.5, p),
+    lambda m, p: fields.score_of(m, p),
+    lambda m, p: diagnostics.diffusion_time.elbo_curve(KEY, m, p, X, [0.5]),
+    lambda m, p: diagnostics.diffusion_time.score_gap(
+      KEY, model_of(p), m, p, X, [0.5]
+    ),
+    lambda m, p: diagnostics.wasserstein_flow.audit(KEY, m, p, X, [0.5]),
+    lambda m, p: diagnostics.model_statistics.estimate(KEY, m, p, X),
+    lambda m, p: oracles.unexplained(KEY, model_of(p), m, p, X, [0.5]),
     lambda m, p: sampling.sample(
       KEY, m, tables.under(TABLE, None), (2, 2), process=p
     ),

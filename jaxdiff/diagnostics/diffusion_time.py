@@ -28,6 +28,7 @@ import numpy as np
 
 from jaxdiff import tree
 from jaxdiff.predictions import ask
+from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
@@ -79,6 +80,7 @@ def elbo_curve(
     TypeError: for a log_nu that is no function.
   """
   _check_bound(process, "elbo_curve")
+  agreement.check(model, None, process, "elbo_curve")
   times = checked_times(process, times)
   log_nu = standard_prior(process) if log_nu is None else log_nu
   if not callable(log_nu):
@@ -147,6 +149,8 @@ def score_gap(
     nodes: of the quadrature in lambda, between one T and the next.
   """
   _check_bound(process, "score_gap")
+  for asked in (model, exact):
+    agreement.check(asked, None, process, "score_gap")
   times = checked_times(process, times)
   at, weight = quadrature(process, times, nodes)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxdiff import tree
 from jaxdiff.predictions import ask
+from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
@@ -30,6 +31,7 @@ def score_of(model: Any, process: GaussianProcess) -> Score:
     ValueError: if its noise is not normal.
   """
   check_normal(process, "the score of a model", "score", NO_SCORE)
+  agreement.check(model, None, process, "score_of")
 
   def score(x: jax.Array, t: Any) -> jax.Array:
     t = jnp.asarray(t, tree.compute_dtype(x.dtype))

@@ -28,6 +28,7 @@ from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.predictions import ask
+from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers import model_statistics
 
@@ -69,6 +70,7 @@ def estimate(
     ValueError: for no data, another trace, or statistics that explode.
   """
   checks.one_of(trace, ("auto", "exact", "hutchinson"), "trace")
+  agreement.check(model, None, process, "model_statistics.estimate")
   lam = model_statistics.nodes(process, m, span)
   times = process.log_snr_inverse(lam)
   arrays, static = tree.partition(model)

@@ -32,6 +32,7 @@ from jaxdiff import tree
 from jaxdiff.diagnostics import conservativity
 from jaxdiff.diagnostics.fields import NO_SCORE
 from jaxdiff.predictions import ask
+from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
@@ -216,6 +217,7 @@ def audit(
       more than 256 values a sample without probes, or noise that is not normal.
   """
   check_normal(process, "wasserstein_flow.audit", "score", NO_SCORE)
+  agreement.check(model, None, process, "wasserstein_flow.audit")
   if points < 16 or not radius > 0:
     raise ValueError(
       "a circle takes at least 16 points and a positive radius, got"

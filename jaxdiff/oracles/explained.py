@@ -21,6 +21,7 @@ from jaxdiff.oracles import low_rank
 from jaxdiff.oracles.empirical import Empirical
 from jaxdiff.oracles.mixture import mixture
 from jaxdiff.predictions import ask
+from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 
 Model = Callable[[Any, Any], Any]
@@ -44,6 +45,8 @@ def unexplained(
     x0: data, f[batch, ...].
     times: f[n].
   """
+  for asked in (model, reference):
+    agreement.check(asked, None, process, "unexplained")
   times = jnp.asarray(np.asarray(times, np.float64))
   arrays, static = tree.partition((model, reference))
   shares = _unexplained(

@@ -7,6 +7,7 @@ that it was built for (`tableau.under`), a model has its own, and every door
 that takes both compares them, where they are known.
 """
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -16,11 +17,51 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff.processes.noise import describe
 from jaxdiff.processes.noise import is_normal
+from jaxdiff.processes.noise import Normal
 
 _RTOL = 1e-3  # far below what a sample shows, far above rounding
 _ATOL = 1e-6
 _NOISE_ALONE = 0.1  # alpha / sigma: data of unit scale are lost in noise there
 _VALUES = 64  # of which a scale is told within a factor of two
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+  """What a table's file tells of its process: its noise levels, and its name.
+
+  Attributes:
+    name: of the process, for messages.
+    t: the times of the table's calls.
+    levels: (alpha, sigma) at each.
+  """
+
+  name: str
+  t: tuple[float, ...]
+  levels: tuple[tuple[float, float], ...]
+
+  noise = Normal()
+
+  def agrees(self, process: Any) -> bool:
+    """Returns whether a process has these noise levels at these times."""
+    if isinstance(process, Recorded):  # nothing is known between the times
+      return self.t != process.t or np.allclose(self.levels, process.levels)
+    t, (alpha, sigma) = np.asarray(self.t), np.asarray(self.levels).T
+    return _close(process.alpha(t), alpha) and _close(process.sigma(t), sigma)
+
+
+def record(table: Any) -> Recorded | None:
+  """Returns the record of a table's process, or None if there is none to keep.
+
+  Noise that is not normal is not recorded of a table that draws it.
+  """
+  process = table.process
+  if isinstance(process, Recorded):  # of these calls, or of others
+    return process if process.t == tuple(np.asarray(table.t)) else None
+  if process is None or not (is_normal(process) or not table.stochastic):
+    return None
+  t = np.asarray(table.t, np.float64)
+  levels = np.stack([process.alpha(t), process.sigma(t)], axis=-1)
+  return Recorded(describe(process), tuple(t), tuple(map(tuple, levels)))
 
 
 def process_of(model: Any) -> Any:
@@ -50,6 +91,9 @@ def same(one: Any, other: Any) -> bool:
     return True
   if getattr(one, "schedule", one) == getattr(other, "schedule", other):
     return True
+  for a, b in ((one, other), (other, one)):
+    if isinstance(a, Recorded):
+      return a.agrees(b)
   low, high = max(one.t_min, other.t_min), min(one.t_max, other.t_max)
   if not all(map(checks.concrete, (low, high))):
     return True
@@ -58,13 +102,15 @@ def same(one: Any, other: Any) -> bool:
   t = np.linspace(low, high, 9)
   if low > 0:  # both scales: EDM's times span five orders of magnitude
     t = np.concatenate([t, np.geomspace(low, high, 9)])
-  for f in ("alpha", "sigma"):
-    a, b = getattr(one, f)(t), getattr(other, f)(t)
-    if not (checks.concrete(a) and checks.concrete(b)):
-      return True
-    if not np.allclose(a, b, rtol=_RTOL, atol=_ATOL):
-      return False
-  return True
+  return _close(one.alpha(t), other.alpha(t)) and _close(
+    one.sigma(t), other.sigma(t)
+  )
+
+
+def _close(a, b):
+  if not (checks.concrete(a) and checks.concrete(b)):
+    return True
+  return np.allclose(a, b, rtol=_RTOL, atol=_ATOL)
 
 
 def check(
@@ -91,12 +137,16 @@ def check(
     "the model": process_of(model),
     "the table": built,
   }
-  known = {k: v for k, v in known.items() if _is_process(v)}
+  known = {
+    k: v for k, v in known.items() if _is_process(v) or isinstance(v, Recorded)
+  }
   if not known:
     return None
   (first, one), *others = known.items()
   for second, other in others:
     _check_same(first, one, second, other, call)
+  if isinstance(one, Recorded):
+    return None
   if table is not None and built is None:
     _check_times(table, first, one, call)
   if built is not None and not (is_normal(one) or built.noise == one.noise):
@@ -115,9 +165,13 @@ def check_models(call: str, **models: Any) -> None:
 
   Args:
     call: name of what asks them, for the message.
-    **models: by their names in the message; what has no process is passed over.
+    **models: models or processes, by their names in the message; what has no
+      process is passed over.
   """
-  known = {f"the {k}": process_of(v) for k, v in models.items()}
+  known = {
+    f"the {k}": v if _is_process(v) else process_of(v)
+    for k, v in models.items()
+  }
   known = {k: v for k, v in known.items() if v is not None}
   if not known:
     return
@@ -162,7 +216,8 @@ def check_start(x: Any, process: Any, t: Any) -> None:
     return
   if not is_normal(process) and len(x) < 16:  # single samples may be anything
     return
-  each = np.asarray(x).astype(np.float64).reshape(len(x), -1)
+  x = jax.device_get(x)  # said aloud, for who guards transfers
+  each = x.astype(np.float64).reshape(len(x), -1)
   # the median: tails are heavy under other laws than the normal
   scale = float(np.median(np.sqrt(np.mean(each**2, axis=1))))
   if scale < 0.5 * sigma or scale > 4.0 * sigma:
@@ -178,8 +233,11 @@ def check_start(x: Any, process: Any, t: Any) -> None:
 def _check_same(first, one, second, other, call, mend=None):
   if same(one, other):
     return
-  low, high = max(one.t_min, other.t_min), min(one.t_max, other.t_max)
   at = ""
+  if any(isinstance(p, Recorded) for p in (one, other)):
+    low, high = 0.0, 0.0
+  else:
+    low, high = max(one.t_min, other.t_min), min(one.t_max, other.t_max)
   if low < high:
     t = np.linspace(low, high, 9)
     apart = lambda f: abs(getattr(one, f)(t) - getattr(other, f)(t))
@@ -206,15 +264,14 @@ _REBUILD = (
 def _check_times(table, first, process, call):
   """Refuses a table without a process that leaves the times of a known one."""
   t = table.t
-  if not checks.concrete(t) or np.size(t) == 0:
+  if not all(map(checks.concrete, (t, table.noise))) or np.size(t) == 0:
     return
+  t, noise = jax.device_get((t, table.noise))
   t = np.asarray(t, np.float64)
   low, high = process.t_min, process.t_max
   slack = 1e-5  # the times may be float32
   outside = (t < low - slack * abs(low)) & (t != process.t_zero)
-  churned = checks.concrete(table.noise) and np.any(
-    np.asarray(table.noise)[..., 0]
-  )
+  churned = np.any(np.asarray(noise)[..., 0])
   if not churned:  # churn asks above the grid's first time
     outside |= t > high + slack * abs(high)
   if outside.any():

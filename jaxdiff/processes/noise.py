@@ -90,6 +90,8 @@ _NAMES = {
 
 def describe(process: Any) -> str:
   """Returns a process in few words, for messages: its maker and its times."""
+  if not hasattr(process, "t_max"):
+    return str(getattr(process, "name", process))
   schedule = getattr(process, "schedule", process)
   name = type(schedule).__name__
   given = []

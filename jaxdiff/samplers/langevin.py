@@ -28,6 +28,7 @@ from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.predictions import ask
+from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
@@ -46,7 +47,8 @@ class ModelScore:
     process: the forward process; its noise is normal.
 
   Raises:
-    ValueError: if it is not: -eps / sigma is no score then.
+    ValueError: if it is not: -eps / sigma is no score then; or if the model is
+      of another process.
   """
 
   model: Any
@@ -57,6 +59,7 @@ class ModelScore:
 
   def __post_init__(self):
     check_normal(self.process, "ModelScore", "score", _EXACT_SCORE)
+    agreement.check(self.model, None, self.process, "ModelScore")
 
   def __call__(self, x: PyTree) -> PyTree:
     """Returns the score at x, shaped like x."""

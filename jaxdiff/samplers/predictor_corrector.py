@@ -133,6 +133,9 @@ def predictor_corrector(
     )
   begins, ends = _steps(tableau)
   agreement.check(model, tableau, process, "predictor_corrector")
+  agreement.check_models(
+    "predictor_corrector", process=process, projection=project
+  )
   if tableau.nfe > 1 and corrector_steps and not begins[1:].any():
     raise ValueError(
       "no step of this table ends with a = y before its last, as UniPC's, so"
