@@ -60,7 +60,6 @@ def test_the_recipes_of_the_readme_run():
     net=net,
     module=Module(nnx.Rngs(0)),
     params=params,
-    process=jd.edm(),
     images=images,
     key=jax.random.key(0),
     labels=jnp.arange(4),
