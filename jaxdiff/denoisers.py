@@ -17,6 +17,7 @@ from jaxdiff import checks
 from jaxdiff import modules
 from jaxdiff import predictions
 from jaxdiff import tree
+from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 
 PyTree = Any
@@ -262,11 +263,20 @@ def from_function(
     **options: further fields of `Denoiser`.
 
   Raises:
-    ValueError: for an unknown prediction kind or time.
+    ValueError: for an unknown prediction kind or time, or a score where the
+      noise is not normal.
   """
   checks.process(process, "from_function(apply, params, process)")
   denoiser = Denoiser(params, apply=apply, process=process, **options)
   predictions.check_kind(denoiser.prediction, "prediction")
+  if denoiser.prediction.removeprefix("-") == "score":
+    check_normal(
+      process,
+      'prediction="score"',
+      "score",
+      'predict "x0", "eps" or "edm"; a gradient of a scalar by'
+      ' from_potential(..., prediction="edm", time="log_snr")',
+    )
   if not callable(denoiser.time):
     checks.one_of(denoiser.time, TIMES, "time")
   if denoiser.time == "steps" and process.t_max != 1.0:

@@ -376,6 +376,7 @@ def test_a_table_of_another_process_is_refused_by_name(name):
     lambda m, p: samplers.addim(m, p, GRID, X),
     lambda m, p: likelihood.log_likelihood(KEY, m, p, X),
     lambda m, p: guidance.classifier_guided(m, lambda x, t: x[:, 0], p),
+    lambda m, p: guidance.clip_x0(m, p),
     lambda m, p: populations.converged(KEY, m, p, (2,), 2, steps=2),
     lambda m, p: samplers.ModelScore(m, 0.5, p),
     lambda m, p: fields.score_of(m, p),

@@ -387,6 +387,11 @@ DOORS = {
   ),
   "drift": (lambda p: p.drift(POINT, 1.0), True),
   "diffusion": (lambda p: p.diffusion(1.0), True),
+  "score": (lambda p: student(p, prediction="score"), True),
+  "potential": (
+    lambda p: denoisers.from_potential(potential, {}, p),
+    True,
+  ),
   "dmd": (distil("dmd"), True),
   "dmd2": (distil("dmd2", shape=(2,), layer="Dense_0"), True),
   "presto": (distil("presto", shape=(2,), layer="Dense_0"), True),

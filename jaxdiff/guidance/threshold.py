@@ -35,6 +35,7 @@ from jaxdiff import numerics
 from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
+from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 
 
@@ -183,6 +184,7 @@ def dynamic_threshold(
 
 def _check_door(model, process, call):
   checks.process(process, call)
+  agreement.check(model, None, process, call)
   if not callable(model):
     raise TypeError(
       f"{call} takes a model first, a function model(x, t) -> (x0, eps), got"
