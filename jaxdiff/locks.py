@@ -49,6 +49,7 @@ def hold(
     return
   folder = pathlib.Path(folder).expanduser().absolute()
   path = folder / f".{job}.lock"
+  handle = None
   try:
     folder.mkdir(parents=True, exist_ok=True)
     handle = _acquire(path, job)
@@ -56,6 +57,8 @@ def hold(
     os.ftruncate(handle, 0)
     os.pwrite(handle, text.encode(), 0)
   except OSError as e:
+    if handle is not None:
+      os.close(handle)
     if e.errno is None or e.errno in _FULL:  # said already, or the disk is full
       raise
     reason = e.strerror
