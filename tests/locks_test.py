@@ -100,6 +100,7 @@ def test_a_lock_is_on_the_file_that_others_see(tmp_path, monkeypatch):
     calls.append(handle)
     if len(calls) == 1:
       path.unlink()
+      path.touch()  # of the next
     return lock(handle)
 
   path.touch()
