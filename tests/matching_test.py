@@ -179,6 +179,9 @@ def test_guidance_of_one_is_the_teacher_and_two_that_of_cfg():
   np.testing.assert_array_equal(given.x0, expected(BATCH["image"], 1.0).x0)
   module = networks.MLP(features=(8,), embedding=8, num_classes=3)
   assert distillation.guided(_model(module=module), 2.0).null == 3
+  vectors = networks.DiT(label_dim=5)  # whose null is zeros
+  told = denoisers.from_linen(vectors, {}, EDM)
+  assert distillation.guided(told, 2.0).null == 0.0
   with pytest.raises(ValueError, match="guidance=2.0 needs a teacher"):
     distillation.guided(teacher, 2.0)
 
