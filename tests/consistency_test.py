@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,11 +102,6 @@ def _loss(method, **nets):
       key, params, nets | {"step": step}, batch
     )[0]
   )
-
-
-def _leaves_close(one, other, rtol, atol=0.0):
-  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-    np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
 # --- the consistency function -------------------------------------------------
@@ -255,7 +251,7 @@ def test_one_step_to_the_end_is_consistency_distillation(target, x64):
       student.params, key, {"image": x0}
     )
     assert float(value) == pytest.approx(float(expected), rel=1e-9)
-    _leaves_close(slope, expected_slope, rtol=1e-6, atol=1e-10)
+    chex.assert_trees_all_close(slope, expected_slope, rtol=1e-6, atol=1e-10)
 
 
 def _point(process):
@@ -622,10 +618,10 @@ def test_rounds_make_the_student_the_next_teacher():
     steps.append(int(metrics["steps"]))
     taught = state.loss_params["memory"]["teacher"]
     if k % 2 == 1:
-      _leaves_close(taught, state.params, rtol=1e-6)
+      chex.assert_trees_all_close(taught, state.params, rtol=1e-6)
       first = jax.tree.map(np.asarray, taught)
     else:
-      _leaves_close(taught, first, rtol=0)
+      chex.assert_trees_all_close(taught, first, rtol=0)
   assert steps == [4, 4, 2, 2, 1, 1, 1]
   np.testing.assert_array_equal(
     student_grid(grids.cosine(EDM, 8), 3), [20.0, 0.02]

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -327,11 +328,7 @@ def test_the_gradient_is_that_of_the_normalised_tangent():
   answer = lambda p: field_of(dataclasses.replace(student, params=p))(x, t)
   pull = jax.vjp(answer, student.params)[1]
   (expected,) = pull(-2.0 * step / step.size)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-    found,
-    expected,
-  )
+  chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
   assert float(value) == pytest.approx(float(jnp.mean(step**2)), rel=1e-5)
   assert float(said["tangent"]) == pytest.approx(float(norm.mean()), rel=1e-5)
   assert float(_grads(method, key, step=99)[0][1]["warmup"]) == pytest.approx(
@@ -359,7 +356,7 @@ def test_a_learned_weight_begins_as_none():
   (one, _), grads = _grads(plain, key)
   (two, _), same = _grads(learned, key)
   assert float(one) == float(two)
-  jax.tree.map(np.testing.assert_array_equal, grads, same)
+  chex.assert_trees_all_equal(grads, same)
   _, slope = _grads(learned, key, player="weight")
   # d / du E e^-u l + u = 1 - E l at u = 0
   assert float(slope["bias"]) == pytest.approx(1.0 - float(one), rel=1e-5)
@@ -377,7 +374,7 @@ def test_rcm_without_matching_is_scm_bitwise():
   (value, _), grads = _grads(one, jax.random.key(0), 30)
   (same, _), other = _grads(two, jax.random.key(0), 30)
   assert float(value) == float(same)
-  jax.tree.map(np.testing.assert_array_equal, grads, other)
+  chex.assert_trees_all_equal(grads, other)
 
 
 def test_rcm_without_consistency_is_dmd_after_its_warm_up():
@@ -402,11 +399,7 @@ def test_rcm_without_consistency_is_dmd_after_its_warm_up():
   (same, said), other = _grads(two, key, 7, fake=fake)
   assert float(value) == pytest.approx(float(same), rel=1e-6)
   assert float(said["dmd"]) == float(same)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8),
-    grads,
-    other,
-  )
+  chex.assert_trees_all_close(grads, other, rtol=1e-5, atol=1e-8)
   (nothing, _), rest = _grads(two, key, 6, fake=fake)
   assert float(nothing) == 0.0
   assert all(not leaf.any() for leaf in jax.tree.leaves(rest))
@@ -503,11 +496,7 @@ def test_mean_flow_without_jumps_is_flow_matching(velocity):
 
   expected, same = jax.value_and_grad(matching)(student.params)
   assert float(value) == pytest.approx(float(expected), rel=1e-5)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-    grads,
-    same,
-  )
+  chex.assert_trees_all_close(grads, same, rtol=1e-4, atol=1e-5)
 
 
 def test_students_of_mean_velocities_jump():
@@ -652,11 +641,7 @@ def test_attention_by_blocks_has_the_values_tangents_and_gradients():
     return jax.jvp(f, args, push), jax.vjp(f, *args)[1](pull)
 
   found, expected = (both(f, args, push, pull) for f in (blocks, _plain))
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-    found,
-    expected,
-  )
+  chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
   with pytest.raises(ValueError, match="'cudnn_jvp'; got 'flash'"):
     attention.attend(*args, "flash")
 

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_resumed_iterator_continues_bit_identically(stop, prefetch):
   next(second)
   second.set_state(state)
   for batch in expected:
-    jax.tree.map(np.testing.assert_array_equal, next(second), batch)
+    chex.assert_trees_all_equal(next(second), batch)
 
 
 def test_state_is_a_few_plain_ints():
@@ -92,7 +93,7 @@ def test_union_of_hosts_is_the_single_host_batch(hosts, drop_remainder):
   assert {len(share) for share in shares} == {len(alone)}
   for batch, *parts in zip(alone, *shares):
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    jax.tree.map(np.testing.assert_array_equal, joined, batch)
+    chex.assert_trees_all_equal(joined, batch)
     if len(batch["id"]) == 6:
       assert {len(part["id"]) for part in parts} == {6 // hosts}
 
@@ -255,7 +256,7 @@ def test_patches_have_the_declared_form_and_repeat(size, split):
   assert one["image"].dtype == np.float32
   assert -1 <= one["image"].min() < one["image"].max() <= 1
   assert np.bincount(one["label"]).tolist() == [51, 50]
-  jax.tree.map(np.testing.assert_array_equal, one, two)
+  chex.assert_trees_all_equal(one, two)
   other = data.load(name, split=split, count=101, seed=1)
   assert (one["image"] != other["image"]).any()
 
@@ -361,7 +362,7 @@ def test_pixels_stay_bytes_until_they_are_scaled(tmp_path):
     later, data.batches(held, 2, **options), data.batches(whole, 2, **options)
   ):
     assert raw["image"].dtype == np.uint8
-    jax.tree.map(np.testing.assert_array_equal, batch, expected)
+    chex.assert_trees_all_equal(batch, expected)
     traced = jax.jit(data.scaled)(raw)
     np.testing.assert_allclose(traced["image"], expected["image"], atol=1e-7)
     assert data.scaled(expected)["image"] is expected["image"]

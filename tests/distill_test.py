@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_a_run_leaves_a_student_pictures_and_measures(teacher, tmp_path):
   config.options.fake_steps = 2
   model = distill.distil(config, tmp_path, progress=False)
   again = training.load_denoiser(tmp_path)
-  jax.tree.map(np.testing.assert_array_equal, model.params, again.params)
+  chex.assert_trees_all_equal(model.params, again.params)
   rows = (tmp_path / "quality.csv").read_text().splitlines()
   assert rows[0] == "step,distance_1"
   assert [row.split(",")[0] for row in rows[1:]] == ["1", "2"]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import distillation_run
 import jax
 import jax.numpy as jnp
@@ -95,8 +96,7 @@ def test_the_state_holds_all_that_a_run_goes_on_from(tmp_path):
   restored, _ = opened.restore(start())
   opened.close()
   assert int(restored.loss_params["memory"]["updates"]) == 3
-  jax.tree.map(
-    np.testing.assert_array_equal,
+  chex.assert_trees_all_equal(
     restored._replace(key=()),
     state._replace(key=()),
   )

@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,9 +139,7 @@ def test_orders_are_those_of_the_list():
     for published in (False, True):
       assert used(build(VP, grid, order=orders, published=published)) == orders
   listed = jd.unipc(VP, grid, order=[1, 2, 3, 3, 2, 1])
-  jax.tree.map(
-    np.testing.assert_array_equal, listed, jd.unipc(VP, grid, order=3)
-  )
+  chex.assert_trees_all_equal(listed, jd.unipc(VP, grid, order=3))
   predictor = jd.unipc(VP, grid, order=orders, corrector=False)
   assert used(predictor) == orders
   for build in (jd.unipc, jd.dpmpp_3m):

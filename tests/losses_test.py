@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,11 +79,7 @@ def test_weightings_are_plain_errors_of_their_targets(
     target, model, key, model.params, x0, t
   )
   np.testing.assert_allclose(value, expected, rtol=1e-9)
-  jax.tree.map(
-    lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-7, atol=1e-12),
-    grads,
-    expected_grads,
-  )
+  chex.assert_trees_all_close(grads, expected_grads, rtol=1e-7, atol=1e-12)
 
 
 def test_edm_weighting_is_the_formula_of_the_paper(x64):

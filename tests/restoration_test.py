@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -332,7 +333,7 @@ def test_without_weights_hf_diff_is_sinsr_bitwise():
     teacher, student, features=features, embed=embed, **w, **options
   )
   same = _gradient(method(hf=0.0, js=0.0), batch)
-  jax.tree.map(np.testing.assert_array_equal, plain[:2], same[:2])
+  chex.assert_trees_all_equal(plain[:2], same[:2])
   # the pixels of the true images' own noise: the third term once more
   more = _gradient(method(hf=2.0, js=0.5, compare="truth"), batch)
   assert float(more[2]["hf"]) == pytest.approx(
@@ -532,7 +533,7 @@ def test_constant_control_is_dmd_with_regression_bitwise():
     )
     assert float(one) == float(other)
     theirs = theirs["score"] if name == "fake" else theirs
-    jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+    chex.assert_trees_all_equal(mine, theirs)
 
 
 def test_equal_denoisers_leave_the_regression_alone():
@@ -558,9 +559,7 @@ def test_equal_denoisers_leave_the_regression_alone():
 
   expected = jax.grad(regression)(model.params)
   for found in (equal[1], other[1]):
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected
-    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
 
 
 def test_the_discrepancy_is_remembered_and_nothing_is_compiled_again():

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,7 +143,7 @@ def test_a_loss_or_a_gradient_alone_is_enough_to_skip(broken):
   assert np.isfinite(metrics["loss"]) == (broken == "gradient")
   assert np.isfinite(metrics["grad_norm"]) == (broken == "value")
   after = jax.device_get((state.params, state.opt_state, state.ema_params))
-  jax.tree.map(np.testing.assert_array_equal, after, before)
+  chex.assert_trees_all_equal(after, before)
 
 
 def test_every_update_has_its_own_key():
@@ -532,13 +533,13 @@ def test_a_model_is_rebuilt_from_its_working_directory(tmp_path, process):
   back = training.load_denoiser(tmp_path)
   assert (back.process, back.sigma_data) == (model.process, 0.7)
   assert back.apply == model.apply
-  jax.tree.map(np.testing.assert_array_equal, back.params, model.params)
+  chex.assert_trees_all_equal(back.params, model.params)
   training.check_config(folder, config)
   other = dataclasses.replace(config, network_options=dict(width=9))
   with pytest.raises(ValueError, match=r"network_options = .*'width': 8"):
     training.check_config(folder, other)
   last = training.load_denoiser(folder, ema=False)
-  jax.tree.map(np.testing.assert_array_equal, last.params, scaled)
+  chex.assert_trees_all_equal(last.params, scaled)
 
 
 def test_the_digits_model_is_trained_once(tmp_path):
@@ -548,7 +549,7 @@ def test_the_digits_model_is_trained_once(tmp_path):
   stamp = folder.stat().st_mtime_ns
   again = training.digits_denoiser(**options)
   assert folder.stat().st_mtime_ns == stamp
-  jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+  chex.assert_trees_all_equal(first.params, again.params)
 
 
 @pytest.mark.parametrize(

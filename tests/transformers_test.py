@@ -1,5 +1,6 @@
 """DiT, U-ViT, UNet2D and the token networks, as modules."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,7 +145,7 @@ def test_scanned_blocks_are_the_unrolled_ones(name):
   np.testing.assert_allclose(one, other, atol=1e-5)
   if name == "dit":
     back = networks.unstack_blocks(restacked)
-    jax.tree.map(np.testing.assert_array_equal, back, params)
+    chex.assert_trees_all_equal(back, params)
 
 
 @pytest.mark.parametrize("name", names("dit", among=TRANSFORMERS))

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +79,7 @@ def test_a_directory_in_parts_is_read_whole(tmp_path):
   assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
   _, one = weights.diffusers.load_unet(tmp_path / "one")
   _, many = weights.diffusers.load_unet(tmp_path / "many")
-  jax.tree.map(np.testing.assert_array_equal, one, many)
+  chex.assert_trees_all_equal(one, many)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import math
 import struct
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -181,7 +182,7 @@ def test_old_names_of_attention_are_known(golden, tmp_path, monkeypatch):
   assert set(renamed) != set(arrays)
   directory(tmp_path, "unet", monkeypatch, renamed)
   again = diffusers.load_unet(folder)[1]
-  jax.tree.map(np.testing.assert_array_equal, params, again)
+  chex.assert_trees_all_equal(params, again)
 
 
 def without(name):

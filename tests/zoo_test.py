@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +73,7 @@ def test_a_model_comes_back_as_float16_rounds_it(tmp_path):
   expected = jax.tree.map(
     lambda p: p.astype(np.float16).astype(np.float32), params
   )
-  jax.tree.map(np.testing.assert_array_equal, model.params, expected)
+  chex.assert_trees_all_equal(model.params, expected)
   card = zoo.describe(one)
   assert (card.config, card.record) == (config, record)
   assert model.process == jd.rectified_flow()
