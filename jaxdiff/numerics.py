@@ -12,6 +12,7 @@ Exponential integrators need
 whose recursion cancels catastrophically near z = 0, hence the series there.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from types import ModuleType
@@ -156,6 +157,14 @@ def lagrange(nodes: np.ndarray, x: np.ndarray) -> np.ndarray:
   return np.stack(basis)
 
 
+@functools.cache
+def _legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns n points on [-1, 1] and their weights: dearer than most sums."""
+  x, w = np.polynomial.legendre.leggauss(n)
+  x.flags.writeable = w.flags.writeable = False
+  return x, w
+
+
 def gauss_legendre(
   f: Callable[[np.ndarray], np.ndarray], a: float, b: float, n: int = 64
 ) -> np.ndarray:
@@ -167,7 +176,7 @@ def gauss_legendre(
     b: upper end.
     n: number of points.
   """
-  x, w = np.polynomial.legendre.leggauss(n)
+  x, w = _legendre(n)
   half = 0.5 * (b - a)
   return half * np.sum(f(a + half * (x + 1.0)) * w, axis=-1)
 

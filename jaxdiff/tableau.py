@@ -270,11 +270,14 @@ def pad(
     )
 
   def zeros(leaf, axis, count):
-    width = [(0, 0)] * leaf.ndim
-    width[axis] = (0, count)
-    return xp.pad(leaf, width)
+    if not count:
+      return leaf
+    shape = (*leaf.shape[:axis], count, *leaf.shape[axis + 1 :])
+    return xp.concatenate([leaf, xp.zeros(shape, leaf.dtype)], axis)
 
   history = zeros(tableau.history, 2, deeper)
+  if not more:  # one row after the other comes here when a table is built
+    return tableau._replace(history=history)
   identity = np.eye(2, dtype=tableau.state.dtype)
   identity = identity.reshape((1, 2, 2) + (1,) * (tableau.state.ndim - 3))
   rest = xp.broadcast_to(identity, (more, *tableau.state.shape[1:]))
