@@ -348,7 +348,8 @@ def sample(
       program; a plain function is part of the key, so keep one function object.
     tableau: the solver.
     x: where to start: an array (or tree) [batch, ...] at time tableau.t[0], or
-      a shape (batch, ...), for which noise is drawn from `process`'s prior.
+      a shape (batch, ...), for which noise is drawn from `process`'s prior. A
+      warning tells if an array cannot be noise there, by its scale.
     process: the forward process, needed with a shape alone. It is compared with
       those of the model and of the table.
     length: number of rows to run, of a padded table. Without it all are run.

@@ -127,13 +127,15 @@ def common_process(tableaux: Sequence[Tableau], what: str) -> Any:
 
   Raises:
     ValueError: if two of them were built for processes with other noise levels
-      at the same times.
+      at the same times, or noise of another law.
   """
   known = [t.process for t in tableaux if t.process is not None]
   # what a file tells is less than a process
   known.sort(key=lambda p: isinstance(p, agreement.Recorded))
   for other in known[1:]:
-    if not agreement.same(known[0], other):
+    whole = not isinstance(other, agreement.Recorded)
+    apart = whole and known[0].noise != other.noise
+    if apart or not agreement.same(known[0], other):
       raise ValueError(
         f"{what} of tables for different processes, {describe(known[0])} and"
         f" {describe(other)}: a call at one time would mean two noise levels;"

@@ -236,6 +236,37 @@ def test_tables_of_two_processes_are_not_joined():
       join()
 
 
+def test_tables_of_two_noises_are_not_joined():
+  one, other = solvers.ddpm(EDM, GRID), solvers.ddim(processes.pfgmpp(8), GRID)
+  for pair in ((one, other), (other, one)):
+    with pytest.raises(ValueError, match="pfgmpp"):
+      tables.concat(*pair)
+
+
+def test_a_process_may_be_traced():
+  """D as an argument: nothing that cannot be read is compared."""
+  x = jnp.ones((2, 2))
+
+  @jax.jit
+  def end(d):
+    p = processes.pfgmpp(d)
+    model = oracles.exact(oracles.Empirical(x), p)
+    return sampling.sample(KEY, model, TABLE, x)
+
+  assert np.isfinite(end(4.0)).all()
+
+
+def test_a_table_with_data_dimensions_is_looked_at():
+  wide = solvers.ddim(VP, GRID)
+  noise = np.zeros((*wide.noise.shape, 2))
+  noise[..., 0] = 0.1
+  wide = tables.under(wide._replace(noise=noise), None)
+  agreement.check(model_of(VP), wide, VP)
+  low = wide._replace(t=np.asarray([0.5, 1e-5]))
+  with pytest.raises(ValueError, match="calls the model at t = 1e-05"):
+    agreement.check(model_of(VP), low, VP)
+
+
 def test_a_table_is_moved_from_its_own_process():
   with pytest.raises(ValueError, match="built for edm"):
     solvers.transfer(TABLE, VP, FLOW)
