@@ -206,7 +206,8 @@ def test_the_wrong_noise_of_score_mismatching_is_the_process_s():
 
 def test_a_students_noise_is_the_one_that_sampling_starts_from():
   process = processes.pfgmpp(1.5)
-  batch = {"image": jnp.zeros((6, 2)), "index": jnp.arange(6) + 4}
+  image = jnp.zeros((6, 2), jnp.float32)
+  batch = {"image": image, "index": jnp.arange(6) + 4}
   x = generators.one_step(process)(KEY, seen, batch)
   expected = process.prior(KEY, (6, 2), index=batch["index"])
   np.testing.assert_allclose(x, expected, rtol=1e-6)
