@@ -21,7 +21,8 @@ WORKERS ?= 2
 
 OLDEST := .venv-oldest
 CONTRACTS := $(patsubst %,tests/%_test.py,import processes grids predictions \
-  tableau tree denoisers sampling solvers samplers learning training)
+  tableau tree denoisers sampling solvers samplers learning training agreement \
+  bring_your_model convention given_noise nnx)
 
 # One thread for each worker of the test suite: two workers that each start a
 # thread for every core take two to four times as long. XLA reads NPROC.

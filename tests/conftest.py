@@ -41,11 +41,12 @@ def compiled():
 
 # What the process may hold before it forgets its compiled programs.
 MEMORY = 1.2e9  # bytes; a module adds half of that at most
+MOST = 2.5e9  # bytes that a process of `make test` is promised to stay below
 MAPS = 30_000  # Linux grants 65,530; beyond these XLA's compiler crashes
 
 
 @pytest.fixture(autouse=True, scope="module")
-def few_programs():
+def few_programs(request):
   """Forgets compiled programs before they exhaust the memory or its maps.
 
   A program holds from a few to a hundred maps and about a megabyte. What is
@@ -56,14 +57,14 @@ def few_programs():
   if not (process / "statm").exists():
     return
   pages = int((process / "statm").read_text().split()[1])
-  if (
-    pages * resource.getpagesize() > MEMORY
-    or (process / "maps").read_bytes().count(b"\n") > MAPS
-  ):
+  held = pages * resource.getpagesize()
+  if held > MEMORY or (process / "maps").read_bytes().count(b"\n") > MAPS:
     jax.clear_caches()
     gc.collect()
     with contextlib.suppress(AttributeError):  # not in every C library
       ctypes.CDLL(None).malloc_trim(0)
+  if "not slow" in request.config.option.markexpr:
+    assert held < MOST, f"{held / 1e9:.1f} GB are held after this module"
 
 
 @pytest.fixture(autouse=True)

@@ -158,6 +158,22 @@ def test_gauss_legendre_is_exact_to_degree_2n_minus_1_and_no_further():
   assert abs(integral(6, 3) / exact(6) - 1) > 1e-6
 
 
+def test_the_points_of_a_quadrature_are_computed_once(monkeypatch):
+  leggauss, asked = np.polynomial.legendre.leggauss, []
+
+  def counted(n):
+    asked.append(n)
+    return leggauss(n)
+
+  monkeypatch.setattr(np.polynomial.legendre, "leggauss", counted)
+  numerics._legendre.cache_clear()
+  for end in (1.0, 2.0, 3.0):
+    numerics.gauss_legendre(np.exp, 0.0, end, 7)
+  assert asked == [7]
+  with pytest.raises(ValueError, match="read-only"):
+    numerics._legendre(7)[0][0] = 0.0
+
+
 def test_gauss_legendre_changes_sign_with_its_ends_and_takes_vectors():
   f = lambda x: np.stack([np.exp(x), np.sin(x)])
   forth = numerics.gauss_legendre(f, 0.0, 1.0)
