@@ -150,7 +150,8 @@ def _train(config, workdir, progress):
     with_checkpoints.close()
     if snapshots is not None:
       snapshots.close()
-  return dataclasses.replace(denoiser, params=state.ema_params)
+  params = training.ema.parameters(state.ema_params, state.params)
+  return dataclasses.replace(denoiser, params=params)
 
 
 def shardings_of(

@@ -34,6 +34,7 @@ import numpy as np
 PyTree = Any
 
 _CONFIG = "config.json"
+_AVERAGED = ("ema_params", "averages", "opt_state")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,9 @@ class Checkpoints:
     Args:
       template: a tree like the stored state, of arrays, ShapeDtypeStructs or
         PRNG keys; the result has its structure, dtypes and shardings. It may
-        be a part of the stored state: `{"ema_params": params}`.
+        be a part of the stored state: `{"ema_params": params}`. What averages
+        (`ema_params`, `averages`, `opt_state`) may be stored in another width
+        of floating numbers, as runs of 16 bits had it; all else is as it was.
       step: which one; by default the latest complete one. If that cannot be
         read (half-copied, a full disk), the one before it is taken, with a
         warning.
@@ -410,7 +413,10 @@ def _same_leaves(template: PyTree, stored: dict, folder: Any) -> None:
         f" {leaf.shape} that the model has{mend}"
       )
     shape, dtype = tuple(stored[name][0]), stored[name][1]
-    if shape != leaf.shape or dtype != str(leaf.dtype):
+    same = dtype == str(leaf.dtype)
+    if not same and name.split("/")[0] in _AVERAGED:
+      same = _floating(dtype) and _floating(leaf.dtype)
+    if shape != leaf.shape or not same:
       raise ValueError(
         f"the checkpoint {folder} has {dtype}{list(shape)} at leaf {name},"
         f" but the model has {leaf.dtype}{list(leaf.shape)} there{mend}"
@@ -422,6 +428,10 @@ def _same_leaves(template: PyTree, stored: dict, folder: Any) -> None:
         f"the checkpoint {folder} has a leaf {name}, {dtype}{shape}, that"
         f" the model lacks{mend}"
       )
+
+
+def _floating(dtype: Any) -> bool:
+  return jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
 
 
 def _ordered(value: float) -> float:

@@ -10,7 +10,6 @@ makes an accumulator, `update` is given every step's `StepInfo`.
 """
 
 import contextlib
-import functools
 import math
 import operator
 from collections.abc import Callable
@@ -67,6 +66,10 @@ class StepInfo(NamedTuple):
 class Collector(NamedTuple):
   """A fold over the steps of a run.
 
+  As a model it travels into the compiled program: what is a pytree of its two
+  functions (`jax.tree_util.Partial`) gives its arrays as arguments, a plain
+  function is part of the key.
+
   Attributes:
     init: (n, info) -> accumulator, where n is the number of rows and info a
       `StepInfo` of ShapeDtypeStructs.
@@ -87,7 +90,6 @@ def denoised(info: StepInfo) -> PyTree:
   return info.prediction.x0
 
 
-@functools.cache
 def every(
   k: int = 1, what: Callable[[StepInfo], PyTree] = accepted
 ) -> Collector:
@@ -104,18 +106,22 @@ def every(
       " keeps all"
     )
 
-  def init(n, info):
-    picked = jax.eval_shape(what, info)
-    return jax.tree.map(
-      lambda s: jnp.zeros((math.ceil(n / k), *s.shape), s.dtype), picked
-    )
+  return Collector(
+    tree.Bound(_init_every, (k, what)), tree.Bound(_update_every, (k, what))
+  )
 
-  def update(kept, info):
-    return jax.tree.map(  # of k writes to one place the last one stays
-      lambda old, new: old.at[info.step // k].set(new), kept, what(info)
-    )
 
-  return Collector(init, update)
+def _init_every(k, what, n, info):
+  picked = jax.eval_shape(what, info)
+  return jax.tree.map(
+    lambda s: jnp.zeros((math.ceil(n / k), *s.shape), s.dtype), picked
+  )
+
+
+def _update_every(k, what, kept, info):
+  return jax.tree.map(  # of k writes to one place the last one stays
+    lambda old, new: old.at[info.step // k].set(new), kept, what(info)
+  )
 
 
 def _init_nonfinite(n, info):
@@ -151,13 +157,20 @@ nonfinite_since = Collector(_init_nonfinite_since, _update_nonfinite_since)
 """Keeps it of every sample, i32[batch]; `raise_nonfinite` reads it."""
 
 
-@functools.cache
 def both(one: Collector, other: Collector) -> Collector:
   """Keeps what two collectors keep, as a pair."""
   return Collector(
-    lambda n, info: (one.init(n, info), other.init(n, info)),
-    lambda kept, info: (one.update(kept[0], info), other.update(kept[1], info)),
+    jax.tree_util.Partial(_init_both, one.init, other.init),
+    jax.tree_util.Partial(_update_both, one.update, other.update),
   )
+
+
+def _init_both(one, other, n, info):
+  return one(n, info), other(n, info)
+
+
+def _update_both(one, other, kept, info):
+  return one(kept[0], info), other(kept[1], info)
 
 
 def run(
@@ -421,7 +434,7 @@ def sample(
       " collect=sampling.first_nonfinite there and look at it outside"
     )
   length = _checked_length(length, tableau.nfe)
-  arrays, static = tree.partition(model)
+  arrays, static = tree.partition((model, collect))
   shape = x if isinstance(x, jax.ShapeDtypeStruct) else None
   start = scale if shape is not None else x
   program = _donating if donate and shape is None else _program
@@ -437,7 +450,6 @@ def sample(
       static=static,
       shape=shape,
       noise=law,
-      collect=collect,
       check_finite=check_finite,
       progress=progress,
       sharding=sharding,
@@ -542,14 +554,13 @@ def _sample(
   static,
   shape,
   noise,
-  collect,
   check_finite,
   progress,
   sharding,
 ):
   """The compiled part of `sample`."""
   _traced.append(None)
-  model = tree.combine(arrays, static)
+  model, collect = tree.combine(arrays, static)
   if shape is not None:
     x = x * initial_noise(key, noise, shape, index)
   key = stream(key)
@@ -571,7 +582,6 @@ _STATICS = (
   "static",
   "shape",
   "noise",
-  "collect",
   "check_finite",
   "progress",
   "sharding",

@@ -1,7 +1,9 @@
 """Helpers over pytrees of arrays: batches of samples, randomness, partition."""
 
+import dataclasses
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -184,6 +186,20 @@ def _types(treedef: Any) -> tuple | None:
   """Returns the types of a tree's nodes, as a nested tuple."""
   node = treedef.node_data()
   return node and (node[0], *map(_types, treedef.children()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+  """A function with its first arguments, equal to another of equal ones.
+
+  A closure is another object each time it is made, and another program.
+  """
+
+  function: Callable
+  values: tuple
+
+  def __call__(self, *args: Any) -> Any:
+    return self.function(*self.values, *args)
 
 
 class _Static:

@@ -227,6 +227,64 @@ def test_neighbours_are_scikit_learns(clouds, monkeypatch):
   )
 
 
+@pytest.fixture(scope="module")
+def tight():
+  """Two groups of spread 0.001 and 0.003, 40 apart: expanded squares cancel."""
+  rng = np.random.default_rng(0)
+  centre = np.array([[20.0, 0], [-20.0, 0]])
+  draw = lambda s: (
+    centre[rng.integers(2, size=150)] + s * rng.normal(size=(150, 2))
+  )
+  return draw(0.001), draw(0.003)
+
+
+@pytest.mark.parametrize("far", [0.0, 1e6])
+def test_neighbours_of_tight_groups_far_apart_are_those_of_differences(
+  tight, far
+):
+  x, y = tight[0] + far, tight[1] + far
+  apart = np.sqrt(((x[:, None] - y) ** 2).sum(-1))
+  own = np.sort(np.sqrt(((y[:, None] - y) ** 2).sum(-1)), axis=1)
+  distance, index = neighbors.nearest(x, y, 4)
+  np.testing.assert_array_equal(index, np.argsort(apart, axis=1)[:, :4])
+  np.testing.assert_array_equal(distance, np.sort(apart, axis=1)[:, :4])
+  radius = neighbors.radii(y, 3)
+  np.testing.assert_array_equal(radius, own[:, 3])
+  inside = (apart <= radius).sum(1)
+  np.testing.assert_array_equal(neighbors.balls(x, y, radius), inside)
+  np.testing.assert_array_equal(
+    neighbors.largest_ratio(x, y, radius), (radius / apart).max(1)
+  )
+  found = metrics.precision_recall(x, y, k=3)
+  assert found.precision == np.mean(inside > 0)
+  assert metrics.nearest_distance(x, y) == pytest.approx(apart.min(1), rel=0)
+
+
+def test_a_set_has_the_whole_of_its_own_support_twice_over(tight):
+  x = np.concatenate([tight[1], tight[1][:20]])  # with copies: radii of 0
+  assert metrics.precision_recall(x, x, k=1) == (1, 1)
+  copied = metrics.realism(x, x, k=1)[-20:]  # centres of balls of radius 0
+  assert copied.min() >= 1.0
+
+
+def test_squared_distances_hold_six_digits_however_much_cancels(tight):
+  x, y = tight[0] * 1e5 + 1e9, tight[1] * 1e5 + 1e9
+  right = ((x[:, None] - y) ** 2).sum(-1)
+  np.testing.assert_allclose(kernel.squared_distances(x, y), right, rtol=1e-6)
+  np.testing.assert_array_equal(np.diag(kernel.squared_distances(x, x)), 0.0)
+
+
+def test_sliced_distances_do_not_depend_on_where_the_data_lie():
+  key, x, y = jax.random.key(0), draws(2, 80, 3), draws(3, 80, 3, 0.1)
+  x, y = np.float32(x), np.float32(y)
+  near = metrics.sliced_wasserstein(key, x, y)
+  x, y = x + np.float32(4096), y + np.float32(4096)
+  exact = metrics.sliced_wasserstein(key, x - 4096, y - 4096)
+  far = metrics.sliced_wasserstein(key, x, y)
+  np.testing.assert_allclose(far, exact, rtol=1e-4)
+  assert far != near
+
+
 def support(centres, points, k):
   """In how many k-nearest-neighbour balls about the centres the points lie."""
   tree = sklearn_neighbors.NearestNeighbors(n_neighbors=k + 1).fit(centres)

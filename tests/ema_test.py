@@ -1,11 +1,13 @@
 """Averages of parameters: profiles, widths, and averages made afterwards."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from jaxdiff import checkpoints
 from jaxdiff import training
 from jaxdiff.training import ema
 
@@ -97,6 +99,94 @@ def test_an_average_made_afterwards_is_the_one_that_was_not_kept(tmp_path):
     training.open_snapshots(tmp_path, (0.2,))
   with pytest.raises(FileNotFoundError, match="config.averages"):
     training.reconstruct(tmp_path / "none", template, 0.07)
+
+
+def half(dtype, player=False):
+  """Updates that add 0.01 to 16-bit parameters; (state, update, path)."""
+  loss = lambda key, p, *rest: (-jnp.sum(p["w"].astype(jnp.float32)), {})
+  optimizer, params = optax.sgd(1e-2), {"w": jnp.ones((4,), dtype)}
+  options = dict(ema=0.999, ema_warmup=False)
+  if not player:
+    state = training.init_state(jax.random.key(0), params, optimizer)
+    return state, training.make_update(
+      loss, optimizer, clip_norm=None, **options
+    )
+  seen = lambda key, p, nets, batch: (
+    loss(key, p)[0] + 0 * jnp.sum(nets["ema"]["w"]),
+    {"average": nets["ema"]["w"].astype(p["w"].dtype)},
+  )
+  players = {"student": training.Player(seen, optimizer, clip_norm=None)}
+  state = training.alternating.init_state(
+    jax.random.key(0), players, {"student": params}
+  )
+  return state, training.alternating.make_update(players, **options)
+
+
+@pytest.mark.parametrize("player", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_an_average_of_16_bits_moves_as_in_float64(dtype, player):
+  state, update = half(dtype, player)
+  mean = 1.0
+  for _ in range(50):
+    state, metrics = update(state, {"image": jnp.zeros((2, 1))})
+    mean += 1e-3 * (float(state.params["w"][0]) - mean)
+  assert state.params["w"].dtype == dtype
+  assert state.ema_params["w"].dtype == jnp.float32
+  np.testing.assert_allclose(state.ema_params["w"] - 1, mean - 1, rtol=1e-4)
+  used = ema.parameters(state.ema_params, state.params)
+  assert used["w"].dtype == dtype
+
+
+def test_the_second_moment_of_16_bit_gradients_moves():
+  """Adam's average of g^2 = 1 is 1 - 0.999^n, which bfloat16 stops short."""
+  loss = lambda key, p, batch: (jnp.sum(p["w"].astype(jnp.float32)), {})
+  optimizer = optax.adam(1e-3)
+  params = {"w": jnp.ones(2, jnp.bfloat16)}
+  state = training.init_state(jax.random.key(0), params, optimizer)
+  update = training.make_update(loss, optimizer, clip_norm=None)
+  shapes = jax.tree.map(lambda v: (v.shape, v.dtype), state.opt_state)
+  for _ in range(300):
+    state, _ = update(state, {"image": jnp.zeros((2, 1))})
+  assert shapes == jax.tree.map(lambda v: (v.shape, v.dtype), state.opt_state)
+  np.testing.assert_allclose(
+    optax.tree.get(state.opt_state, "nu")["w"], 1 - 0.999**300, rtol=1e-5
+  )
+
+
+def test_averages_that_were_kept_in_16_bits_are_restored(tmp_path):
+  state, _ = half(jnp.bfloat16)
+  old = {"w": jnp.full((4,), 1.5, jnp.bfloat16)}
+  opened = checkpoints.open(tmp_path)
+  opened.save(1, state._replace(ema_params=old), wait=True)
+  back, _ = opened.restore(state)
+  opened.close()
+  assert back.ema_params["w"].dtype == jnp.float32
+  np.testing.assert_array_equal(back.ema_params["w"], 1.5)
+  opened = checkpoints.open(tmp_path / "wide")
+  opened.save(1, state, wait=True)  # and 16-bit parameters from wide averages
+  part, _ = opened.restore({"ema_params": old})
+  opened.close()
+  assert part["ema_params"]["w"].dtype == jnp.bfloat16
+
+
+def test_what_a_late_update_gets_is_right_to_float32():
+  """1 - (1 - 1 / k)^(gamma + 1) of a million updates, not a rounded 1 - d."""
+  k = np.asarray([1.0, 10.0, 1e4, 1e6, 1.5e7])
+  for sigma_rel in (0.05, 0.1, 12**-0.5):
+    with np.errstate(divide="ignore"):
+      right = -np.expm1((ema.exponent(sigma_rel) + 1) * np.log1p(-1 / k))
+    one = lambda k, profile: ema.average(profile, k, 0 * k, 0 * k + 1)
+    found = one(jnp.asarray(k, jnp.float32), ema.power(sigma_rel))
+    np.testing.assert_allclose(found, right, rtol=1e-6)
+  slow = ema.average(ema.exponential(1 - 1e-6, False), jnp.float32(5), 0.0, 1.0)
+  np.testing.assert_allclose(slow, 1e-6, rtol=1e-6)
+
+
+def test_decay_zero_copies_and_counters_have_no_average():
+  old = {"w": jnp.float32(1e8), "count": jnp.int32(3), "on": jnp.asarray(False)}
+  new = {"w": jnp.float32(0.1), "count": jnp.int32(9), "on": jnp.asarray(True)}
+  found = ema.average(ema.exponential(0.0), jnp.float32(1), old, new)
+  chex.assert_trees_all_equal(found, new)
 
 
 def test_refusals_say_what_a_width_is():

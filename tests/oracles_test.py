@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from jaxdiff import grids
 from jaxdiff import oracles
@@ -348,3 +349,17 @@ def test_propagated_law_of_a_fine_ode_is_the_flow_map():
 def test_oracles_refuse_what_they_do_not_know(build, message):
   with pytest.raises(ValueError, match=message):
     build()
+
+
+def test_points_much_closer_to_one_another_than_to_the_mean_are_told_apart():
+  """Weights against float64, of groups of spread 0.001 that are 40 apart."""
+  rng = np.random.default_rng(0)
+  centre = np.asarray([[20.0, 0.0], [-20.0, 0.0]])
+  data = centre[np.arange(60) % 2] + 1e-3 * rng.normal(size=(60, 2))
+  data = np.float32(data)
+  x = np.float32(data[:20] + 1e-3 * rng.normal(size=(20, 2)))
+  apart = (x[:, None].astype(np.float64) - data) / 1e-3
+  weight = special.softmax(-0.5 * (apart**2).sum(-1), axis=1)
+  found = oracles.Empirical(data).predict(jnp.asarray(x), 1.0, 1e-3)
+  right = np.einsum("bi,bid->bd", weight, apart)
+  np.testing.assert_allclose(found.eps, right, atol=0.01)  # an ulp of x: 0.002

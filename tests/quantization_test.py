@@ -118,6 +118,21 @@ def test_every_state_is_paired_with_its_own_time(walked):
   assert len(set(rows)) > 6  # and many times are among them
 
 
+def test_sets_of_other_keys_share_the_program_of_the_first(walked):
+  """The rows that are kept are an argument, not a constant of the program."""
+  model, table, *_ = walked
+  before = sampling.compilations()
+  config = calibrations.Calibration(n=64)
+  drawn = [
+    calibrations.calibration_set(
+      jax.random.key(i), model, table, EDM, (2,), config
+    )
+    for i in range(2)
+  ]
+  assert sampling.compilations() == before
+  assert not np.array_equal(drawn[0].t, drawn[1].t)
+
+
 def test_places_follow_the_clipped_normal_law():
   config = calibrations.Calibration(n=4096, mean=0.4, std=0.4)
   rows = calibrations.place_rows(jax.random.key(0), 1000, config)

@@ -592,6 +592,35 @@ def test_both_of_two_collectors_is_one_program():
   assert states.shape == (5, 2, 3) and bad == 5
 
 
+def test_equal_collectors_share_a_program_and_no_cache_keeps_them():
+  x, what = jnp.ones((2, 3)), lambda info: info.y
+  run = lambda: sampling.sample(
+    KEY, elementwise, table(5), x, collect=sampling.every(2, what)
+  )
+  run()
+  before = sampling.compilations()
+  assert sampling.every(2, what) == sampling.every(2, what)
+  assert sampling.every(2, what) is not sampling.every(2, what)
+  run()
+  assert sampling.compilations() == before
+
+
+def test_arrays_of_a_collector_are_arguments_of_the_program():
+  x, before = jnp.ones((2, 3)), None
+  pick = lambda row, kept, info: jnp.where(info.step == row, info.y, kept)
+  init = lambda n, info: jnp.zeros(info.y.shape)
+  _, path = sampling.sample(
+    KEY, elementwise, table(5), x, collect=sampling.every(1, lambda i: i.y)
+  )
+  for row in (1, 3):
+    update = jax.tree_util.Partial(pick, jnp.asarray(row))
+    collector = sampling.Collector(init, update)
+    _, kept = sampling.sample(KEY, elementwise, table(5), x, collect=collector)
+    np.testing.assert_array_equal(kept, path[row])
+    assert before in (None, sampling.compilations())
+    before = sampling.compilations()
+
+
 def test_a_model_may_answer_with_a_plain_pair():
   plain = lambda x, t: tuple(elementwise(x, t))
   x = jnp.ones((2, 3))

@@ -1,6 +1,7 @@
 """Converters: the numbers of the authors' own code, and what is refused."""
 
 import dataclasses
+import json
 
 import flax.serialization
 import flax.traverse_util
@@ -12,6 +13,7 @@ import reference_networks as reference
 
 from jaxdiff import training
 from jaxdiff import weights
+from jaxdiff.weights import diffusers_folder
 
 
 def converted(name):
@@ -165,3 +167,61 @@ def test_score_sde_needs_a_known_configuration(tmp_path):
     weights.score_sde.load(path, "vp/cifar10_ddpmpp")
   with pytest.raises(FileNotFoundError, match="is one file"):
     weights.score_sde.load(path.parent)
+
+
+def shards(folder, stem, index, value, kind="safetensors"):
+  """Writes two arrays as diffusers writes the shards of large weights."""
+  where = {}
+  for i, name in enumerate(("a.weight", "b.weight"), 1):
+    where[name] = f"{stem}-0000{i}-of-00002.{kind}"
+    array = np.full((2, i), value, np.float16)
+    if kind == "bin":  # as good as torch's for who only finds the files
+      with open(folder / where[name], "wb") as file:
+        np.savez(file, **{name: array})
+    else:
+      safetensors = pytest.importorskip("safetensors.numpy")
+      safetensors.save_file({name: array}, folder / where[name])
+  text = json.dumps({"metadata": {}, "weight_map": where})
+  (folder / index).write_text(text)
+
+
+@pytest.mark.parametrize(
+  ("stem", "index"),
+  [
+    ("", ".{}.index.json"),
+    (".fp16", ".{}.index.fp16.json"),
+    (".non_ema", ".{}.index.non_ema.json"),
+    (".bf16", ".{}.bf16.index.json"),
+    (".fp16", ".fp16.{}.index.json"),
+  ],
+)
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_shards_of_any_variant_are_read(
+  tmp_path, stem, index, kind, monkeypatch
+):
+  monkeypatch.setattr(
+    diffusers_folder.pickles, "state_dict", lambda path: dict(np.load(path))
+  )
+  name = "diffusion_pytorch_model"
+  shards(tmp_path, name + stem, name + index.format(kind), 2.0, kind)
+  found = diffusers_folder.read_arrays(tmp_path)
+  assert {k: v.shape for k, v in found.items()} == {
+    "a.weight": (2, 1),
+    "b.weight": (2, 2),
+  }
+  assert all((v == 2.0).all() for v in found.values())
+
+
+def test_of_several_sets_the_averaged_ones_without_a_variant_come_first(
+  tmp_path,
+):
+  name, index = "diffusion_pytorch_model", "diffusion_pytorch_model.safetensors"
+  order = [".non_ema", ".fp16", ".bf16", ""]
+  for value, variant in enumerate(order):
+    end = f"{index}.index{variant}.json"
+    shards(tmp_path, name + variant, end, float(value))
+    found = diffusers_folder.read_arrays(tmp_path)
+    assert found["a.weight"][0, 0] == value  # each comes before the last
+  (tmp_path / f"{name}-00002-of-00002.safetensors").unlink()
+  with pytest.raises(FileNotFoundError, match="00002-of-00002"):
+    diffusers_folder.read_arrays(tmp_path)

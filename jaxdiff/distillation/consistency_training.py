@@ -60,8 +60,8 @@ def consistency_training(
     square = share * ((last + 1.0) ** 2 - first**2) + first**2
     return jnp.ceil(jnp.sqrt(square) - 1.0).clip(1.0)
 
-  def decay(k):
-    return jnp.exp(first * np.log(ema) / (intervals(k - 1.0) + 1.0))
+  def rest(k):  # 1 - mu(k)
+    return -jnp.expm1(first * np.log(ema) / (intervals(k - 1.0) + 1.0))
 
   _, time = consistency.karras_clock(student.process)
 
@@ -74,5 +74,5 @@ def consistency_training(
   return Method(
     student=student,
     players={"student": training.Player(loss, optimizer)},
-    ema=decay,
+    ema=training.ema.Shares(rest),
   )

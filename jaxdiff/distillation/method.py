@@ -72,7 +72,9 @@ class Method:
 
   def finished(self, state: training.TrainState, ema: bool = True) -> Any:
     """Returns the student with the parameters of a state, averaged or last."""
-    params = state.ema_params if ema else state.params
+    params = state.params
+    if ema:
+      params = emas.parameters(state.ema_params, params)
     return dataclasses.replace(self.student, params=params)
 
 

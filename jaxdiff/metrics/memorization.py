@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff.metrics import neighbors
+
 Array = Any
 
 
@@ -25,12 +27,7 @@ def nearest_distance(x: Array, data: Array, block: int = 512) -> np.ndarray:
       f" {data.shape[1:]}"
     )
   x, data = x.reshape(len(x), -1), data.reshape(len(data), -1)
-  square, nearest = np.sum(data**2, axis=1), []
-  for part in np.split(x, range(block, len(x), block)):
-    closest = np.argmin(square - 2.0 * part @ data.T, axis=1)
-    # the winner's distance anew: the expanded square cancels for a copy
-    nearest.append(np.linalg.norm(part - data[closest], axis=1))
-  return np.concatenate(nearest)
+  return neighbors.nearest(x, data, block=block)[0][:, 0]
 
 
 def memorization_ratio(x: Array, data: Array, fresh: Array) -> float:

@@ -34,13 +34,16 @@ def sliced_wasserstein(
       f" shape {y.shape[1:]}"
     )
   x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
+  centre = y.mean(0)  # projections of what is far off hold few digits
+  x, y = x - centre, y - centre
   theta = jax.random.normal(key, (x.shape[1], directions), x.dtype)
   theta = theta / jnp.linalg.norm(theta, axis=0)
   n = min(len(x), len(y))
   at = (jnp.arange(n) + 0.5) / n
+  project = lambda v: jnp.matmul(v, theta, precision="highest")
   quantiles = lambda v: (
-    jnp.sort(v @ theta, axis=0)
+    jnp.sort(project(v), axis=0)
     if len(v) == n
-    else jnp.quantile(v @ theta, at, axis=0)
+    else jnp.quantile(project(v), at, axis=0)
   )
   return jnp.sqrt(jnp.mean((quantiles(x) - quantiles(y)) ** 2))

@@ -245,7 +245,7 @@ def from_functions(
   return made
 
 
-@functools.cache  # one object for one set of arguments: its functions compare
+@functools.lru_cache(256)  # one object for one set of arguments: they compare
 def _named(path, gamma, a, t_min):
   square = functools.partial(_GAMMAS[gamma], a)
   if path == "mirror":

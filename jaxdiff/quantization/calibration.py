@@ -130,16 +130,21 @@ def place_rows(key: jax.Array, n: int, config: Calibration) -> np.ndarray:
 
 
 def at_rows(rows: np.ndarray) -> sampling.Collector:
-  """Returns the collector of each sample's state at its own row, like x."""
-  rows = np.asarray(rows)
+  """Returns the collector of each sample's state at its own row, like x.
 
-  def init(n, info):
-    del n
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), info.y)
+  The rows are an argument of the compiled program, so that those of other draws
+  share it.
+  """
+  update = jax.tree_util.Partial(_update_rows, jnp.asarray(rows))
+  return sampling.Collector(_init_rows, update)
 
-  def update(kept, info):
-    here = jnp.asarray(rows) == info.step
-    pick = lambda old, new: jnp.where(tree.expand(here, new), new, old)
-    return jax.tree.map(pick, kept, info.y)
 
-  return sampling.Collector(init, update)
+def _init_rows(n, info):
+  del n
+  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), info.y)
+
+
+def _update_rows(rows, kept, info):
+  here = rows == info.step
+  pick = lambda old, new: jnp.where(tree.expand(here, new), new, old)
+  return jax.tree.map(pick, kept, info.y)

@@ -111,21 +111,20 @@ def addim(
   x = jax.tree.map(jnp.asarray, x)
   dtype = tree.compute_dtype(jnp.result_type(*jax.tree.leaves(x)))
   cast = lambda leaf: leaf if leaf.dtype == np.int32 else leaf.astype(dtype)
-  arrays, static = tree.partition(model)
+  arrays, static = tree.partition((model, collect))
   samples, kept = _program(
     arrays,
     jax.tree.map(cast, rows),
     x,
     static=static,
     match=match,
-    collect=collect,
   )
   return samples if collect is None else (samples, kept)
 
 
-@functools.partial(jax.jit, static_argnames=("static", "match", "collect"))
-def _program(arrays, rows, x, *, static, match, collect):
-  model = tree.combine(arrays, static)
+@functools.partial(jax.jit, static_argnames=("static", "match"))
+def _program(arrays, rows, x, *, static, match):
+  model, collect = tree.combine(arrays, static)
   wide = jax.tree.map(lambda v: v.astype(tree.compute_dtype(v.dtype)), x)
   state, kept = sampling.run(
     jax.random.key(0), _advance(model, match), rows, wide, collect=collect

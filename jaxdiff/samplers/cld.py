@@ -137,7 +137,7 @@ def sample(
       )
   size = tree.batch_size(start)
   index = jnp.arange(size) if index is None else jnp.asarray(index)
-  arrays, static = tree.partition(model)
+  arrays, static = tree.partition((model, collect))
   end, kept = _program(
     key,
     arrays,
@@ -147,7 +147,6 @@ def sample(
     math.sqrt(process.mass),
     static=static,
     stages=stages,
-    collect=collect,
   )
   return end if collect is None else (end, kept)
 
@@ -173,11 +172,9 @@ def _check_process(model, process):
 _PRIOR = 2**31 - 1  # no step has this index
 
 
-@functools.partial(jax.jit, static_argnames=("static", "stages", "collect"))
-def _program(
-  key, arrays, steps, start, index, root_mass, *, static, stages, collect
-):
-  model = tree.combine(arrays, static)
+@functools.partial(jax.jit, static_argnames=("static", "stages"))
+def _program(key, arrays, steps, start, index, root_mass, *, static, stages):
+  model, collect = tree.combine(arrays, static)
   dtype = tree.compute_dtype(jax.tree.leaves(start)[0].dtype)
   steps = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), steps)
   numbered = (jnp.arange(len(steps.t)), steps)

@@ -144,11 +144,9 @@ def langevin(
     return x
   # a step may be too small for a bfloat16 state to see
   wide = jax.tree.map(lambda v: v.astype(tree.compute_dtype(v.dtype)), x)
-  arrays, static = tree.partition((score, log_prob))
+  arrays, static = tree.partition((score, log_prob, collect))
   h = jnp.broadcast_to(jnp.asarray(step, jnp.result_type(float)), (steps,))
-  end, (kept, bad) = _program(
-    key, arrays, wide, h, index, static=static, collect=collect
-  )
+  end, (kept, bad) = _program(key, arrays, wide, h, index, static=static)
   x = jax.tree.map(lambda v, old: v.astype(old.dtype), end, x)
   if check_finite:
     bad = int(bad)
@@ -171,9 +169,9 @@ def move(x: PyTree, score: PyTree, h: Any, z: PyTree) -> PyTree:
   return jax.tree.map(one, x, score, z)
 
 
-def _langevin(key, arrays, x, h, index, *, static, collect):
+def _langevin(key, arrays, x, h, index, *, static):
   """The compiled part of `langevin`."""
-  score, log_prob = tree.combine(arrays, static)
+  score, log_prob, collect = tree.combine(arrays, static)
   key = jax.random.fold_in(key, _TAG)  # apart from the caller's own draws
   checks.same_structure(jax.eval_shape(score, x), x, "the score", "the state")
   rows = (jnp.arange(h.shape[0]), h)
@@ -237,4 +235,4 @@ def _uniform_key(key, j):
 _TAG = 0x6C616E67
 _ACCEPT = 2**31 - 2  # no chain has this index: apart from the noise of any
 _NOTHING = sampling.Collector(lambda n, info: None, lambda kept, info: None)
-_program = jax.jit(_langevin, static_argnames=("static", "collect"))
+_program = jax.jit(_langevin, static_argnames="static")

@@ -161,7 +161,7 @@ def predictor_corrector(
     jnp.asarray(np.minimum(alpha / alpha_next, 1.0) ** 2, dtype),
     jnp.asarray(t_next, dtype),
   )
-  arrays, static = tree.partition((model, project))
+  arrays, static = tree.partition((model, project, collect))
   result, kept = _program(
     key,
     x,
@@ -174,7 +174,6 @@ def predictor_corrector(
     corrector_steps=corrector_steps,
     norm=norm,
     axis_name=axis_name,
-    collect=collect,
   )
   return result if collect is None else (result, kept)
 
@@ -223,10 +222,9 @@ def _sample(
   corrector_steps,
   norm,
   axis_name,
-  collect,
 ):
   """The compiled part of `predictor_corrector`."""
-  model, project = tree.combine(arrays, static)
+  model, project, collect = tree.combine(arrays, static)
   predict = sampling.table_advance(model, index)
   if project is None:
     project = lambda key, x, t, index: x
@@ -288,7 +286,6 @@ _program = jax.jit(
     "corrector_steps",
     "norm",
     "axis_name",
-    "collect",
   ),
 )
 _FIRST = 2**31 - 2  # no step has this index

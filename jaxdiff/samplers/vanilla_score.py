@@ -10,7 +10,6 @@ long forgets the weights. Reference: Koehler and Vuong (2023),
 https://arxiv.org/abs/2310.01762.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from jaxdiff import metrics
 from jaxdiff import sampling
+from jaxdiff import tree
 from jaxdiff.samplers.langevin import langevin
 from jaxdiff.samplers.langevin import Score
 
@@ -190,31 +190,32 @@ def choose_time(
   )
 
 
-@functools.cache
 def after(moves: tuple[int, ...]) -> sampling.Collector:
   """Keeps the accepted states after these numbers of moves, [len(moves), ...].
 
   A move that the run does not reach leaves zeros.
   """
-  last = np.asarray(moves) - 1
+  last = jnp.asarray(moves, jnp.int32) - 1
+  return sampling.Collector(
+    tree.Bound(_init_after, (len(moves),)),
+    jax.tree_util.Partial(_update_after, last),
+  )
 
-  def init(n, info):
-    del n
-    return jax.tree.map(
-      lambda s: jnp.zeros((len(moves), *s.shape), s.dtype), info.a
-    )
 
-  def update(kept, info):
-    hit = jnp.asarray(last) == info.step
-    return jax.tree.map(
-      lambda old, new: jnp.where(
-        hit.reshape((-1,) + (1,) * new.ndim), new[None], old
-      ),
-      kept,
-      info.a,
-    )
+def _init_after(size, n, info):
+  del n
+  return jax.tree.map(lambda s: jnp.zeros((size, *s.shape), s.dtype), info.a)
 
-  return sampling.Collector(init, update)
+
+def _update_after(last, kept, info):
+  hit = last == info.step
+  return jax.tree.map(
+    lambda old, new: jnp.where(
+      hit.reshape((-1,) + (1,) * new.ndim), new[None], old
+    ),
+    kept,
+    info.a,
+  )
 
 
 def _moves(time: float, step: float) -> int:

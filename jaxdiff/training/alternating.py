@@ -114,7 +114,9 @@ def init_state(
     loss_params=others,
     averages=averages,
   )
-  opt_state = {n: p.optimizer.init(params[n]) for n, p in players.items()}
+  opt_state = {
+    n: p.optimizer.init(emas.start(params[n])) for n, p in players.items()
+  }
   return state._replace(opt_state=states.copied(opt_state))
 
 
@@ -218,7 +220,7 @@ def make_update(
     view = lambda: {
       **frozen,
       **gather(params),
-      "ema": gather(state.ema_params),
+      "ema": gather(emas.parameters(state.ema_params, state.params)),
       "step": state.step,
       MEMORY: memory,
     }
@@ -295,6 +297,7 @@ def _play(player, key, params, opt_state, nets, batch, step, gather):
       lambda p: player.loss(own, gather(p), nets, batch), has_aux=True
     )(params)
     _no_model_state(said)
+    grads = emas.start(grads)  # as wide as what the optimizer remembers
     squares = jax.tree.map(updates.square, grads)
     norm = jnp.sqrt(sum(jax.tree.leaves(squares)))
     if player.clip_norm is not None:

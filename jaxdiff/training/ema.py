@@ -10,7 +10,10 @@ An average after update k = 1, 2, ... is avg <- d_k avg + (1 - d_k) params:
 
 The width of a power profile grows with the training: its standard deviation is
 sigma_rel k with sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), and it
-forgets the start. From snapshots of two such averages any other can be put
+forgets the start. Near d_k = 1 float32 holds no digits of 1 - d_k, and 16 bits
+none of what an update adds: the profiles here are made of 1 - d_k itself, and
+averages are kept in float32 or wider, whatever the parameters' dtype. From
+snapshots of two such averages any other can be put
 together when training is over (post-hoc EMA): their weights x minimise
 
   int (sum_i x_i p_i(tau) - p(tau))^2 dtau,   sum_i x_i = 1,
@@ -23,6 +26,7 @@ of diffusion models", https://arxiv.org/abs/2312.02696, section 3 and appendix C
 (they scale the solution to the sum 1, here the sum is a constraint).
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,8 +35,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import tree
+
 PyTree = Any
 Profile = Callable[[jax.Array], jax.Array]  # f32[] k = 1, 2, ... -> d_k
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+  """A profile by what the new parameters get; called it is one like any other.
+
+  Attributes:
+    rest: f32[] k = 1, 2, ... -> 1 - d_k, computed without cancellation.
+  """
+
+  rest: Profile
+
+  def __call__(self, k: jax.Array) -> jax.Array:
+    return 1.0 - self.rest(k)
+
 
 _WIDEST = 1.0 / math.sqrt(12.0)  # gamma = 0, the mean of all updates
 
@@ -52,9 +73,10 @@ def exponential(decay: float = 0.999, warmup: bool = True) -> Profile:
       f"ema is a decay per update in [0, 1), got {decay}; 0.999 averages over"
       " about 1000 updates"
     )
+  rest = 1.0 - decay
   if not warmup:
-    return lambda k: jnp.full_like(k, decay)
-  return lambda k: jnp.minimum(decay, k / (9.0 + k))
+    return Shares(lambda k: jnp.full_like(k, rest))
+  return Shares(lambda k: jnp.maximum(rest, 9.0 / (9.0 + k)))
 
 
 def power(sigma_rel: float) -> Profile:
@@ -67,7 +89,7 @@ def power(sigma_rel: float) -> Profile:
     ValueError: if sigma_rel is outside (0, 0.288].
   """
   gamma = exponent(sigma_rel)
-  return lambda k: (1.0 - 1.0 / k) ** (gamma + 1.0)
+  return Shares(lambda k: -jnp.expm1((gamma + 1.0) * jnp.log1p(-1.0 / k)))
 
 
 def exponent(sigma_rel: float) -> float:
@@ -88,11 +110,50 @@ def exponent(sigma_rel: float) -> float:
 
 
 def average(profile: Profile, k: jax.Array, old: PyTree, new: PyTree) -> PyTree:
-  """Returns the average after update number k = 1, 2, ... (f32[])."""
-  rest = 1.0 - profile(k)
+  """Returns the average after update number k = 1, 2, ... (f32[]).
+
+  It is in float32 or wider; whatever is not of a floating dtype is the new one.
+  """
+  shares = isinstance(profile, Shares)
+  rest = profile.rest(k) if shares else 1.0 - profile(k)
+
+  def one(a, p):
+    if not jnp.issubdtype(jnp.result_type(p), jnp.inexact):
+      return p
+    a, p = _wide(a), _wide(p)
+    return jnp.where(rest == 1.0, p, a + (rest * (p - a)).astype(a.dtype))
+
+  return jax.tree.map(one, old, new)
+
+
+def start(params: PyTree) -> PyTree:
+  """Returns the average before the first update: params, in float32 or wider.
+
+  Leaves may be arrays or ShapeDtypeStructs.
+  """
+
+  def one(p):
+    if not isinstance(p, jax.ShapeDtypeStruct):
+      return _wide(p)
+    floats = jnp.issubdtype(p.dtype, jnp.inexact)
+    dtype = tree.compute_dtype(p.dtype) if floats else p.dtype
+    return jax.ShapeDtypeStruct(p.shape, dtype, sharding=p.sharding)
+
+  return jax.tree.map(one, params)
+
+
+def parameters(average: PyTree, like: PyTree) -> PyTree:
+  """Returns an average as parameters: in the dtypes of `like`."""
   return jax.tree.map(
-    lambda a, p: a + (rest * (p - a)).astype(a.dtype), old, new
+    lambda a, p: jnp.asarray(a, jnp.result_type(p)), average, like
   )
+
+
+def _wide(p: Any) -> jax.Array:
+  p = jnp.asarray(p)
+  if not jnp.issubdtype(p.dtype, jnp.inexact):
+    return p
+  return p.astype(tree.compute_dtype(p.dtype))
 
 
 def weights(

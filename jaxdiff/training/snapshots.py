@@ -85,7 +85,7 @@ def reconstruct(
     steps = [s for s in steps if s <= last]
     stored = [(width, s) for s in steps for width in widths]
     weights = ema.weights(stored, sigma_rel, last).reshape(len(steps), -1)
-    template = dict(averages=tuple(params for _ in widths))
+    template = dict(averages=tuple(ema.start(params) for _ in widths))
     total = jax.tree.map(lambda p: np.zeros(p.shape, np.float64), params)
     for row, s in zip(weights, steps):
       held = opened.restore(template, s)[0]["averages"]

@@ -8,6 +8,7 @@ import optax
 
 from jaxdiff import checks
 from jaxdiff import modules
+from jaxdiff.training import ema
 
 PyTree = Any
 
@@ -19,10 +20,10 @@ class TrainState(NamedTuple):
     step: i32[], number of updates done.
     params: parameters.
     opt_state: of the optimizer.
-    ema_params: average of the parameters.
+    ema_params: average of the parameters, in float32 or wider.
     key: PRNG key of the run; update number `step` uses fold_in(key, step).
     loss_params: of a loss that has parameters of its own, trained along.
-    averages: further averages of the parameters, a tuple of trees.
+    averages: further averages of the parameters, a tuple of trees likewise.
     model_state: what the network has beside its parameters and is not trained,
       a Denoiser's `state`: batch statistics.
     ema_model_state: its average, which belongs to `ema_params`.
@@ -70,13 +71,16 @@ def init_state(
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=copied(params),
-    opt_state=copied(optimizer.init(trained(params, loss_params))),
-    ema_params=copied(params),
+    # its averages of gradients as well are float32 or wider
+    opt_state=copied(optimizer.init(ema.start(trained(params, loss_params)))),
+    ema_params=copied(ema.start(params)),
     key=key,
     loss_params=copied(loss_params),
-    averages=tuple(copied(params) for _ in range(averages)),
+    averages=tuple(copied(ema.start(params)) for _ in range(averages)),
     model_state=copied(() if model_state is None else model_state),
-    ema_model_state=copied(() if model_state is None else model_state),
+    ema_model_state=copied(
+      ema.start(() if model_state is None else model_state)
+    ),
   )
 
 

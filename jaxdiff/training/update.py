@@ -173,7 +173,8 @@ def _gradient(
 ) -> tuple[jax.Array, dict, PyTree, PyTree]:
   """Returns (value, metrics, model_state, gradient), means over the parts.
 
-  A model's state goes from part to part.
+  A model's state goes from part to part. The gradient is in float32 or wider,
+  as what the optimizer remembers of it is.
   """
 
   def grad(key, model_state, part):
@@ -182,7 +183,7 @@ def _gradient(
       lambda p: loss(key, states.called_with(p, held), part), has_aux=True
     )(params)
     metrics, model_state = states.left_by(metrics, held)
-    return value, metrics, model_state, grads
+    return value, metrics, model_state, emas.start(grads)
 
   if parts == 1:
     return grad(key, state.model_state, batch)

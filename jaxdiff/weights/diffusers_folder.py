@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,12 @@ from jaxdiff import processes
 from jaxdiff.weights import safetensors
 
 _WEIGHTS = "diffusion_pytorch_model"
+# one file, or an index of shards; the variant stands in one of three places
+_SET = re.compile(
+  _WEIGHTS
+  + r"(\.(?P<a>\w+))?\.(?P<kind>safetensors|bin)"
+  + r"(?P<index>(\.(?P<b>\w+))?\.index(\.(?P<c>\w+))?\.json)?"
+)
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
 
@@ -63,20 +70,28 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
 
 
 def read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
-  """Returns the weights in a network's folder.
+  """Returns the weights in a network's folder, of one file or of its shards.
+
+  Of several sets safetensors come before torch's .bin; then what has no variant
+  in its name (model.fp16.safetensors, model.safetensors.index.fp16.json), then
+  variants by name, "non_ema", the parameters before averaging, last.
 
   Raises:
     FileNotFoundError: if there are none in safetensors, nor in torch's .bin.
     ImportError, ValueError: as `safetensors.read` and `pickles.state_dict`.
   """
-  endings = (".safetensors", ".safetensors.index.json", ".fp16.safetensors")
-  for ending in endings:
-    if (folder / (_WEIGHTS + ending)).is_file():
-      return safetensors.read(folder / (_WEIGHTS + ending))
-  old = folder / f"{_WEIGHTS}.bin"
-  if old.is_file():
-    return pickles.state_dict(old)
   held = sorted(p.name for p in folder.iterdir() if p.is_file())
+  found = []
+  for name in held:
+    match = _SET.fullmatch(name)
+    if match:
+      variant = next(filter(None, match.group("a", "b", "c")), "")
+      rank = (match["kind"] == "bin", variant == "non_ema", variant)
+      found.append(((*rank, bool(match["index"])), name, match["kind"]))
+  if found:
+    _, name, kind = min(found)
+    own = pickles.state_dict if kind == "bin" else safetensors.read
+    return safetensors.read(folder / name, own)
   raise FileNotFoundError(
     f"there is no {_WEIGHTS}.safetensors in {folder}, nor .bin; it holds"
     f" {', '.join(held)}: copy the file that its authors have beside them"

@@ -3,17 +3,24 @@
 import json
 import os
 import pathlib
+import re
+from collections.abc import Callable
 
 import numpy as np
 
 from jaxdiff.data import optional
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read(
+  path: str | os.PathLike,
+  reader: Callable[[pathlib.Path], dict[str, np.ndarray]] | None = None,
+) -> dict[str, np.ndarray]:
   """Returns the arrays of a file by name, in the file's dtypes.
 
   Args:
-    path: a .safetensors file, or the .safetensors.index.json of several.
+    path: a .safetensors file, or the .safetensors.index.json of several, whose
+      name may hold a variant (.safetensors.index.fp16.json).
+    reader: of a single file; None reads safetensors.
 
   Raises:
     FileNotFoundError: if it, or a file that the index names, is not there.
@@ -21,18 +28,20 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     ValueError: if it is damaged, or no such file.
   """
   path = pathlib.Path(path)
-  if path.name.endswith(".index.json"):
+  if re.search(r"\.index(\.\w+)?\.json$", path.name):
     try:
       files = sorted(set(json.loads(path.read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
       raise ValueError(
-        f'{path} is no index of safetensors: it needs {{"weight_map": {{"name":'
+        f'{path} is no index of shards: it needs {{"weight_map": {{"name":'
         f' "file"}}}} ({error!r}); copy it again from its source'
       ) from error
     arrays = {}
     for name in files:
-      arrays |= read(path.parent / pathlib.Path(name).name)
+      arrays |= read(path.parent / pathlib.Path(name).name, reader)
     return arrays
+  if reader is not None:
+    return reader(path)
   package = optional.require("safetensors", f"reading {path.name}", "weights")
   numpy_front = optional.require(
     "safetensors.numpy", f"reading {path.name}", "weights"
