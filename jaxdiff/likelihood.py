@@ -30,6 +30,7 @@ https://arxiv.org/abs/1810.01367.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -146,6 +147,10 @@ def log_likelihood(
 ) -> Likelihood:
   """Returns the log-density of data under the model, by its ODE.
 
+  Pixels and other counts have no density: on a lattice a better model's grows
+  without bound as t_min falls. Spread them with `dequantize` first; values that
+  all lie on a few levels are warned of.
+
   Args:
     key: PRNG key of the probes; each sample folds its index into it.
     model: model(x, t) -> Prediction, differentiable; samples of a batch must
@@ -182,6 +187,7 @@ def log_likelihood(
       " cell first with likelihood.dequantize(key, pixels)"
     )
   size = tree.batch_size(x)
+  _warn_of_levels(x)
   dtype = tree.compute_dtype(x.dtype)
   vector = _probe(key, x, index, probe) if trace == "hutchinson" else None
   both = Augmented(model, vector, jnp.asarray(data_std, dtype), process=process)
@@ -209,6 +215,27 @@ def log_likelihood(
   ell = volume + 0.5 * d * (high - low)
   end = process.log_prior if prior is None else prior
   return Likelihood((end(latent) + ell).astype(dtype), latent, nfe)
+
+
+def _warn_of_levels(x):
+  """Warns of concrete data that all lie on a lattice, as pixels do."""
+  if not checks.concrete(x) or not getattr(x, "is_fully_addressable", True):
+    return
+  values = np.asarray(x[: max(1, 4096 // max(1, x[0].size))], np.float64)
+  levels = np.unique(values)
+  if not 2 <= len(levels) <= min(256, values.size // 4):
+    return  # of continuous data hardly any two are equal
+  step = np.diff(levels).min()
+  place = (levels - levels[0]) / step
+  if abs(place - np.rint(place)).max() < 0.02:
+    warnings.warn(
+      f"the data lie on levels {step:.4g} apart, from {levels[0]:.4g} to"
+      f" {levels[-1]:.4g}: they have no density, and what a model gives them"
+      " grows without bound as t_min falls. Spread every value over its level"
+      " first, with likelihood.dequantize(key, pixels) of the whole numbers,"
+      " and report bits_per_dim",
+      stacklevel=3,
+    )
 
 
 def _probe(key, x, index, kind):

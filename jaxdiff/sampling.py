@@ -52,7 +52,8 @@ class StepInfo(NamedTuple):
     step: i32[], index of the row.
     t: time of the call.
     y: the state that the network was asked at.
-    a: the sample accepted by this step.
+    a: the sample accepted last: at the time of the next call where this one
+      ended a step, else at that of the step's start (see `tableau`).
     prediction: what the network answered.
   """
 
@@ -81,7 +82,11 @@ class Collector(NamedTuple):
 
 
 def accepted(info: StepInfo) -> PyTree:
-  """Returns the sample that a step accepted; for `every`."""
+  """Returns the sample that was accepted last; for `every`.
+
+  After a call that ends a step it is at the time of the next call; of a
+  predictor-corrector it is the prediction, as the next call meets it.
+  """
   return info.a
 
 

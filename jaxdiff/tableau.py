@@ -11,11 +11,19 @@ call:
   y' = state[0, 0] y + state[0, 1] a + history[0] . h + noise[1] z
   a' = state[1, 0] y + state[1, 1] a + history[1] . h + noise[2] z
 
-After the last row `a` is the result. Tables are built on the host in float64
-and hold nothing but numbers, so that tables of one shape share one compiled
-program, stack under vmap, and can be differentiated and searched. (Noise is
-drawn only where a scale is not 0, so the gradient in a scale that is exactly 0
-is 0.)
+After the last row `a` is the result. Between the rows it is the method's sample
+at the time where the last step ended: a row inside a step leaves it as it is, a
+row that ends one sets it to what is asked next (a' = y'), so that kept samples
+have the time of the next call. Of a predictor-corrector that is the prediction:
+its correction takes the next call, and is part of the next row
+(`solvers.building.corrected`). Noise that a row draws before its call (churn,
+Restart) it may accept with it. A step into sigma = 0 accepts alpha x0 of its
+call, exactly: a value that never varies comes out as it is.
+
+Tables are built on the host in float64 and hold nothing but numbers, so that
+tables of one shape share one compiled program, stack under vmap, and can be
+differentiated and searched. (Noise is drawn only where a scale is not 0, so the
+gradient in a scale that is exactly 0 is 0.)
 
 Times mean nothing without a process. A table carries the one that it was built
 for beside its numbers (`under`), so that samplers can compare it with the

@@ -28,7 +28,7 @@ def theta(process, t):
 @every_process
 @pytest.mark.parametrize("calls", [1, 3, 8])
 def test_gaussian_data_of_its_variance_are_solved_exactly(name, calls, x64):
-  """v = 0 there: any number of steps, from alpha = 0, into sigma = 0."""
+  """v = 0 there: any number of steps, from alpha = 0; at sigma = 0 x0 is."""
   process, std = PROCESSES[name], 0.3 * calls
   single = oracles.gaussian(np.zeros(2), np.full(2, std**2))
   model = oracles.exact(single, process)
@@ -38,8 +38,10 @@ def test_gaussian_data_of_its_variance_are_solved_exactly(name, calls, x64):
     table = solvers.default(process, calls, data_std=std, to_zero=to_zero)
     padded = tables.pad(table, 8, 5)
     out = sampling.sample(jax.random.key(1), model, padded, x, length=table.nfe)
-    end = process.t_zero if to_zero else process.t_min
+    end = table.t[-1] if to_zero else process.t_min
     exact = oracles.flow_map(single, x, ends(process.t_max), ends(end))
+    if to_zero:
+      exact = process.alpha(process.t_zero) * model(exact, end).x0
     np.testing.assert_allclose(out, exact, atol=1e-12)
 
 
@@ -55,18 +57,18 @@ def test_without_corrector_it_is_exponential_adams_bashforth_in_v():
 
 
 def test_the_corrector_of_order_one_is_the_trapezoidal_rule(x64):
-  """In v and theta: a' = a + h (v + v') / 2, asked once at each end."""
+  """In v and theta: a' = a + h (v + v') / 2 where y = a + h v was asked."""
   process = processes.edm()
   grid = np.asarray([2.0, 1.0, 0.5])
   table = solvers.angular_adams(process, grid, order=1)
   angle, r = theta(process, grid), np.hypot(grid, 1.0)
   h = angle[1] - angle[0]
-  # row 1 corrects the anchor: a from a, then h R' / 2 of the last two outputs
+  # row 1 corrects: a from y, then h R' / 2 of the last two outputs' difference
   carry, step = r[2] / r[1], (angle[2] - angle[1]) * r[2]
-  np.testing.assert_allclose(table.state[1, 0], [0.0, carry * r[1] / r[0]])
+  np.testing.assert_allclose(table.state[1], [[carry, 0.0]] * 2)
   np.testing.assert_allclose(
     table.history[1, 0],
-    [carry * r[1] * h / 2 + step, carry * r[1] * h / 2],
+    [carry * r[1] * h / 2 + step, -carry * r[1] * h / 2],
   )
 
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import warnings
 
 import chex
 import jax
@@ -537,3 +538,41 @@ def test_missing_package_names_the_pip_command(module, name, monkeypatch):
   monkeypatch.setitem(sys.modules, module, None)
   with pytest.raises(ImportError, match=r'pip install "jaxdiff\[data\]"'):
     data.load(name)
+
+
+# the first batch
+
+
+def pictures(*shape, low=-1.0, high=1.0):
+  draw = np.random.default_rng(0).uniform(low, high, shape)
+  return draw.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+  ("image", "message"),
+  [
+    (pictures(4, 3, 16, 16), r"channels come last here, np.transpose"),
+    (pictures(4, 8, 8, 3, low=0, high=255), r"image / 127.5 - 1"),
+    (pictures(4, 8, 8, 3, low=0), r"2 \* image - 1, or set sigma_data = 0.29"),
+    (pictures(4, 8, 8, low=0, high=255).astype(np.int64), "of dtype int64"),
+  ],
+)
+def test_data_in_other_units_are_seen_in_the_first_batch(image, message):
+  for batch in (image, {"image": image, "label": np.zeros(4)}):
+    with pytest.warns(UserWarning, match=message):
+      data.look(batch)
+
+
+def test_data_as_they_should_be_pass():
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    for image in (
+      pictures(4, 8, 8, 3),
+      pictures(4, 3, 3, 3),
+      pictures(9, 2, low=0, high=100),  # no images
+      np.zeros((4, 8, 8, 1), np.float32),
+      pictures(4, 8, 8, 3, low=0, high=255).astype(np.uint8),
+    ):
+      data.look({"image": image})
+    data.look({"x0": pictures(4, 3, 16, 16)})
+    jax.jit(lambda v: data.look(v) or v)(pictures(4, 3, 16, 16))

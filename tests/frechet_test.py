@@ -1,10 +1,15 @@
 """The Frechet distance against closed forms, and that in random features."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import linalg
 
 from jaxdiff import metrics
+from jaxdiff.metrics.frechet import expected_bias
+from jaxdiff.metrics.frechet import factor
+from jaxdiff.metrics.frechet import warn_of_bias
 
 
 def covariance(rng, d, rank=None):
@@ -97,6 +102,43 @@ def test_units_and_shape_of_the_data_play_no_role():
   assert metrics.random_feature_frechet(x, y, seed=1) != value
   assert metrics.random_feature_frechet(x[::-1], x) < 1e-12
   assert metrics.random_feature_frechet(x, y, features=1) < value
+
+
+@pytest.mark.parametrize(
+  ("dims", "n", "m", "decay"), [(60, 40, 60, 1), (40, 30, 4000, 0)]
+)
+def test_too_few_samples_are_warned_of_with_the_bias_to_be_expected(
+  dims, n, m, decay
+):
+  """The bias that is told is the distance of two sets of one Gaussian."""
+  rng = np.random.default_rng(0)
+  spread = (1.0 + np.arange(dims)) ** (-decay / 2)
+  draw = lambda size: spread * rng.standard_normal((size, dims))
+  pairs = [(draw(n), draw(m)) for _ in range(4)]
+  a, b = (factor(v) for v in pairs[0])
+  told = expected_bias(a, b, n, m)
+  with pytest.warns(UserWarning, match=f"would be {told:.4g} apart"):
+    found = [metrics.frechet_of_samples(*pair) for pair in pairs]
+  assert 0.6 * np.mean(found) < told < 1.1 * np.mean(found)
+  one, other = (metrics.statistics.of(v) for v in pairs[0])
+  with pytest.warns(UserWarning, match=f"{n} and {m} samples in {dims} dim"):
+    metrics.statistics.distance(one, other)
+
+
+def test_the_expected_bias_of_many_samples_is_that_of_perturbation_theory():
+  """(1/n + 1/m) (tr C + sum_ij l_i l_j (1 + d_ij) / (l_i + l_j) / 2)."""
+  values = np.asarray([2.0, 1.0, 0.5])
+  pair = np.zeros(3), np.diag(np.sqrt(values))
+  n, m = 200_000, 100_000
+  pairs = (
+    values * values[:, None] * (1 + np.eye(3)) / (values + values[:, None])
+  )
+  right = (1 / n + 1 / m) * (values.sum() + pairs.sum() / 2)
+  told = expected_bias(pair, pair, n, m)
+  assert 0.5 * right < told < 1.6 * right  # one draw of six numbers
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")  # and enough samples are not warned of
+    warn_of_bias(pair, pair, 4, 4)
 
 
 @pytest.mark.parametrize(

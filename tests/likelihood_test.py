@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -269,6 +270,22 @@ def test_dequantized_pixels_stay_in_their_cells_and_are_their_own():
 
 
 # --- mistakes ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("levels", "low"), [(2 / 255, -1.0), (1 / 255, 0.0), (1.0, 0.0)]
+)
+def test_data_on_levels_are_said_to_have_no_density(levels, low):
+  pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 1))
+  x = np.float32(low + levels * pixels)
+  with pytest.warns(UserWarning, match=r"dequantize\(key, pixels\)"):
+    likelihood._warn_of_levels(jnp.asarray(x))
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    spread = likelihood.dequantize(KEY, jnp.asarray(pixels, jnp.uint8))
+    likelihood._warn_of_levels(spread)
+    likelihood._warn_of_levels(jnp.zeros((8, 16)))  # a constant is no lattice
+    jax.jit(lambda v: likelihood._warn_of_levels(v) or v)(x)
 
 
 def test_mistakes_are_named():

@@ -497,8 +497,10 @@ def test_mistakes_are_named():
   with pytest.raises(ValueError, match="corrector_steps must be at least 0"):
     run(corrector_steps=-1)
   pc = samplers.predictor_corrector
+  apart = solvers.unipc(EDM, grid)
+  apart.state[:-1, 1] = [0.5, 0.5]
   with pytest.raises(ValueError, match="no step of this table ends with a = y"):
-    pc(KEY, toy, solvers.unipc(EDM, grid), (2, 3), process=EDM)
+    pc(KEY, toy, apart, (2, 3), process=EDM)
   with pytest.raises(TypeError, match="takes a model there"):
     pc(KEY, table, toy, (2, 3), process=EDM)
   with pytest.raises(TypeError, match="takes a Tableau third, got function"):

@@ -33,7 +33,6 @@ NATIVE = (  # whose own formula holds where alpha = 0
   "angular_adams_2",
   "angular_adams_4",
 )
-NATIVE_END = [n for n in NATIVE if n.startswith("angular")]  # where sigma = 0
 ROWS = 2000
 GRIDS = {"log_snr": grids.log_snr, "uniform": grids.uniform}
 
@@ -890,7 +889,7 @@ def test_every_solver_on_every_grid_is_finite_and_keeps_its_nfe(process_name):
   assert not bad, bad[:10]
 
 
-@pytest.mark.parametrize("name", sorted(set(CASES) - {*NATIVE_END}))
+@pytest.mark.parametrize("name", sorted(CASES))
 def test_the_last_step_into_sigma_zero_is_the_answer_itself(name, x64):
   """A point mass is hit exactly, also in one step, by all that denoise."""
   process = processes.vp_linear()

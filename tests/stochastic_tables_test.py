@@ -293,8 +293,9 @@ def test_dpmpp_sde_is_seeds_2_and_its_stage_shares_the_path():
   rows = tables.take(table, slice(4, 6))
   stage_up = middle * np.sqrt(1 - (middle / s) ** 2)
   np.testing.assert_allclose(rows.noise[0, 1], stage_up)
-  # the noise at the end: what the anchor keeps, and what is new
-  kept = rows.state[1, 0, 1] * rows.noise[0, 2]
+  # the noise at the end: what the stage had, and what is new
+  kept = rows.state[1, 0, 0] * rows.noise[0, 1]
+  assert rows.noise[0, 2] == 0  # and the anchor has none of it
   up = s_next * np.sqrt(1 - (s_next / s) ** 2)
   np.testing.assert_allclose(np.hypot(kept, rows.noise[1, 1]), up)
   # Cov(W_r, W_1) = Var W_r in the clock 1 / s^2

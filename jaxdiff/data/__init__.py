@@ -12,6 +12,7 @@ from typing import Any
 from jaxdiff import checks
 from jaxdiff.data import named
 from jaxdiff.data.arrays import from_npz
+from jaxdiff.data.arrays import look
 from jaxdiff.data.arrays import scaled
 from jaxdiff.data.degradation import blur
 from jaxdiff.data.degradation import degrade
@@ -38,6 +39,7 @@ __all__ = [
   "from_shards",
   "from_tfds",
   "in_memory",
+  "look",
   "scaled",
   "batches",
   "blur",

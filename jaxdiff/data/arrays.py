@@ -9,12 +9,16 @@ jitted function.
 """
 
 import os
+import warnings
 import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
+
+_CHANNELS = (1, 3, 4)
 IMAGE_AND_LABEL: Mapping[str, str] = {"image": "image", "label": "label"}
 
 
@@ -44,6 +48,50 @@ def scaled(batch: Any) -> Any:
   if isinstance(batch, np.ndarray):
     return scale(batch)
   return batch.astype(np.float32) * np.float32(2 / 255) - np.float32(1)
+
+
+def look(batch: Any) -> None:
+  """Warns of images in units or an order that nothing here is made for.
+
+  Networks take f[batch, height, width, channels] of about unit size, centred:
+  pixels as x / 127.5 - 1. What was seen and what to set is said; nothing is
+  changed. A traced batch, and whatever is no image, passes.
+
+  Args:
+    batch: a mapping with an `image`, or images themselves, u8 or floats.
+  """
+  image = batch.get("image") if isinstance(batch, Mapping) else batch
+  if not checks.concrete(image) or np.ndim(image) < 3:
+    return
+  shards = getattr(image, "addressable_shards", None)
+  image = np.asarray((shards[0].data if shards else image)[:64])
+  shape, said = image.shape, []
+  if len(shape) == 4 and shape[1] in _CHANNELS and min(shape[2:]) > 4:
+    said.append(
+      f"of shape {shape}, which is [batch, channels, height, width]: the"
+      " channels come last here, np.transpose(image, (0, 2, 3, 1))"
+    )
+  low, high = float(image.min()), float(image.max())
+  span = f"in {low:.4g}..{high:.4g} of dtype {image.dtype}"
+  if np.issubdtype(image.dtype, np.floating):
+    if high > 16.0 and low >= 0.0:
+      said.append(
+        f"{span}, as pixels of 8 bits are: give them as uint8, which is"
+        " scaled, or as image / 127.5 - 1"
+      )
+    elif 0.5 < high <= 1.0 and low >= 0.0:
+      said.append(
+        f"{span}, not centred: give them as 2 * image - 1, or set sigma_data ="
+        f" {float(np.std(image)):.2g} and mind the mean of"
+        f" {float(np.mean(image)):.2g}"
+      )
+  elif image.dtype != np.uint8:
+    said.append(
+      f"{span}, which is not scaled: give pixels of 8 bits as uint8, others as"
+      " floats in [-1, 1]"
+    )
+  for what in said:
+    warnings.warn(f"the first batch has images {what}", stacklevel=3)
 
 
 def check_finite(images: np.ndarray, name: str) -> None:

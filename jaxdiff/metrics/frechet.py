@@ -9,6 +9,7 @@ the singular values of X Y^T: then no covariance is formed at all.
 Reference: Dowson and Landau (1982), https://doi.org/10.1016/0047-259X(82)90077-X.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,8 @@ def frechet_of_samples(x: Array, y: Array) -> float:
 
   Finite samples bias it upward, by about c / n: compare at equal sizes, and
   with the floor, the value of two sets of data. With n <= d samples the
-  covariances are singular and the bias is as large as the distance itself.
+  covariances are singular and the bias is as large as the distance itself: a
+  warning says how large (`expected_bias`).
 
   Args:
     x: f[n, ...], n >= 2.
@@ -63,7 +65,9 @@ def frechet_of_samples(x: Array, y: Array) -> float:
     ValueError: for fewer samples, other shapes or NaN.
   """
   x, y = samples.pair(x, y, least=2)
-  return between(factor(x), factor(y))
+  a, b = factor(x), factor(y)
+  warn_of_bias(a, b, len(x), len(y))
+  return between(a, b)
 
 
 def factor(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +89,60 @@ def between(
   common = np.linalg.svd(a[1] @ b[1].T, compute_uv=False).sum()
   spread = np.sum(a[1] ** 2) + np.sum(b[1] ** 2)
   return max(float(offset @ offset + spread - 2.0 * common), 0.0)
+
+
+def expected_bias(
+  a: tuple[np.ndarray, np.ndarray],
+  b: tuple[np.ndarray, np.ndarray],
+  n: int,
+  m: int,
+) -> float:
+  r"""Returns the distance to be expected of n and m draws of one Gaussian.
+
+  Of the covariance C that two pairs of `factor` have together, in which theirs
+  count n - 1 and m - 1. The means are tr(C) (1 / n + 1 / m) apart, squared; the
+  sample covariances are Wishart, drawn once as T R with R^T R = C and T of
+  normals (Bartlett's triangle where there are more samples than dimensions).
+  Where n + m is itself below the dimensions, C misses some, and it is a lower
+  bound. Of n, m far above d it falls as 1 / n.
+  """
+  pooled = np.concatenate([np.sqrt(n - 1) * a[1], np.sqrt(m - 1) * b[1]])
+  pooled = pooled / np.sqrt(n + m - 2)
+  if len(pooled) > pooled.shape[1]:
+    pooled = np.linalg.qr(pooled, mode="r")
+  rng = np.random.default_rng(0)
+  k = len(pooled)
+
+  def draw(size):
+    free = size - 1
+    if free <= k:
+      t = rng.standard_normal((free, k))
+    else:
+      t = np.triu(rng.standard_normal((k, k)), 1)
+      t += np.diag(np.sqrt(rng.chisquare(free - np.arange(k))))
+    return np.zeros(pooled.shape[1]), t @ pooled / np.sqrt(free)
+
+  apart = np.sum(pooled**2) * (1.0 / n + 1.0 / m)
+  return float(apart + between(draw(n), draw(m)))
+
+
+def warn_of_bias(
+  a: tuple[np.ndarray, np.ndarray],
+  b: tuple[np.ndarray, np.ndarray],
+  n: int,
+  m: int,
+) -> None:
+  """Warns of the bias where a set is not larger than its dimensions."""
+  dims = a[0].size
+  if 1 < min(n, m) <= dims:
+    warnings.warn(
+      f"a Frechet distance of {n} and {m} samples in {dims} dimensions: the"
+      " covariance of so few is singular, and two sets of these sizes of one"
+      f" and the same Gaussian would be {expected_bias(a, b, n, m):.4g} apart"
+      f" or more. Take more than {dims} samples, fewer features, or compare"
+      " with the distance of two sets of data of these sizes",
+      stacklevel=3,
+    )
 
 
 def root(cov: np.ndarray, name: str = "cov") -> np.ndarray:

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff.metrics.frechet import frechet
+from jaxdiff.metrics.frechet import between
+from jaxdiff.metrics.frechet import factor
+from jaxdiff.metrics.frechet import warn_of_bias
 
 Array = Any
 
@@ -62,8 +64,6 @@ def random_feature_frechet(
   rng = np.random.default_rng(seed)
   weights = rng.standard_normal((d, features)) / np.sqrt(d)
   bias = rng.standard_normal(features)
-  moments = []
-  for v in (x, y):
-    phi = np.tanh((v - mean) / scale @ weights + bias)
-    moments += [phi.mean(0), np.atleast_2d(np.cov(phi, rowvar=False))]
-  return frechet(*moments)
+  a, b = (factor(np.tanh((v - mean) / scale @ weights + bias)) for v in (x, y))
+  warn_of_bias(a, b, len(x), len(y))
+  return between(a, b)

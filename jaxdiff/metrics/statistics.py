@@ -25,6 +25,7 @@ import numpy as np
 from jaxdiff.metrics import samples
 from jaxdiff.metrics.frechet import frechet
 from jaxdiff.metrics.frechet import root
+from jaxdiff.metrics.frechet import warn_of_bias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +98,8 @@ def distance(a: Statistics, b: Statistics) -> float:
     ValueError: for features of different extractors.
   """
   comparable(a, b)
+  if None not in (a.count, b.count) and min(a.count, b.count) <= a.mean.size:
+    warn_of_bias(factor(a), factor(b), a.count, b.count)
   return frechet(a.mean, a.cov, b.mean, b.cov)
 
 

@@ -138,9 +138,9 @@ def predictor_corrector(
   )
   if tableau.nfe > 1 and corrector_steps and not begins[1:].any():
     raise ValueError(
-      "no step of this table ends with a = y before its last, as UniPC's, so"
-      " that a corrector has no accepted sample to move; take a one-step, a"
-      " multistep or a Runge-Kutta table"
+      "no step of this table ends with a = y before its last, so that a"
+      " corrector has no accepted sample to move; take a one-step, a multistep"
+      " or a Runge-Kutta table"
     )
   if t_end is None:
     clean = not np.any(tableau.state[-1]) and not np.isnan(process.t_zero)

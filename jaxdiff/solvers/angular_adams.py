@@ -14,9 +14,12 @@ value (Adams and Moulton's of order p + 1), which costs no further call:
 
   a' = (R' / R) a + R' int_theta^theta' (L_1 v(y', t') + sum_k L_{-k} v_{i-k}).
 
-Both are finite at alpha = 0 (theta = pi / 2) and at sigma = 0 (theta = 0): no
-step needs a rule of its own. No corrector follows the last step, whose end is
-never asked. The first steps have orders 1, 2, ..., p.
+In the table the two are one step of the predicted samples
+(`building.corrected`). Both are finite at alpha = 0 (theta = pi / 2). The step
+into sigma = 0 is the answer x0 itself, as in every table: an integral of v
+would leave noise where the data have none, from points about the last one. No
+corrector follows the last step, whose end is never asked. The first steps have
+orders 1, 2, ..., p; a step whose weights would enlarge errors has a lower one.
 
 The ingredients are old: v is Salimans and Ho's (2022),
 https://arxiv.org/abs/2202.00512, with the s of Karras et al. (2022) and Lu and
@@ -30,12 +33,14 @@ import numpy as np
 from jaxdiff import numerics
 from jaxdiff import tableau as tables
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.solvers.building import corrected
+from jaxdiff.solvers.building import multistep_weights
 from jaxdiff.solvers.building import solver
 from jaxdiff.solvers.building import step_orders
 from jaxdiff.tableau import Tableau
 
 
-@solver(starts_at_zero_alpha=True, ends_at_zero_sigma=True)
+@solver(starts_at_zero_alpha=True)
 def angular_adams(
   process: GaussianProcess,
   grid: np.ndarray,
@@ -70,15 +75,24 @@ def angular_adams(
     basis = lambda u: numerics.lagrange(theta[nodes], u)
     return r[i + 1] * numerics.gauss_legendre(basis, theta[i], theta[i + 1])
 
-  rows = []
-  for i, p in enumerate(orders):
-    a = np.asarray([1.0, 0.0])  # the first anchor is where sampling starts
-    if i > 0 and corrector:
-      fresh = integral(i - np.arange(orders[i - 1] + 1), i - 1)
-      a = np.append([0.0, r[i] / r[i - 1]], fresh)
-    y = np.zeros(max(len(a), 2 + p))
-    y[: len(a)] = r[i + 1] / r[i] * a
-    y[2 : 2 + p] += integral(i - np.arange(p), i)
-    both = i < n - 1 and corrector
-    rows.append(tables.row(grid[i], tuple(output[i]), y, a if both else None))
-  return tables.concat(*rows)
+  carry = r[1:] / r[:-1]
+  before = None  # weights of the step that led to the call i
+
+  def candidates(i):
+    nonlocal before
+    last = before
+    most = 0 if last is None or not corrector else len(last)
+    for used in range(most, -1, -1):  # older calls of the corrector
+      again = integral(i - np.arange(used + 1), i - 1) if used else None
+      for p in range(orders[i], 0, -1):
+        before = step = integral(i - np.arange(p), i)
+        yield corrected(carry[i], step, last, again) if used else step
+
+  history = multistep_weights(process, grid, output[:-1], carry, candidates)
+  memory = max(orders) + int(corrector)
+  return tables.multistep(
+    t=grid[:-1],
+    output=output[:-1],
+    carry=carry,
+    history=np.pad(history, ((0, 0), (0, memory - history.shape[1]))),
+  )

@@ -42,7 +42,8 @@ def default(
     scale=(2.22 if few else 1.7) * data_std,
     to_zero=to_zero,
   )
-  order = min(3 if few else 4, calls)
+  # the step into sigma = 0 is x0 itself and carries no order
+  order = min(3 if few else 4, max(1, calls - int(to_zero)))
   return angular_adams(
     process, grid, order=order, corrector=not few, data_std=data_std
   )

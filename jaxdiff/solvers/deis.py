@@ -14,7 +14,9 @@ and take one call per step, order r + 1:
 | "lambda_ab" | lambda = -log(rho)     | DPM-Solver multistep, exactly         |
 
 All are `exponential_ab` with output="eps". Order 1 is DDIM. The first steps
-have lower orders, which caps the order at 2 from a cold start. `deis_rk` is
+have lower orders, which caps the order at 2 from a cold start, and so do steps
+whose weights would enlarge errors: polynomials in t cannot be trusted where the
+steps in t grow from alpha = 0. `deis_rk` is
 rhoRK-DEIS, an explicit Runge-Kutta method on dv/drho: with two stages it is the
 Heun method of EDM in x / alpha.
 

@@ -42,6 +42,7 @@ from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import coefficients
+from jaxdiff.solvers.building import corrected
 from jaxdiff.solvers.building import solver
 from jaxdiff.solvers.model_statistics import check
 from jaxdiff.solvers.model_statistics import check_schedule
@@ -84,9 +85,9 @@ def dpm_solver_v3(
   order = checks.order(order, n, 3, "dpm_solver_v3")
   corrector = n <= 10 if corrector is None else corrector
   if isinstance(corrector, bool):
-    corrected = np.full(n, corrector)
+    corrects = np.full(n, corrector)
   else:
-    corrected = grid[:-1] > corrector
+    corrects = grid[:-1] > corrector
   alpha, sigma, lam = coefficients(process, grid)
   curves = _curves(statistics, process, lam)
   l, big_l, big_s = curves(lam)
@@ -105,25 +106,21 @@ def dpm_solver_v3(
     weights = weights * np.exp(big_s[i] - big_s[nodes])  # f_k to g_k
     return alpha[i + 1] / alpha[i] * kept, -alpha[i + 1] * kept * weights
 
+  predicted = lambda i: step(i, i - np.arange(predicts[i]), pseudo)
   data = l.shape[1:]
-  memory = order + 1 if corrected.any() else order
+  memory = order + 1 if corrects.any() else order
   state = np.zeros((n, 2, 2, *data))
   history = np.zeros((n, 2, memory, *data))
   for i in range(n):
+    carry, weights = predicted(i)
     size = predicts[i - 1] + pseudo_corrector
-    if i > 0 and corrected[i] and size > 1:
+    if i > 0 and corrects[i] and size > 1:
       nodes = np.asarray([i - 1, i, *range(i - 2, i - size, -1)])
-      carry, weights = step(i - 1, nodes, pseudo_corrector)
-      state[i, 1, 1] = carry
-      history[i, 1, i - nodes] = weights
-    else:
-      state[i, 1, 0] = 1.0
-    nodes = i - np.arange(predicts[i])
-    carry, weights = step(i, nodes, pseudo)
-    state[i, 0] = carry * state[i, 1]
-    history[i, 0] = carry * history[i, 1]
-    history[i, 0, : len(nodes)] += weights
-  state[-1, 1], history[-1, 1] = state[-1, 0], history[-1, 0]
+      _, again = step(i - 1, nodes, pseudo_corrector)
+      again = again[np.argsort(-nodes)]  # newest first
+      weights = corrected(carry, weights, predicted(i - 1)[1], again)
+    state[i, :, 0] = carry
+    history[i, :, : len(weights)] = weights
   ratio = expand(sigma[:-1] / alpha[:-1])
   output = np.stack([-l[:-1], (1.0 - l[:-1]) * ratio], axis=1)  # f
   return Tableau(grid[:-1], output, state, history, np.zeros((n, 3)))

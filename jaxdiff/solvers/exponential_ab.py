@@ -22,7 +22,9 @@ With x0 or eps the linear part of the ODE is solved exactly and order 1 is DDIM.
 With v and the flow no linear part is left, since x0 and eps are weighted alike.
 
 The first steps have orders 1, 2, ..., which caps the order at 2 from a cold
-start; from an exact history it is p. References: Hochbruck and Ostermann
+start; from an exact history it is p. A step whose weights would enlarge the
+error of an answer more than 1000 times has a lower order
+(`building.multistep_weights`). References: Hochbruck and Ostermann
 (2010), https://doi.org/10.1017/S0962492910000048, section 2.5; Zhang and Chen
 (2023), https://arxiv.org/abs/2204.13902.
 """
@@ -34,6 +36,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers import forms
+from jaxdiff.solvers.building import multistep_weights
 from jaxdiff.solvers.building import solver
 from jaxdiff.solvers.building import step_orders
 from jaxdiff.tableau import multistep
@@ -70,15 +73,23 @@ def exponential_ab(
   orders = step_orders(
     order, n, 16, "exponential_ab", 3, lower_final=lower_order_final
   )
-  history = np.zeros((n, max(orders)))
-  for i, p in enumerate(orders):
-    nodes = grid[i - np.arange(p)]  # newest first
-    history[i, :p] = forms.weights(
-      output, process, nodes, (grid[i], grid[i + 1]), variable
-    )
+  f = forms.FORMS[output].output(process, grid[:-1])
+  carry = forms.carry(output, process, grid[:-1], grid[1:])
+
+  def candidates(i):
+    for p in range(orders[i], 0, -1):
+      nodes = grid[i - np.arange(p)]  # newest first
+      yield forms.weights(
+        output, process, nodes, (grid[i], grid[i + 1]), variable
+      )
+
+  history = multistep_weights(
+    process, grid, f, np.broadcast_to(carry, (n,)), candidates
+  )
+  deeper = max(orders) - history.shape[1]  # the same shape on every grid
   return multistep(
     t=grid[:-1],
-    output=forms.FORMS[output].output(process, grid[:-1]),
-    carry=forms.carry(output, process, grid[:-1], grid[1:]),
-    history=history,
+    output=f,
+    carry=carry,
+    history=np.pad(history, ((0, 0), (0, deeper))),
   )

@@ -29,8 +29,7 @@ def inject_noise(
 
   Raises:
     ValueError: for a negative amount, a table that draws noise before a call
-      already, or a predictor-corrector, whose calls lie beside the samples it
-      accepts.
+      already, or one whose calls lie beside the samples that it accepts.
   """
   if not amount >= 0:
     raise ValueError(f"amount is a scale of noise, at least 0; got {amount}")
@@ -57,9 +56,9 @@ def inject_noise(
     )
     if not (ends or keeps):
       raise ValueError(
-        f"row {i} accepts a sample other than the place that is asked next: in"
-        " a predictor-corrector no point begins a step; inject into a"
-        " multistep or Runge-Kutta table, such as heun or dpmpp_2m"
+        f"row {i} accepts a sample other than the place that is asked next, so"
+        " that no point begins a step; inject into a multistep or Runge-Kutta"
+        " table, such as heun or dpmpp_2m"
       )
     begins = ends
   return tableau._replace(state=state, noise=noise)

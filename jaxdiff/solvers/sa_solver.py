@@ -19,9 +19,9 @@ p = 3 DPM-Solver++(3M), and with a constant tau its SDE form of eta = tau^2.
 `few_steps` reproduces a change of the published code to its order-2 formulas,
 which take h^2 / 2 for an integral that it equals up to O(h^3).
 
-The table adds a step's noise to the anchor, scaled so that the corrector meets
-it again: between the calls an accepted sample carries the noise of the step to
-come. Mean and variance converge at order 2 for Gaussian data.
+In the table predictor and corrector are one step of the predicted samples
+(`building.corrected`), in which the noise stays: what a row accepts is the
+prediction. Mean and variance converge at order 2 for Gaussian data.
 
 Reference: Xue et al. (2023), https://arxiv.org/abs/2309.05019, Algorithm 1. It
 takes tau at the end of a step, and tau = 0 in the last one (give a tau that
@@ -37,6 +37,7 @@ from jaxdiff import tableau as tables
 from jaxdiff.numerics import exponential_weights
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import coefficients
+from jaxdiff.solvers.building import corrected
 from jaxdiff.solvers.building import renewal
 from jaxdiff.solvers.building import solver
 from jaxdiff.tableau import Tableau
@@ -110,20 +111,12 @@ def sa_solver(
       b = np.where(places == past, -bend, bend) - np.expm1(-ch) * (places == 0)
     return alpha[i + 1] * b
 
-  rows = []
+  history = np.zeros((n, max(p + 1, q) if q else p))
   for i in range(n):
-    a = np.zeros(2 + max(p, q))
-    a[0 if i == 0 or q == 0 else 1] = 1.0
+    step = weights(i, i - np.arange(predicts[i]))
     if i > 0 and q > 0:
-      nodes = i - np.arange(corrects[i - 1])
-      a[1] = carry[i - 1]
-      a[2 : 2 + len(nodes)] = weights(i - 1, nodes)
-    y = carry[i] * a
-    y[2 : 2 + predicts[i]] += weights(i, i - np.arange(predicts[i]))
-    if i == n - 1 or q == 0:
-      row = tables.row(grid[i], "x0", y, noise=(0.0, noise[i], noise[i]))
-    else:
-      scales = (0.0, noise[i], noise[i] / carry[i])
-      row = tables.row(grid[i], "x0", y, a, noise=scales)
-    rows.append(row)
-  return tables.concat(*rows)
+      before = weights(i - 1, i - 1 - np.arange(predicts[i - 1]))
+      again = weights(i - 1, i - np.arange(corrects[i - 1]))
+      step = corrected(carry[i], step, before, again)
+    history[i, : len(step)] = step
+  return tables.multistep(grid[:-1], "x0", carry, history, noise)

@@ -12,7 +12,8 @@ in lambda, its exact solution from the step's start a is
                  Var W(rho) = -eta sigma^2 expm1(-2 rho h),
 
 W being ONE Brownian motion: the noise of a stage is part of that of all later
-ones, so the anchor keeps it. With z = -c h ("x0") or h ("eps"), e(rho) =
+ones, which therefore start from that stage, its outputs taken off again; the
+anchor stays where the step began. With z = -c h ("x0") or h ("eps"), e(rho) =
 expm1(rho z) and psi(rho) = rho z phi_2(rho z), in units of -alpha ("x0") or
 -c sigma ("eps"), the outputs N enter as
 
@@ -101,7 +102,14 @@ def _step(process, t, t_next, places, eta, output):
   rows = []
   for k, weight in enumerate(weights):
     last = k == len(weights) - 1
-    y = (0.0, carry[k + 1], *weight[::-1])  # outputs are newest first
+    start, mix = (0.0, carry[1]), np.array(weight)
+    if k and not eta:
+      start = (0.0, carry[k + 1])
+    elif k:  # (a + W) of the stage before: y without its outputs, scaled
+      ratio = carry[k + 1] / carry[k]
+      start = (ratio, 0.0)
+      mix[:k] -= ratio * weights[k - 1]
+    y = (*start, *mix[::-1])  # outputs are newest first
     noise = carry[k + 1] * new[k]
     rows.append(
       tables.row(
@@ -109,7 +117,7 @@ def _step(process, t, t_next, places, eta, output):
         output,
         y,
         a=None if last else (0.0, 1.0),
-        noise=(0.0, noise, noise if last else new[k]),
+        noise=(0.0, noise, noise if last else 0.0),
       )
     )
   return rows

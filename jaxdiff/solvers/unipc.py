@@ -3,8 +3,10 @@ r"""UniPC: order p + 1 by one call per step, a predictor and a free corrector.
 The predictor extrapolates m (x0 or eps) through the last p calls. After the
 call at the predicted point, the corrector redoes the same step with that call
 added, and the next step starts from the corrected sample; the call itself is
-not repeated. In the table a row corrects the anchor with its fresh output and
-predicts y from it.
+not repeated. In the table a row corrects with its fresh output and predicts
+from there, the two as one step of the predicted samples
+(`building.corrected`): what it accepts is the prediction, whose correction the
+next call brings.
 
 With nodes r_k = (lambda_{i-k} - lambda_i) / h, D_k = (m_{i-k} - m_i) / r_k,
 z = -h (x0) or h (eps) and B = z ("bh1") or expm1(z) ("bh2"):
@@ -34,6 +36,7 @@ from jaxdiff import tableau as tables
 from jaxdiff.numerics import phi
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import coefficients
+from jaxdiff.solvers.building import corrected
 from jaxdiff.solvers.building import solver
 from jaxdiff.solvers.building import step_orders
 from jaxdiff.tableau import Tableau
@@ -82,20 +85,17 @@ def unipc(
   step = lambda i, extra: _step(
     coeffs, i, orders[i], extra, variant, output, exact
   )
-  rows = []
+  carry = np.zeros(n)
+  history = np.zeros((n, memory + 1))
   for i in range(n):
-    a = (1.0, 0.0)  # the first anchor is where sampling starts
-    if i > 0:
-      carry, past, fresh = step(i - 1, True)
-      a = (0.0, carry, fresh, *past) if corrector else (1.0, 0.0)
-    carry, past, _ = step(i, False)
-    y = np.zeros(memory + 3)
-    y[: len(a)] = a
-    y *= carry
-    y[2 : 2 + len(past)] += past
-    ends = i == n - 1 or not corrector  # what is asked next is accepted
-    rows.append(tables.row(grid[i], output, tuple(y), None if ends else a))
-  return tables.concat(*rows)
+    carry[i], weights, _ = step(i, False)
+    if i > 0 and corrector:
+      _, before, _ = step(i - 1, False)
+      _, past, fresh = step(i - 1, True)
+      again = np.append(fresh, past)
+      weights = corrected(carry[i], weights, before, again)
+    history[i, : len(weights)] = weights
+  return tables.multistep(grid[:-1], output, carry, history)
 
 
 def _step(coeffs, i, order, correct, variant, output, exact):

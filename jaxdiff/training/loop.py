@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import tqdm
 
+from jaxdiff import data
 from jaxdiff import locks
 from jaxdiff.checkpoints import Checkpoints
 from jaxdiff.training import state as states
@@ -88,7 +89,8 @@ def train(
   Args:
     state: where a fresh run begins; donated.
     update: made by `make_update`.
-    iterator: next(iterator) is a batch of arrays; get_state() and
+    iterator: next(iterator) is a batch of arrays, the first of which is looked
+      at (`data.look`); get_state() and
       set_state(state) tell and set its position, as JSON can store it.
     steps: number of updates when training ends.
     checkpoints: where to save, or None.
@@ -195,6 +197,8 @@ def train(
       before = time.monotonic()
       batch = next(iterator)
       waited += time.monotonic() - before
+      if step == start + 1:
+        data.look(batch)
       state, metrics = update(state, batch)
       pending.append(metrics)
       bar.update()
