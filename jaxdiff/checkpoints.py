@@ -34,7 +34,7 @@ import numpy as np
 PyTree = Any
 
 _CONFIG = "config.json"
-_AVERAGED = ("ema_params", "averages", "opt_state")
+_AVERAGED = ("ema_params", "ema_model_state", "averages", "opt_state")
 
 
 @dataclasses.dataclass(frozen=True)
