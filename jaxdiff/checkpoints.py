@@ -31,6 +31,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
+
 PyTree = Any
 
 _CONFIG = "config.json"
@@ -263,6 +265,7 @@ class Checkpoints:
     )
 
 
+@checks.door
 def open(  # noqa: A001  (as checkpoints.open)
   directory: str | os.PathLike,
   *,
@@ -316,6 +319,7 @@ def open(  # noqa: A001  (as checkpoints.open)
   return Checkpoints(directory, manager, best_metric, not create)
 
 
+@checks.door
 def write_config(directory: str | os.PathLike, config: dict) -> None:
   """Writes `config.json`, which describes the model, atomically.
 
@@ -332,6 +336,7 @@ def write_config(directory: str | os.PathLike, config: dict) -> None:
   os.replace(name, directory / _CONFIG)
 
 
+@checks.door
 def read_config(directory: str | os.PathLike) -> dict:
   """Returns what `write_config` wrote.
 

@@ -190,6 +190,12 @@ class Denoiser:
       return None
     return tuple(tree.expand(r, x) for r in self.process.rates(t))
 
+  @property
+  def num_classes(self) -> int | None:
+    """Number of classes, where a Linen module says it; None otherwise."""
+    module = getattr(self.apply, "module", None)
+    return getattr(module, "num_classes", None)
+
   def inputs(
     self, x: jax.Array, t: jax.Array, label: Any = None, *, until: Any = None
   ) -> tuple:
@@ -248,6 +254,7 @@ class Denoiser:
     )
 
 
+@checks.door
 def from_function(
   apply: Any, params: PyTree, process: GaussianProcess, **options: Any
 ) -> Denoiser:
@@ -267,6 +274,14 @@ def from_function(
       noise is not normal.
   """
   checks.process(process, "from_function(apply, params, process)")
+  if not callable(apply):
+    raise TypeError(
+      "from_function(apply, params, process) takes a function apply(params, x,"
+      f" c[, label]) first, got {checks.given(apply)}; of a Flax module make a"
+      " model with from_linen or from_nnx"
+    )
+  named = dict(params=params, apply=apply, process=process) | options
+  checks.arguments(checks.contract(Denoiser), (), named)
   denoiser = Denoiser(params, apply=apply, process=process, **options)
   predictions.check_kind(denoiser.prediction, "prediction")
   if denoiser.prediction.removeprefix("-") == "score":
@@ -294,6 +309,7 @@ def from_function(
   return denoiser
 
 
+@checks.door
 def from_linen(
   module: Any, params: PyTree, process: GaussianProcess, **options: Any
 ) -> Denoiser:
@@ -311,10 +327,16 @@ def from_linen(
     TypeError: if the module is called in another way.
     ValueError: in a call, if the module needs variables that were not given.
   """
+  if params is None or callable(params):
+    raise TypeError(
+      "from_linen(module, params, process) takes params second, a tree of"
+      f" arrays, got {checks.given(params)}; they are what module.init returned"
+    )
   apply, params, state = modules.of_linen(module, params)
   return from_function(apply, params, process, **({"state": state} | options))
 
 
+@checks.door
 def from_nnx(module: Any, process: GaussianProcess, **options: Any) -> Denoiser:
   """Returns a model from a Flax NNX module, which stays as it is.
 
@@ -336,6 +358,7 @@ def from_nnx(module: Any, process: GaussianProcess, **options: Any) -> Denoiser:
   return from_function(apply, params, process, **({"state": state} | options))
 
 
+@checks.door
 def from_potential(
   potential: Any, params: PyTree, process: GaussianProcess, **options: Any
 ) -> Denoiser:
@@ -406,6 +429,11 @@ class Experts:
     """The forward process."""
     return self.model.process
 
+  @property
+  def num_classes(self) -> int | None:
+    """Number of classes, as a single network's model has it."""
+    return self.model.num_classes
+
   def expert(self, k: Any) -> Any:
     """Returns the model of expert k, which may be traced."""
     return dataclasses.replace(
@@ -429,8 +457,27 @@ class Experts:
     return jax.tree.map(lambda v: v[k, jnp.arange(len(x))], answers)
 
 
+@checks.door
 def with_label(denoiser: Denoiser, label: Any) -> Denoiser:
-  """Returns the denoiser conditioned on label, as the attribute says."""
+  """Returns the denoiser conditioned on label, as the attribute says.
+
+  Raises:
+    TypeError: for a label that is None or no number.
+    ValueError: for a class that the network does not have, where its Linen
+      module says by `num_classes` how many there are.
+  """
+  if not hasattr(denoiser, "label"):
+    raise TypeError(
+      "with_label(denoiser, label) takes a model that holds a label, as"
+      f" from_linen makes it, got {checks.given(denoiser)}; a function of"
+      " (x, t, label) is given one by functools.partial"
+    )
+  if label is None:
+    raise TypeError(
+      "with_label(denoiser, label) takes a condition, got None; use the model"
+      " as it is, or its null label"
+    )
+  checks.labels(label, getattr(denoiser, "num_classes", None))
   return dataclasses.replace(denoiser, label=jnp.asarray(label))
 
 
@@ -492,4 +539,9 @@ def _for_all(label: Any, batch: int) -> jax.Array:
   if label.ndim > 2:
     return label
   vector = jnp.issubdtype(label.dtype, jnp.floating)
+  if label.ndim > vector and label.shape[0] not in (1, batch):
+    raise ValueError(
+      f"there are labels for {label.shape[0]} samples, {checks.given(label)},"
+      f" but the batch has {batch}; give one for each, or one for all"
+    )
   return jnp.broadcast_to(label, (batch, *label.shape[-1:] * vector))

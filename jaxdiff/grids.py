@@ -45,6 +45,7 @@ _ALIGN_YOUR_STEPS = {
 }  # fmt: skip
 
 
+@checks.door(host=True)
 def uniform(
   process: GaussianProcess,
   n: int,
@@ -57,6 +58,7 @@ def uniform(
   return polynomial(process, n, 1.0, clock=clock, start=start, to_zero=to_zero)
 
 
+@checks.door(host=True)
 def quadratic(
   process: GaussianProcess,
   n: int,
@@ -69,6 +71,7 @@ def quadratic(
   return polynomial(process, n, 2.0, clock=clock, start=start, to_zero=to_zero)
 
 
+@checks.door(host=True)
 def polynomial(
   process: GaussianProcess,
   n: int,
@@ -111,6 +114,7 @@ def polynomial(
   return _grid(process, n, start, to_zero, places)
 
 
+@checks.door(host=True)
 def log_snr(
   process: GaussianProcess,
   n: int,
@@ -127,6 +131,7 @@ def log_snr(
   return _grid(process, n, start, to_zero, places)
 
 
+@checks.door(host=True)
 def karras(
   process: GaussianProcess,
   n: int,
@@ -152,6 +157,7 @@ def karras(
   return _grid(process, n, start, to_zero, places)
 
 
+@checks.door(host=True)
 def power_log(
   process: GaussianProcess,
   n: int,
@@ -188,6 +194,7 @@ def power_log(
   return _grid(process, n, start, to_zero, places)
 
 
+@checks.door(host=True)
 def vp_quadratic(
   process: GaussianProcess,
   n: int,
@@ -206,6 +213,7 @@ def vp_quadratic(
   return quadratic(process, n, clock=clock, start=start, to_zero=to_zero)
 
 
+@checks.door(host=True)
 def cosine(
   process: GaussianProcess,
   n: int,
@@ -217,6 +225,7 @@ def cosine(
   return uniform(process, n, clock=vp_cosine(), start=start, to_zero=to_zero)
 
 
+@checks.door(host=True)
 def angular(
   process: GaussianProcess,
   n: int,
@@ -278,6 +287,7 @@ def angular(
   return _grid(process, n, start, to_zero, places, own_ends=True)
 
 
+@checks.door(host=True)
 def align_your_steps(
   process: GaussianProcess,
   n: int = 10,
@@ -312,6 +322,7 @@ def align_your_steps(
   return _grid(process, n, None, to_zero, places, own_ends=True)
 
 
+@checks.door(host=True)
 def from_times(process: GaussianProcess, times: Any) -> np.ndarray:
   """Returns the user's times verbatim, f64[n + 1], once they are checked."""
   return checks.falling_grid(
@@ -339,6 +350,7 @@ def distinct(times: Any) -> np.ndarray:
   return times[np.diff(times, prepend=np.nan) != 0]
 
 
+@checks.door(host=True)
 def from_noise_levels(process: GaussianProcess, levels: Any) -> np.ndarray:
   """Returns the times of the user's noise levels sigma / alpha, [n + 1].
 
@@ -347,7 +359,12 @@ def from_noise_levels(process: GaussianProcess, levels: Any) -> np.ndarray:
   Raises:
     ValueError: for levels that do not fall or are outside of the process's.
   """
-  levels = np.asarray(levels, np.float64)
+  try:
+    levels = np.asarray(levels, np.float64)
+  except (TypeError, ValueError) as error:
+    raise TypeError(
+      f"noise levels are a 1-D array of numbers, got {checks.given(levels)}"
+    ) from error
   if levels.ndim == 1 and len(levels) > 1 and levels[-1] == 0:
     times = np.append(_times_of(process, levels[:-1]), _zero(process))
   else:

@@ -130,6 +130,7 @@ class Augmented:
     return pair, jnp.sum(parts, axis=0)
 
 
+@checks.door(least=dict(data_std=0))
 def log_likelihood(
   key: jax.Array,
   model: sampling.Model,
@@ -186,6 +187,8 @@ def log_likelihood(
       f"data of dtype {x.dtype} has no density: spread every integer over its"
       " cell first with likelihood.dequantize(key, pixels)"
     )
+  if solver is not None:
+    grid = _spanning(process, grid)
   size = tree.batch_size(x)
   _warn_of_levels(x)
   dtype = tree.compute_dtype(x.dtype)
@@ -204,7 +207,7 @@ def log_likelihood(
     )
     (latent, volume), nfe = solved.x, solved.nfe
   else:
-    table = encoder(solver, process, _spanning(process, grid), **options)
+    table = encoder(solver, process, grid, **options)
     latent, volume = sampling.sample(key, both, table, start)
     nfe = jnp.full((size,), table.nfe, jnp.int32)
   d = math.prod(x.shape[1:])
@@ -254,7 +257,9 @@ def _spanning(process, grid):
       "a solver needs a grid, as in grid=grids.log_snr(process, 100); or leave"
       " the solver out for adaptive steps"
     )
-  grid = np.asarray(grid, np.float64)
+  grid = checks.falling_grid(
+    grid, process.t_min, process.t_max, process.t_zero, process.noise.outside
+  )
   ends = np.asarray([process.t_max, process.t_min])
   if not np.allclose(grid[[0, -1]], ends, rtol=1e-9, atol=0.0):
     raise ValueError(
@@ -265,6 +270,7 @@ def _spanning(process, grid):
   return grid
 
 
+@checks.door(least=dict(levels=1))
 def dequantize(
   key: jax.Array,
   pixels: Any,
@@ -315,6 +321,7 @@ def dequantize(
   return low + (high - low) / levels * cell
 
 
+@checks.door
 def bits_per_dim(log_prob: Any, dims: int, *, step: float = 2.0 / 256.0) -> Any:
   r"""Returns -log2 of the probability of a cell, per dimension.
 

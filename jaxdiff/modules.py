@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
+
 PyTree = Any
 
 STATE = "model_state"  # where a loss's metrics have the state that it leaves
@@ -118,7 +120,7 @@ class LinenApply:
         variables, *args, mutable=mutable, **options
       )
     except Exception as e:
-      self._explain(e)
+      self._explain(e, params, args)
       raise
     return output, {**state, **after}
 
@@ -130,11 +132,22 @@ class LinenApply:
       told = dict(deterministic=False)  # which it hands on
     return told
 
-  def _explain(self, error: Exception) -> None:
+  def _explain(self, error: Exception, params: PyTree, args: tuple) -> None:
     """Raises what is to be done about an error of Flax's."""
     from flax import errors
 
     name = type(self.module).__name__
+    if isinstance(
+      error, (errors.ScopeParamNotFoundError, errors.ScopeParamShapeError)
+    ):
+      try:
+        made = jax.eval_shape(self.module.init, jax.random.key(0), *args)
+      except Exception:  # a module that wants more of init than we know
+        raise ValueError(
+          f"these are no parameters of {name}, or x has another shape than what"
+          f" they were made for: {error}"
+        ) from error
+      checks.same_structure(params, made["params"], "params", "the network")
     if isinstance(error, errors.ScopeCollectionNotFound):
       raise ValueError(
         f"{name} has variables beside its parameters, which the model was not"

@@ -15,9 +15,12 @@ from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
+from jaxdiff import checks
+
 PyTree = Any
 
 
+@checks.door
 def initialize(
   coordinator: str,
   process_count: int | None = None,
@@ -46,6 +49,7 @@ def initialize(
   jax.distributed.initialize(coordinator, process_count, process_index)
 
 
+@checks.door
 def data_mesh(
   devices: int | Sequence[jax.Device] | None = None,
 ) -> Mesh:
@@ -71,16 +75,19 @@ def data_mesh(
   return Mesh(np.asarray(devices), ("data",))
 
 
+@checks.door
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Returns the sharding of a batch: its first axis over `data`."""
   return NamedSharding(mesh, PartitionSpec("data"))
 
 
+@checks.door
 def replicated(mesh: Mesh) -> NamedSharding:
   """Returns the sharding of parameters: a copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
+@checks.door
 def fully_sharded(tree: PyTree, mesh: Mesh, smallest: int = 4096) -> PyTree:
   """Returns shardings that leave each device its part of every large leaf.
 
@@ -134,6 +141,7 @@ class Gathered:
     return self.apply(params, x, *args, **named)
 
 
+@checks.door
 def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
   """Returns the batch laid out over the mesh.
 

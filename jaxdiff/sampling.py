@@ -178,6 +178,7 @@ def _update_both(one, other, kept, info):
   return one(kept[0], info), other(kept[1], info)
 
 
+@checks.door
 def run(
   key: jax.Array,
   advance: Callable[[jax.Array, PyTree, PyTree], tuple[PyTree, Any]],
@@ -207,8 +208,14 @@ def run(
   at = lambda i: jax.tree.map(lambda leaf: leaf[i], rows)
   kept = None
   if collect is not None:
-    _, info = jax.eval_shape(advance, key, at(0), state)
+    first = lambda key, rows, state: advance(
+      key, jax.tree.map(lambda leaf: leaf[0], rows), state
+    )
+    after, info = jax.eval_shape(first, key, rows, state)
+    checks.same_types(after, state, "advance", "the state")
     kept = collect.init(n, info)
+    updated = jax.eval_shape(collect.update, kept, info)
+    checks.same_types(updated, kept, "collect.update", "what collect.init made")
 
   def step(i, row, carry):
     state, kept = carry
@@ -336,6 +343,7 @@ def _add_noise(key, index, tag, trees, scales, given):
   return jax.lax.cond(jnp.any(scales != 0), add, lambda trees: trees, trees)
 
 
+@checks.door
 def sample(
   key: jax.Array,
   model: Model,
@@ -395,12 +403,13 @@ def sample(
     FloatingPointError: with check_finite, naming the sample and the step where
       it began.
   """
-  _check_door(model, tableau, collect)
+  checks.samples(x)
+  checks.sharding(sharding)
   tables.validate(tableau)
   if process is not None:
     checks.process(process, "sample(..., process=...)")
   known = agreement.check(model, tableau, process)
-  if _is_shape(x):
+  if checks.is_shape(x):
     if process is None:
       raise ValueError(
         f"x={tuple(x)} is a shape: the scale of the initial noise is the"
@@ -598,12 +607,6 @@ _TAG = 0x73616D70
 _PRIOR = 2**31 - 1  # no step has this index
 
 
-def _is_shape(x: Any) -> bool:
-  return isinstance(x, (tuple, list)) and all(
-    isinstance(d, (int, np.integer)) for d in x
-  )
-
-
 def _checked_draws(noise, x, tableau):
   """Returns the noise given as Draws, once it has the shapes of every draw."""
   if noise is None:
@@ -642,27 +645,6 @@ def _check_concrete_t(tableau):
       "with a shape the initial noise is scaled by the process at"
       " tableau.t[0], which is traced here; pass the initial noise itself:"
       " process.prior(key, shape)"
-    )
-
-
-def _check_door(model, tableau, collect):
-  """Tells swapped and unfinished arguments from one another."""
-  if not isinstance(tableau, tables.Tableau):
-    raise TypeError(
-      "sample(key, model, tableau, x) takes a Tableau third, got"
-      f" {type(tableau).__name__}; build one with a solver, as in"
-      " dpmpp_2m(process, grid)"
-    )
-  if not callable(model):
-    raise TypeError(
-      "sample(key, model, tableau, x) takes a model second, a function"
-      f" model(x, t) -> (x0, eps), got {type(model).__name__}; make one of a"
-      " network and its parameters with denoisers.from_linen, from_nnx or"
-      " from_function"
-    )
-  if not (collect is None or isinstance(collect, Collector)):
-    raise TypeError(
-      f"collect is a Collector, such as sampling.every(1), got {collect!r}"
     )
 
 

@@ -34,12 +34,12 @@ import copy
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdiff import archives
 from jaxdiff import checks
 from jaxdiff import numerics
 from jaxdiff.processes import agreement
@@ -152,6 +152,7 @@ def common_process(tableaux: Sequence[Tableau], what: str) -> Any:
   return known[0] if known else None
 
 
+@checks.door
 def row(
   t: float,
   output: str | tuple[float, float],
@@ -182,6 +183,7 @@ def row(
   )
 
 
+@checks.door
 def multistep(
   t: np.ndarray,
   output: str | np.ndarray,
@@ -216,6 +218,7 @@ def multistep(
   )
 
 
+@checks.door
 def validate(tableau: Tableau) -> Tableau:
   """Returns the tableau after checking its shapes and that it is finite.
 
@@ -254,6 +257,7 @@ def validate(tableau: Tableau) -> Tableau:
   return tableau
 
 
+@checks.door
 def pad(
   tableau: Tableau, n: int | None = None, memory: int | None = None
 ) -> Tableau:
@@ -300,6 +304,7 @@ def pad(
   )
 
 
+@checks.door
 def stack(tableaux: Sequence[Tableau]) -> tuple[Tableau, np.ndarray]:
   """Returns one table with a leading axis over solvers, and their lengths.
 
@@ -309,8 +314,7 @@ def stack(tableaux: Sequence[Tableau]) -> tuple[Tableau, np.ndarray]:
   Returns:
     (tableau, lengths): leaves with a leading axis of size m, and i32[m].
   """
-  if not tableaux:
-    raise ValueError("stack needs at least one tableau")
+  _check_tables("stack", tableaux)
   n = max(t.nfe for t in tableaux)
   memory = max(t.memory for t in tableaux)
   padded = _one_data_shape([pad(t, n, memory) for t in tableaux])
@@ -322,8 +326,7 @@ def stack(tableaux: Sequence[Tableau]) -> tuple[Tableau, np.ndarray]:
 
 def concat(*tableaux: Tableau) -> Tableau:
   """Returns the tables one after the other; memory is carried across."""
-  if not tableaux:
-    raise ValueError("concat needs at least one tableau")
+  _check_tables("concat", tableaux)
   memory = max(t.memory for t in tableaux)
   deep = _one_data_shape([pad(t, memory=memory) for t in tableaux])
   xp = numerics.namespace(*deep[0])
@@ -331,11 +334,28 @@ def concat(*tableaux: Tableau) -> Tableau:
   return under(whole, common_process(tableaux, "a concatenation"))
 
 
+def _check_tables(name, tableaux):
+  if isinstance(tableaux, Tableau):  # a tuple itself, of arrays
+    raise TypeError(
+      f"{name} takes a sequence of tables, got a single one; give [table]"
+    )
+  if not len(tableaux):
+    raise ValueError(f"{name} needs at least one tableau")
+  for table in tableaux:
+    if not isinstance(table, Tableau):
+      raise TypeError(
+        f"{name} takes tables, got {checks.given(table)}; build one with a"
+        " solver, as in dpmpp_2m(process, grid)"
+      )
+
+
+@checks.door
 def take(tableau: Tableau, rows: Any) -> Tableau:
   """Returns the chosen rows: a slice or an array of indices, of axis 0."""
   return under(Tableau(*(leaf[rows] for leaf in tableau)), tableau.process)
 
 
+@checks.door
 def repeat(tableau: Tableau, times: int) -> Tableau:
   """Returns the table `times` times over, each from where the last ended."""
   if times < 1:
@@ -343,6 +363,7 @@ def repeat(tableau: Tableau, times: int) -> Tableau:
   return concat(*([tableau] * times))
 
 
+@checks.door
 def reverse(tableau: Tableau, t_end: float) -> Tableau:
   r"""Returns the table that walks a one-step method backwards.
 
@@ -413,6 +434,7 @@ def _one_data_shape(tableaux):
   return tableaux
 
 
+@checks.door
 def save(
   path: str | os.PathLike,
   tableau: Tableau,
@@ -454,6 +476,7 @@ def save(
   partial.replace(path)
 
 
+@checks.door
 def load(path: str | os.PathLike) -> Tableau:
   """Returns the table that `save` wrote, bit by bit.
 
@@ -461,13 +484,7 @@ def load(path: str | os.PathLike) -> Tableau:
     FileNotFoundError: if there is no such file.
     ValueError: if the file holds no table, or a malformed one.
   """
-  try:
-    with np.load(path, allow_pickle=False) as held:
-      leaves = {name: held[name] for name in held.files}
-  except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(
-      f"{path} is no file of a table; tableau.save(path, table) writes one"
-    ) from error
+  leaves = archives.read(path, _WRITES)
   missing = [name for name in Tableau._fields if name not in leaves]
   if missing:
     raise ValueError(
@@ -483,11 +500,15 @@ def load(path: str | os.PathLike) -> Tableau:
   return under(table, agreement.Recorded(name, tuple(table.t), levels))
 
 
+@checks.door
 def about(path: str | os.PathLike) -> dict[str, Any]:
   """Returns what `save` was told about the table, empty if nothing."""
   load(path)  # refuses what is no file of a table
-  with np.load(path, allow_pickle=False) as held:
-    return json.loads(str(held["about"])) if "about" in held.files else {}
+  held = archives.read(path, _WRITES)
+  return json.loads(str(held["about"])) if "about" in held else {}
+
+
+_WRITES = "A table's file is written by tableau.save(path, table)."
 
 
 def _weights(output: Any) -> Any:

@@ -157,6 +157,13 @@ def partition(tree: PyTree) -> tuple[list, tuple]:
     TypeError: if something in it is neither an array nor hashable.
   """
   leaves, treedef = jax.tree.flatten(tree)
+  abstract = [x for x in leaves if isinstance(x, jax.ShapeDtypeStruct)]
+  if abstract:
+    raise TypeError(
+      f"the model has no parameters yet: {len(abstract)} of its leaves are"
+      f" shapes, such as {abstract[0]}; load them with"
+      " training.load_denoiser(workdir), or give make_denoiser a key"
+    )
   arrays = [leaf for leaf in leaves if is_array(leaf)]
   rest = tuple(None if is_array(leaf) else _Static(leaf) for leaf in leaves)
   # treedefs of different dataclasses with equal fields are equal (jax 0.10), so

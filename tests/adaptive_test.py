@@ -370,7 +370,7 @@ def test_mistakes_are_named():
     solve(start=1.0, end=1.0)
   with pytest.raises(ValueError, match="first_step is a length"):
     solve(first_step=-0.1)
-  with pytest.raises(TypeError, match="takes a model there"):
+  with pytest.raises(TypeError, match="takes a model"):
     adaptive(x, EDM, model)
   with pytest.raises(TypeError, match="takes a process there"):
     adaptive(model, x, EDM)
@@ -475,7 +475,7 @@ def test_mistakes_of_picard_are_named():
   wide = table._replace(noise=np.zeros((4, 3, 2)))
   with pytest.raises(ValueError, match="without data dimensions"):
     run(wide, (2, 2))
-  with pytest.raises(TypeError, match="takes a Tableau third, got ndarray"):
+  with pytest.raises(TypeError, match="takes a Tableau there, got an array"):
     run(grid, (2, 2))
   with pytest.raises(TypeError, match="the tableau is traced"):
     jax.jit(lambda t: run(t, (2, 2)).x)(table)

@@ -384,7 +384,7 @@ DOORS = {
     KEY, m, oracles.fit(np.eye(2)), t, X, process=p
   ),
   "dmcmc": lambda m, t, p: samplers.dmcmc(
-    KEY, m, None, tables.stack([t, t])[0],
+    KEY, m, m, tables.stack([t, t])[0],
     samplers.Chain(X, jnp.zeros(2, jnp.int32)), process=p, levels=[0.2, 0.5],
   ),
 }  # fmt: skip

@@ -625,7 +625,7 @@ def test_the_bridge_of_least_cost_is_the_closed_form():
       "needs both",
     ),
     (
-      lambda: fields.score(None, processes.interpolant(gamma="none")),
+      lambda: fields.score(print, processes.interpolant(gamma="none")),
       "no score",
     ),
     (lambda: fields.as_denoiser(None, BROWNIAN), "two-sided"),

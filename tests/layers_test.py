@@ -15,12 +15,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Lowest first; units of one line do not know each other. A layer of the
 # diagram may be two lines here, where one of its modules builds on others.
 LAYERS = [
+  ("0a", {"checks"}),
   (
     "0",
     {
       "numerics",
       "tree",
-      "checks",
+      "archives",
       "jacobians",
       "modules",
       "parallel",
@@ -146,7 +147,7 @@ def test_every_unit_has_one_layer():
   ("module", "source", "expected"),
   [
     ("tree", "import jaxdiff.solvers.euler", "tree (layer 0) imports solvers"),
-    ("tree", "from jaxdiff import checks", "tree (layer 0) imports checks"),
+    ("tree", "from jaxdiff import numerics", "tree (layer 0) imports numerics"),
     ("processes", "from jaxdiff import grids", "processes (layer 1a) imports"),
     ("grids", "from jaxdiff import processes", None),
     ("training", "from jaxdiff import sampling", "training (layer 3) imports"),

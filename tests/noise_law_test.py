@@ -313,7 +313,7 @@ DOORS = {
     lambda p: samplers.dmcmc(
       KEY,
       seen,
-      None,
+      seen,
       samplers.finishers(lambda t: solvers.ddim(p, [t, 0.0]), p, GRID[::-1]),
       samplers.Chain(POINT, jnp.zeros(2, jnp.int32)),
       process=p,

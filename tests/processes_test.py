@@ -493,7 +493,7 @@ def test_equal_processes_share_a_compilation():
   ("build", "message"),
   [
     (lambda: processes.edm(80.0, 0.002), "t_min < t_max"),
-    (lambda: processes.edm(math.nan, 1.0), "t_min < t_max"),
+    (lambda: processes.edm(math.nan, 1.0), "sigma_min .* finite"),
     (lambda: processes.edm(0.0), r"sigma\(0.0\) = 0.0.*to_zero"),
     (lambda: processes.rectified_flow(t_max=1.5), r"alpha\(1.5\) = -0.5"),
     (lambda: processes.ve(50.0, 0.01), "must fall from t_min to t_max"),
@@ -527,5 +527,5 @@ def test_perturb_refuses_integers_and_wrong_indices():
     process.perturb(KEY, np.zeros((2, 4), np.uint8), 1.0)
   with pytest.raises(ValueError, match=r"shape \(2,\), got \(1,\)"):
     process.perturb(KEY, np.zeros((2, 4), np.float32), 1.0, index=[0])
-  with pytest.raises(ValueError, match="scalar"):
+  with pytest.raises(ValueError, match="no shape of samples"):
     process.prior(KEY, ())

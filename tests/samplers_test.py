@@ -501,11 +501,11 @@ def test_mistakes_are_named():
   apart.state[:-1, 1] = [0.5, 0.5]
   with pytest.raises(ValueError, match="no step of this table ends with a = y"):
     pc(KEY, toy, apart, (2, 3), process=EDM)
-  with pytest.raises(TypeError, match="takes a model there"):
+  with pytest.raises(TypeError, match="takes a model"):
     pc(KEY, table, toy, (2, 3), process=EDM)
-  with pytest.raises(TypeError, match="takes a Tableau third, got function"):
+  with pytest.raises(TypeError, match="a Tableau there, got the function"):
     pc(KEY, toy, toy, (2, 3), process=EDM)
-  with pytest.raises(TypeError, match="takes a model there"):
+  with pytest.raises(TypeError, match="takes a model"):
     pc(KEY, 3, table, (2, 3), process=EDM)
   with pytest.raises(TypeError, match=r"call it: edm\(\)"):
     pc(KEY, toy, table, (2, 3), process=processes.edm)

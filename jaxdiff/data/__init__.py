@@ -68,6 +68,7 @@ _PREFIXES: Mapping[str, Callable[..., Any]] = {
 }
 
 
+@checks.door
 def load(name: str, **options: Any) -> Any:
   """Opens the data set `name`.
 

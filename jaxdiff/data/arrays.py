@@ -10,12 +10,12 @@ jitted function.
 
 import os
 import warnings
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from jaxdiff import archives
 from jaxdiff import checks
 
 _CHANNELS = (1, 3, 4)
@@ -31,6 +31,7 @@ def scale(image: np.ndarray) -> np.ndarray:
   return scaled
 
 
+@checks.door
 def scaled(batch: Any) -> Any:
   """Returns the batch with u8 pixels under `image` as f32 in [-1, 1].
 
@@ -152,6 +153,7 @@ def _narrow(value: np.ndarray) -> np.ndarray:
   return value
 
 
+@checks.door
 def from_npz(
   path: str | os.PathLike[str],
   *,
@@ -180,31 +182,22 @@ def from_npz(
   """
   optional = {"label"} if keys is None else set()
   keys = dict(IMAGE_AND_LABEL if keys is None else keys)
-  if not os.path.isfile(path):
-    raise FileNotFoundError(
-      f"path: there is no file {os.fspath(path)!r}; it is looked for from "
-      f"{os.getcwd()!r}. Write one with np.savez(path, image=..., label=...)."
-    )
-  if not zipfile.is_zipfile(path):
+  mend = "Such a file is written by np.savez(path, image=..., label=...)."
+  there = archives.names(path, mend)
+  for name in optional - set(there):
+    del keys[name]
+  missing = sorted(set(keys.values()) - set(there))
+  if missing:
     raise ValueError(
-      f"path: {os.fspath(path)!r} is not an .npz archive, or was cut short "
-      "while it was written or copied. Write it with np.savez, or copy it "
-      "again."
+      f"keys: {os.fspath(path)!r} has no {', '.join(map(repr, missing))}; "
+      f"it has {', '.join(map(repr, sorted(there)))}. Name what to "
+      'read, for instance keys={"image": "x_train", "label": "y_train"}.'
     )
-  with np.load(path, allow_pickle=False) as archive:
-    for name in optional - set(archive.files):
-      del keys[name]
-    missing = sorted(set(keys.values()) - set(archive.files))
-    if missing:
-      raise ValueError(
-        f"keys: {os.fspath(path)!r} has no {', '.join(map(repr, missing))}; "
-        f"it has {', '.join(map(repr, sorted(archive.files)))}. Name what to "
-        'read, for instance keys={"image": "x_train", "label": "y_train"}.'
-      )
-    fields = {
-      name: standard(name, archive[stored], rank=4, pixels=not scale)
-      for name, stored in keys.items()
-    }
+  held = archives.read(path, mend, tuple(keys.values()))
+  fields = {
+    name: standard(name, held.pop(stored), rank=4, pixels=not scale)
+    for name, stored in keys.items()
+  }
   check_lengths(fields)
   if "image" in fields:
     check_finite(fields["image"], f"path: {os.fspath(path)!r}")

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import tree
 
 
+@checks.door
 def blur(x: jax.Array, std: float) -> jax.Array:
   """Returns x under a Gaussian blur; borders are mirrored.
 
@@ -45,6 +47,7 @@ def blur(x: jax.Array, std: float) -> jax.Array:
   return x
 
 
+@checks.door(least=dict(factor=1))
 def downsample(x: jax.Array, factor: int) -> jax.Array:
   """Returns the means of factor x factor pixels.
 
@@ -61,6 +64,7 @@ def downsample(x: jax.Array, factor: int) -> jax.Array:
   return jnp.mean(x.reshape(shape), axis=(2, 4))
 
 
+@checks.door
 def upsample(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   """Returns x enlarged to `size` (height, width) by bicubic interpolation.
 
@@ -76,6 +80,7 @@ def upsample(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "cubic")
 
 
+@checks.door
 def degrade(
   key: jax.Array,
   x: jax.Array,

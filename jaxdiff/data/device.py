@@ -15,6 +15,8 @@ from typing import Any
 import jax
 from jax.sharding import Sharding
 
+from jaxdiff import checks
+
 
 class OnDevice:
   """An iterator over batches of `jax.Array`s; made by `to_device`."""
@@ -94,6 +96,7 @@ class OnDevice:
     self._stop = self._ready = None
 
 
+@checks.door
 def to_device(
   iterator: Iterator[Any], sharding: Sharding | None = None, *, size: int = 2
 ) -> OnDevice:
@@ -118,6 +121,7 @@ def to_device(
     ValueError: if size is not positive; from the iterator: a batch that the
       devices cannot share equally.
   """
+  checks.sharding(sharding)
   if size < 1:
     raise ValueError(
       f"size: got {size}, expected 1 or more batches that lie ready; without"

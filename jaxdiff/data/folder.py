@@ -60,6 +60,7 @@ class Folder:
     return example
 
 
+@checks.door
 def from_folder(
   path: str | os.PathLike[str],
   *,
@@ -156,9 +157,19 @@ def from_folder(
 def _list(root: pathlib.Path) -> tuple[list[str], list[str]]:
   """Returns the pictures below a folder, and what else there is; sorted."""
   found, others = [], []
+  above = {str(root): (root.resolve(),)}
   for folder, inside, files in os.walk(root, followlinks=True):
     inside[:] = [name for name in inside if not name.startswith(".")]
     below = os.path.relpath(folder, root)
+    for name in inside:
+      path = os.path.join(folder, name)
+      place = pathlib.Path(path).resolve()
+      if place in above[folder]:
+        raise ValueError(
+          f"path: {path!r} is a link to {str(place)!r}, a folder that it lies"
+          " in: its pictures would be counted without end. Remove the link."
+        )
+      above[path] = (*above[folder], place)
     for name in files:
       if name.startswith("."):
         continue

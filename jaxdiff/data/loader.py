@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.data import arrays
 from jaxdiff.data import order as orders
 from jaxdiff.data import workers as processes
@@ -169,6 +170,7 @@ class Batches:
     return self._ahead.popleft().result()
 
 
+@checks.door
 def batches(
   source: Any,
   batch_size: int,
@@ -274,6 +276,11 @@ def is_in_memory(source: Any) -> bool:
 
 def _size(source: Any) -> int:
   if not is_in_memory(source):
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+      raise TypeError(
+        f"source: got {checks.given(source)}, expected arrays, or something"
+        " with len(source) and source[i], such as data.load(name) returns."
+      )
     return len(source)
   leaves = jax.tree_util.tree_flatten_with_path(source)[0]
   return arrays.check_lengths(

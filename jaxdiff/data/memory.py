@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.data import loader
 
 _CHUNK = 256  # examples that a thread reads at a time
 
 
+@checks.door
 def in_memory(source: Any, *, threads: int | None = None) -> Any:
   """Reads all of a source once: for sets that fit, decoded in every epoch.
 

@@ -16,6 +16,7 @@ from jaxdiff.data import optional
 COLUMNS = {"train": (0, 480), "test": (480, 640)}
 
 
+@checks.door
 def patches(
   size: int,
   *,

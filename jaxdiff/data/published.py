@@ -8,12 +8,12 @@ of downsampled ImageNet (Chrabaszcz et al. 2017). Pixels stay u8 here.
 import gzip
 import os
 import pathlib
-import zipfile
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from jaxdiff import archives
 from jaxdiff import checks
 from jaxdiff import pickles
 
@@ -159,19 +159,16 @@ def _channels_last(rows: np.ndarray, labels: np.ndarray) -> Fields:
 
 def _archive(file: pathlib.Path, names: Sequence[str]) -> list[np.ndarray]:
   """Returns arrays of an .npz file."""
-  if not zipfile.is_zipfile(file):
+  mend = "Download it again."
+  there = archives.names(file, mend)
+  missing = [name for name in names if name not in there]
+  if missing:
     raise ValueError(
-      f"path: {str(file)!r} is not an .npz archive, or was cut short. Download "
-      "it again."
+      f"path: {str(file)!r} has no {', '.join(missing)}; it has "
+      f"{', '.join(there)}."
     )
-  with np.load(file, allow_pickle=False) as archive:
-    missing = [name for name in names if name not in archive.files]
-    if missing:
-      raise ValueError(
-        f"path: {str(file)!r} has no {', '.join(missing)}; it has "
-        f"{', '.join(archive.files)}."
-      )
-    return [archive[name] for name in names]
+  held = archives.read(file, mend, names)
+  return [held[name] for name in names]
 
 
 def _idx(folder: pathlib.Path, name: str) -> np.ndarray:

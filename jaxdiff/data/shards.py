@@ -23,6 +23,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jaxdiff import archives
+from jaxdiff import checks
 from jaxdiff.data import arrays
 
 SETTING = "setting.json"
@@ -147,15 +149,11 @@ def read(folder: str | os.PathLike, number: int) -> dict[str, np.ndarray]:
       f"there is no {path}; run the command that wrote the other shards again,"
       " which draws what is missing"
     )
-  try:
-    with np.load(path, allow_pickle=False) as held:
-      return {name: held[name] for name in ("image", "label", "range")}
-  except _DAMAGED as e:
-    raise ValueError(
-      f"{path} cannot be read ({e}): it was cut short or changed after it was"
-      " written. Copy it again, or delete it and run the command that wrote it"
-      " again, which draws what is missing"
-    ) from e
+  mend = (
+    "It was changed after it was written: delete it and run the command that"
+    " wrote it again, which draws what is missing."
+  )
+  return archives.read(path, mend, ("image", "label", "range"))
 
 
 def expected(folder: str | os.PathLike) -> list[tuple[int, int, int]]:
@@ -228,6 +226,7 @@ def each(
     }
 
 
+@checks.door
 def from_shards(
   folder: str | os.PathLike, *, scale: bool = True
 ) -> dict[str, np.ndarray]:

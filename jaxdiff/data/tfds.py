@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.data import arrays
 from jaxdiff.data import optional
 
@@ -56,6 +57,7 @@ class Examples:
     }
 
 
+@checks.door
 def from_tfds(
   name: str,
   *,

@@ -59,6 +59,7 @@ class Auxiliary:
     return self.density.log_prob(x.reshape(len(x), -1))
 
 
+@checks.door
 def fit_auxiliary(
   key: jax.Array,
   process: GaussianProcess,
@@ -100,6 +101,7 @@ def fit_auxiliary(
   return Auxiliary(density, tau=float(tau), shape=shape)
 
 
+@checks.door
 def sample(
   key: jax.Array,
   model: Any,

@@ -20,6 +20,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff import jacobians
 from jaxdiff import numerics
 from jaxdiff import tree
@@ -27,6 +28,7 @@ from jaxdiff import tree
 Field = Callable[[jax.Array], jax.Array]
 
 
+@checks.door
 def asymmetry(
   field: Field, x: jax.Array, probes: jax.Array | None = None
 ) -> jax.Array:
@@ -56,6 +58,7 @@ def asymmetry(
   return jnp.sqrt(numerics.safe_divide(skew, size))
 
 
+@checks.door
 def circulation(
   key: jax.Array, field: Field, x: jax.Array, radius: float, points: int = 64
 ) -> jax.Array:

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
@@ -53,6 +54,7 @@ class ELBOCurve(NamedTuple):
   integral: np.ndarray
 
 
+@checks.door
 def elbo_curve(
   key: jax.Array,
   model: Any,
@@ -122,11 +124,13 @@ def elbo_curve(
   )
 
 
+@checks.door
 def optimal_time(curve: ELBOCurve) -> float:
   """Returns the T of the highest bound."""
   return float(curve.t[np.argmax(curve.elbo)])
 
 
+@checks.door
 def score_gap(
   key: jax.Array,
   model: Any,
@@ -168,6 +172,7 @@ def score_gap(
   return np.cumsum(np.sum(weight * squares.reshape(at.shape), axis=1))
 
 
+@checks.door
 def quadrature(
   process: GaussianProcess, times: np.ndarray, nodes: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -183,6 +188,7 @@ def quadrature(
   return process.log_snr_inverse(middle + half * x), half * w
 
 
+@checks.door
 def standard_prior(process: GaussianProcess, data_std: float = 1.0):
   """Returns log_nu(x, T), the density of `process.prior` at T.
 
@@ -201,6 +207,7 @@ def _check_bound(process, name):
   )
 
 
+@checks.door
 def checked_times(process: GaussianProcess, times: Any) -> np.ndarray:
   """Returns f64[n] after checking that they rise within (t_min, t_max].
 

@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import oracles
 
 _dot = functools.partial(jnp.einsum, precision="highest")
 
 
+@checks.door
 def fit_mixture(
   key: jax.Array,
   x: jax.Array,

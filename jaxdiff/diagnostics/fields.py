@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
@@ -19,6 +20,7 @@ NO_SCORE = (
 Score = Callable[[jax.Array, Any], jax.Array]
 
 
+@checks.door
 def score_of(model: Any, process: GaussianProcess) -> Score:
   """Returns score(x, t) = -eps / sigma of a model; t scalar or f[batch].
 

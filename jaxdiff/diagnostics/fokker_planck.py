@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff import jacobians
 from jaxdiff import metrics
 from jaxdiff import sampling
@@ -59,6 +60,7 @@ class Gap(NamedTuple):
   floor: float
 
 
+@checks.door
 def residual(
   model: Any,
   process: GaussianProcess,
@@ -80,6 +82,7 @@ def residual(
   return score_residual(score_of(model, process), process, x, t, probes=probes)
 
 
+@checks.door
 def profile(
   key: jax.Array,
   model: Any,
@@ -123,6 +126,7 @@ def profile(
   return jax.lax.map(at, jnp.asarray(times, x0.dtype))
 
 
+@checks.door
 def ode_sde_gap(
   key: jax.Array,
   model: Any,
@@ -171,6 +175,7 @@ def ode_sde_gap(
   )
 
 
+@checks.door
 def box_coverage(
   key: jax.Array, process: GaussianProcess, x0: jax.Array, box: float
 ) -> float:

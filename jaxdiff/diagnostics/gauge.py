@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdiff import checks
 from jaxdiff import jacobians
 from jaxdiff import numerics
 from jaxdiff import tree
@@ -65,6 +66,7 @@ class Transformed:
     return Prediction(numerics.safe_divide(x - sigma * eps, alpha), eps)
 
 
+@checks.door
 def transform(model: Any, matrix: Any, process: GaussianProcess) -> Transformed:
   """Returns the model of the score `matrix` s: right for I + A alone.
 
@@ -76,6 +78,7 @@ def transform(model: Any, matrix: Any, process: GaussianProcess) -> Transformed:
   return Transformed(model, jnp.asarray(matrix), process=process)
 
 
+@checks.door
 def rotate(model: Any, skew: Any, process: GaussianProcess) -> Transformed:
   """Returns the model of the score (I + A) s, which samples the same law.
 
@@ -109,6 +112,7 @@ def rotate(model: Any, skew: Any, process: GaussianProcess) -> Transformed:
   return transform(model, np.eye(len(skew)) + skew, process)
 
 
+@checks.door
 def condition_residual(score: Field, remainder: Field, x: jax.Array):
   """Returns div r + r . s at x, f[batch]: 0 if r is a gauge field of s.
 
@@ -137,6 +141,7 @@ class Energy(NamedTuple):
   overlap: jax.Array
 
 
+@checks.door
 def project(
   key: jax.Array,
   field: Field,
@@ -191,6 +196,7 @@ def project(
   return fit(params)
 
 
+@checks.door
 def weak_overlap(remainder: jax.Array, gradients: jax.Array) -> jax.Array:
   """Returns E r . grad h for test functions h, relative to their sizes: f[m].
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import jacobians
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -29,6 +30,7 @@ from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 
 
+@checks.door
 def flow_jacobian(
   model: Any,
   process: GaussianProcess,
@@ -74,11 +76,13 @@ def flow_jacobian(
   return jnp.transpose(columns, (2, 1, 3, 0))
 
 
+@checks.door
 def singular_trajectories(jacobian: jax.Array) -> jax.Array:
   """Returns the singular values over time, falling: f[batch, n, d]."""
   return jnp.linalg.svd(jacobian, compute_uv=False)
 
 
+@checks.door
 def dimension(
   singular: Any, sigma: Any, slope: float = 0.5, span: float = 5.0
 ) -> np.ndarray:
@@ -96,6 +100,7 @@ def dimension(
   return np.sum(slopes(singular, sigma, span) < slope, axis=1)
 
 
+@checks.door
 def slopes(singular: Any, sigma: Any, span: float = 5.0) -> np.ndarray:
   """Returns d log s / d log sigma by regression, f64[batch, d]."""
   sigma = np.asarray(sigma, np.float64)
@@ -114,6 +119,7 @@ def slopes(singular: Any, sigma: Any, span: float = 5.0) -> np.ndarray:
   )
 
 
+@checks.door
 def local_dimension(
   model: Any, process: GaussianProcess, x: jax.Array, t: Any
 ) -> jax.Array:

@@ -36,6 +36,7 @@ _EXACT_UP_TO = 64  # values a sample
 _TAG = 0x656D73
 
 
+@checks.door
 def estimate(
   key: jax.Array,
   model: sampling.Model,

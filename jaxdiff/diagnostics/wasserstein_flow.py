@@ -56,6 +56,7 @@ class Audit(NamedTuple):
   largest: np.ndarray
 
 
+@checks.door
 def velocity(
   model: Model, process: GaussianProcess, x: jax.Array, t: Any
 ) -> jax.Array:
@@ -73,6 +74,7 @@ def velocity(
   return alpha_dot * answer.x0 + sigma_dot * answer.eps
 
 
+@checks.door
 def weighting(process: GaussianProcess) -> Callable[[jax.Array], jax.Array]:
   """Returns the weight under which denoising is Wasserstein-flow matching.
 
@@ -92,6 +94,7 @@ def weighting(process: GaussianProcess) -> Callable[[jax.Array], jax.Array]:
   return weight
 
 
+@checks.door
 def potential(process: GaussianProcess, x: jax.Array, t: Any) -> jax.Array:
   """Returns V(x, t) with f = -(g^2 / 2) grad V, f[batch].
 
@@ -109,6 +112,7 @@ def potential(process: GaussianProcess, x: jax.Array, t: Any) -> jax.Array:
   return _stiffness(process, t) * square
 
 
+@checks.door
 def free_energy(
   log_prob: Callable[[jax.Array], jax.Array],
   process: GaussianProcess,
@@ -126,6 +130,7 @@ def free_energy(
   return jnp.mean(potential(process, x, t) + log_prob(x))
 
 
+@checks.door
 def free_energy_rate(
   model: Model, process: GaussianProcess, x: jax.Array, t: Any
 ) -> jax.Array:
@@ -150,6 +155,7 @@ def free_energy_rate(
   return -2.0 / process.diffusion(t) ** 2 * speed + slope * total(x)
 
 
+@checks.door
 def path_gap(
   field: Field, x: jax.Array, y: jax.Array, points: int = 256
 ) -> jax.Array:
@@ -188,6 +194,7 @@ def path_gap(
   return work(x, corner) + work(corner, y) - work(x, y)
 
 
+@checks.door
 def audit(
   key: jax.Array,
   model: Model,

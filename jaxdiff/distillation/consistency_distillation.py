@@ -28,6 +28,7 @@ from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
 
 
+@checks.door
 def consistency_distillation(
   teacher: Any,
   student: Any,

@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdiff import checks
 from jaxdiff import training
 from jaxdiff.distillation import consistency
 from jaxdiff.distillation.method import Method
 
 
+@checks.door
 def consistency_training(
   teacher: None,
   student: Any,

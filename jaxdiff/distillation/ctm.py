@@ -56,6 +56,7 @@ UNTIL = ("uniform", "end")
 BOUNDS = {"dsm": (0.0, 1e4), "gan": (0.01, 10.0)}  # of adaptive weights
 
 
+@checks.door
 def ctm(
   teacher: Any,
   student: Any,

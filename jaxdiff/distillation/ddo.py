@@ -55,6 +55,7 @@ from jaxdiff.processes import check_normal
 Ratio = Callable[[jax.Array, Any, Any, Mapping[str, Any]], jax.Array]
 
 
+@checks.door
 def ddo(
   reference: Any,
   student: Any,
@@ -232,6 +233,7 @@ class Round(NamedTuple):
   scores: tuple[float, ...]
 
 
+@checks.door
 def rounds(
   key: jax.Array,
   model: Any,

@@ -38,6 +38,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
@@ -53,6 +54,7 @@ from jaxdiff.processes import GaussianProcess
 FLOOR = 1e-3
 
 
+@checks.door
 def dmd(
   teacher: Any,
   student: Any,
@@ -165,6 +167,7 @@ def check_matching(process: GaussianProcess, name: str) -> None:
   )
 
 
+@checks.door
 def matching(
   key: jax.Array,
   x: jax.Array,

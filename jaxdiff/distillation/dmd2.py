@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import optax
 
+from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff.distillation import adversary
 from jaxdiff.distillation import generators
@@ -27,6 +28,7 @@ from jaxdiff.distillation.dmd import dmd
 from jaxdiff.distillation.method import Method
 
 
+@checks.door
 def dmd2(
   teacher: Any,
   student: Any,

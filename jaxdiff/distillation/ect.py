@@ -19,12 +19,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff.distillation import consistency
 from jaxdiff.distillation.method import Method
 
 
+@checks.door
 def ect(
   teacher: None,
   student: Any,

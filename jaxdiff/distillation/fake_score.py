@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff.distillation.generators import Generator
 from jaxdiff.distillation.students import with_params
@@ -44,6 +45,7 @@ def denoising(fake: Any, *, times: Any = None, weighting: Any = "edm") -> Any:
   return loss
 
 
+@checks.door
 def fake_score(
   fake: Any,
   student: Any,

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from jaxdiff import checks
 from jaxdiff import guidance
 
 
+@checks.door
 def guided(teacher: Any, scale: float, null: Any = None) -> Any:
   """Returns the teacher, guided; itself if scale = 1.
 

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import checks
 from jaxdiff import networks
 from jaxdiff import training
 from jaxdiff import tree
@@ -39,6 +40,7 @@ from jaxdiff.distillation.sinsr import sinsr
 from jaxdiff.networks import invertible
 
 
+@checks.door
 def hf_diff(
   teacher: Any,
   student: Any,
@@ -123,6 +125,7 @@ class Details:
     return invertible.normal_log_prob(*self.bands(x))
 
 
+@checks.door
 def fit_details(
   key: jax.Array,
   x: jax.Array,
@@ -169,6 +172,7 @@ def fit_details(
   return dataclasses.replace(start, params=params)
 
 
+@checks.door
 def feature_loss(
   features: Callable[[jax.Array], Sequence[jax.Array]],
   x: jax.Array,
@@ -192,6 +196,7 @@ def feature_loss(
   return sum(w * square(a, b) for w, a, b in terms)
 
 
+@checks.door
 def jensen_shannon(one: jax.Array, other: jax.Array) -> jax.Array:
   """Returns the divergence of the laws softmax(one), softmax(other), f[batch].
 

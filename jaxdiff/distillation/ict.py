@@ -19,12 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff.distillation import consistency
 from jaxdiff.distillation.method import Method
 
 
+@checks.door
 def ict(
   teacher: None,
   student: Any,

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import optax
 
+from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff.distillation import generators
@@ -20,6 +21,7 @@ from jaxdiff.distillation.students import with_params
 from jaxdiff.predictions import ask
 
 
+@checks.door
 def imitation(
   teacher: Any,
   student: Any,

@@ -158,6 +158,7 @@ class Control:
     )
 
 
+@checks.door
 def instarevive(
   teacher: Any,
   student: Any,
@@ -255,6 +256,7 @@ def restored_at(t: float) -> generators.Generator:
   return generate
 
 
+@checks.door
 def direction_cosine(
   key: jax.Array,
   law: oracles.GaussianMixture,

@@ -30,6 +30,7 @@ from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers import jump_times
 
 
+@checks.door
 def jump(
   process: GaussianProcess, predicted: Prediction, x: Any, t: Any, s: Any
 ) -> jax.Array:
@@ -50,6 +51,7 @@ def jump(
   return ratio * x + (alpha_s - alpha * ratio) * predicted.x0
 
 
+@checks.door
 def flow_map(
   model: Any, x: jax.Array, t: Any, s: Any, *label: Any, **options: Any
 ) -> jax.Array:
@@ -113,6 +115,7 @@ class Along:
     return self.model(x, t, label, until=until[there])
 
 
+@checks.door
 def along(
   model: Any,
   process: GaussianProcess,

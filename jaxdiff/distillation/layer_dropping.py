@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdiff import checks
 from jaxdiff import denoisers
 from jaxdiff import losses
 from jaxdiff import networks
@@ -46,6 +47,7 @@ from jaxdiff.predictions import Prediction
 _STRATA = 4096  # of the training law, whose quantiles are the edges
 
 
+@checks.door
 def layer_dropping(
   teacher: Any,
   student: Any,
@@ -106,6 +108,7 @@ def self_teacher(student: Any, times: Any) -> Callable[..., jax.Array]:
   return loss
 
 
+@checks.door
 def drop_layers(
   teacher: denoisers.Denoiser,
   shape: tuple[int, ...],
@@ -211,6 +214,7 @@ class Compiled:
     )
 
 
+@checks.door
 def compiled(student: denoisers.Denoiser) -> Compiled:
   """Returns the student for use: one program for each of its budgets."""
   return Compiled(student)

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
@@ -42,6 +43,7 @@ from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 
 
+@checks.door
 def mean_flow(
   teacher: Any,
   student: Any,

@@ -78,6 +78,7 @@ class Method:
     return dataclasses.replace(self.student, params=params)
 
 
+@checks.door
 def init_state(
   key: jax.Array, method: Method, *, averages: int = 0
 ) -> training.TrainState:
@@ -97,6 +98,7 @@ def init_state(
   )
 
 
+@checks.door
 def make_update(
   method: Method,
   *,
@@ -119,6 +121,7 @@ def make_update(
   )
 
 
+@checks.door
 def few_step_grid(
   process: GaussianProcess,
   calls: int,
@@ -153,6 +156,7 @@ def few_step_grid(
   return grid
 
 
+@checks.door
 def sampler(
   student: Any, grid: np.ndarray, *, gamma: float = 1.0
 ) -> tuple[Any, tables.Tableau]:

@@ -60,6 +60,7 @@ from jaxdiff.processes import GaussianProcess
 _CLIP = 10.0  # of the log-SNR, as in `losses.times`
 
 
+@checks.door
 def phased_dmd(
   teacher: Any,
   student: Any,

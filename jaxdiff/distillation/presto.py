@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff.distillation import generators
 from jaxdiff.distillation.dmd2 import dmd2
@@ -37,6 +38,7 @@ from jaxdiff.distillation.layer_dropping import self_teacher as own_depth
 from jaxdiff.distillation.method import Method
 
 
+@checks.door
 def presto(
   teacher: Any,
   student: Any,
@@ -98,6 +100,7 @@ def presto(
   )
 
 
+@checks.door
 def presto_ls(
   teacher: Any,
   student: Any,

@@ -49,6 +49,7 @@ WEIGHTINGS = {
 }
 
 
+@checks.door
 def progressive(
   teacher: Any,
   student: Any,

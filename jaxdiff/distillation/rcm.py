@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
@@ -50,6 +51,7 @@ from jaxdiff.training import ema as emas
 EMA = emas.power(0.1)
 
 
+@checks.door
 def rcm(
   teacher: Any,
   student: Any,
@@ -155,6 +157,7 @@ def rcm(
   )
 
 
+@checks.door
 def random_simulation(
   process: GaussianProcess, times: Any, calls: int = 4
 ) -> generators.Generator:

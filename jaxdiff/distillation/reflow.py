@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdiff import checks
 from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -42,6 +43,7 @@ from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 
 
+@checks.door
 def reflow(
   teacher: Any,
   student: Any,
@@ -131,6 +133,7 @@ def ends(
   return start, sampling.sample(key, model, table, start)
 
 
+@checks.door
 def pairs(
   key: jax.Array,
   teacher: Any,
@@ -151,6 +154,7 @@ def line(
   return Prediction(x0, ((start - alpha * x0) / sigma).astype(x0.dtype))
 
 
+@checks.door
 def straightness(
   model: Any, process: GaussianProcess, x: jax.Array, steps: int = 64
 ) -> jax.Array:

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import predictions
 from jaxdiff import training
@@ -48,6 +49,7 @@ from jaxdiff.losses import uncertainty
 from jaxdiff.predictions import Prediction
 
 
+@checks.door
 def scm(
   teacher: Any,
   student: Any,

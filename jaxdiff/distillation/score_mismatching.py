@@ -44,6 +44,7 @@ from jaxdiff.predictions import ask
 MISMATCHES = ("independent", "none", "opposite")
 
 
+@checks.door
 def score_mismatching(
   teacher: Any,
   student: Any,

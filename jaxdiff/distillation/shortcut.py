@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import numerics
 from jaxdiff import training
@@ -40,6 +41,7 @@ from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 
 
+@checks.door
 def shortcut(
   teacher: Any,
   student: Any,

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import optax
 
+from jaxdiff import checks
 from jaxdiff.distillation import generators
 from jaxdiff.distillation import implicit
 from jaxdiff.distillation.method import Method
@@ -52,6 +53,7 @@ def objective(
   return value
 
 
+@checks.door
 def sid(
   teacher: Any,
   student: Any,

@@ -43,6 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdiff import checks
 from jaxdiff import grids
 from jaxdiff import losses
 from jaxdiff import training
@@ -59,6 +60,7 @@ from jaxdiff.predictions import ask
 Map = Callable[[jax.Array], jax.Array]
 
 
+@checks.door
 def sign(
   teacher: Any,
   student: Any,
@@ -200,6 +202,7 @@ def mapping(student: Any, *label: jax.Array) -> Map:
   return lambda x: ask(student, x, t, *label).x0
 
 
+@checks.door
 def project(student: Any, x: jax.Array, n: int = 1, *label: Any) -> jax.Array:
   """Returns f(...f(x)), n times: x, whatever it is, moved toward the data.
 
@@ -215,6 +218,7 @@ def project(student: Any, x: jax.Array, n: int = 1, *label: Any) -> jax.Array:
   return x
 
 
+@checks.door
 def idempotence_error(student: Any, x: jax.Array, *label: Any) -> jax.Array:
   """Returns |f(f(x)) - f(x)| / sqrt(values in a sample), f[batch]."""
   once = project(student, x, 1, *label)

@@ -51,6 +51,7 @@ from jaxdiff.predictions import ask
 DISTANCES = ("squared", "huber", "power", "l1")
 
 
+@checks.door
 def score_distance(
   name: str = "huber", c: float = 0.01, power: float = 1.0
 ) -> tuple[Callable, Callable]:
@@ -117,6 +118,7 @@ def objective(
   return value
 
 
+@checks.door
 def sim(
   teacher: Any,
   student: Any,
@@ -177,6 +179,7 @@ def sim(
   )
 
 
+@checks.door
 def check_score_gradient(
   distance: str = "huber",
   c: float = 0.01,

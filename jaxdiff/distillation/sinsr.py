@@ -50,6 +50,7 @@ Perceptual = Callable[
 ]
 
 
+@checks.door
 def sinsr(
   teacher: Any,
   student: Any,
@@ -139,6 +140,7 @@ def sinsr(
   )
 
 
+@checks.door
 def residuals(batch: Mapping[str, Any]) -> dict[str, Any]:
   """Returns {"image": x0 - y, "label": y, ...} of {"image", "degraded"}.
 
@@ -167,6 +169,7 @@ def restored(r: jax.Array, batch: Mapping[str, Any]) -> jax.Array:
   return batch["label"] + r
 
 
+@checks.door
 def restore(
   key: jax.Array, model: Any, y: jax.Array, grid: np.ndarray | None = None
 ) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff import denoisers
 from jaxdiff import modules
 
@@ -14,6 +15,7 @@ PyTree = Any
 with_params = modules.with_params
 
 
+@checks.door
 def student_of(
   key: jax.Array,
   teacher: denoisers.Denoiser,

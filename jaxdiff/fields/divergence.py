@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff.predictions import Prediction
 
 
@@ -51,6 +52,7 @@ class WithDivergence:
     return Prediction((first, -traces[0]), (second, -traces[1]))
 
 
+@checks.door
 def with_divergence(model: Any, probe: Any = None) -> WithDivergence:
   """Returns the model that carries the log density along an ODE's path."""
   return WithDivergence(model, probe)

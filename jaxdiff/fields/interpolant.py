@@ -87,6 +87,7 @@ class Fields:
     return Prediction(heads["b"] - rate * eta, eta)
 
 
+@checks.door
 def from_function(
   apply: Any,
   params: PyTree,
@@ -107,6 +108,7 @@ def from_function(
   return Fields(params, apply, interpolant, tuple(heads))
 
 
+@checks.door
 def velocity(
   model: Callable[[Any, Any], Prediction], interpolant: Interpolant
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -120,6 +122,7 @@ def velocity(
   return b
 
 
+@checks.door
 def score(
   model: Callable[[Any, Any], Prediction], interpolant: Interpolant
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -173,6 +176,7 @@ class AsDenoiser:
     return Prediction(x1, eta)
 
 
+@checks.door
 def as_denoiser(model: Any, interpolant: Interpolant) -> AsDenoiser:
   """Returns the model for `one_sided_process`'s tables, losses and guidance.
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.processes.phase_space import CriticallyDamped
 from jaxdiff.processes.phase_space import Phase
@@ -69,6 +70,7 @@ class PhaseField:
     return of_x * x + of_w * w
 
 
+@checks.door
 def phase_field(
   apply: Any, params: PyTree, process: CriticallyDamped, sigma_data: float = 1.0
 ) -> PhaseField:

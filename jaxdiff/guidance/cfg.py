@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
@@ -139,6 +140,7 @@ class Guided:
     return CFG(self.model, label, self.null, self.scale)(x, t)
 
 
+@checks.door
 def guided(model: Any, *, null: Any, scale: Any) -> Guided:
   """Returns model(x, t, label), guided toward the label of the call.
 
@@ -149,9 +151,11 @@ def guided(model: Any, *, null: Any, scale: Any) -> Guided:
     null: the label that stands for "no condition".
     scale: scalar or [batch]; 1.0 is conditional, 0.0 unconditional.
   """
+  _check(model, scale, null=null)
   return Guided(model, null, jnp.asarray(scale, jnp.float32))
 
 
+@checks.door
 def cfg(model: Any, *, label: Any, null: Any, scale: Any) -> CFG:
   """Returns `model` guided toward `label`.
 
@@ -167,6 +171,15 @@ def cfg(model: Any, *, label: Any, null: Any, scale: Any) -> CFG:
   The model raises ValueError for labels, nulls or scales of another batch, and
   TypeError for a null that is no class where labels are.
   """
+  _check(model, scale, label=label, null=null)
   # an array, not a Python number: both would be programs of their own
   scale = jnp.asarray(scale, jnp.float32)
   return CFG(model, jax.tree.map(jnp.asarray, label), null, scale)
+
+
+def _check(model, scale, **conditions):
+  """Refuses what a model cannot be guided by, where it can be read."""
+  checks.model(model, "guidance")
+  checks.scale(scale)
+  for name, condition in conditions.items():
+    checks.labels(condition, getattr(model, "num_classes", None), name)

@@ -66,6 +66,7 @@ def _one_each(value, x):
   return value
 
 
+@checks.door
 def classifier_guided(
   model: Any, log_prob: Any, process: GaussianProcess, *, scale: Any = 1.0
 ) -> ClassifierGuided:
@@ -98,5 +99,6 @@ def classifier_guided(
       "classifier_guided(model, log_prob, process) takes a function (x, t) ->"
       f" log p(y | x) second, got {type(log_prob).__name__}"
     )
+  checks.scale(scale)
   scale = jnp.asarray(scale, jnp.float32)
   return ClassifierGuided(model, log_prob, scale, process=process)

@@ -75,6 +75,7 @@ def two_call_steps(
   return tables.concat(*rows)
 
 
+@checks.door
 def amed(
   process: GaussianProcess, grid: np.ndarray
 ) -> tuple[np.ndarray, Callable[[jax.Array], Tableau]]:

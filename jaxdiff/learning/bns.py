@@ -35,6 +35,7 @@ from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
 
+@checks.door
 def bns(
   tableau: Tableau,
   process: GaussianProcess,

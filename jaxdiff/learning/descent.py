@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdiff import checks
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.learning import teacher
@@ -65,6 +66,10 @@ class Settings:
   robust: float = 0.5
   metric_batch: int = 512
 
+  def __post_init__(self):
+    least = dict(steps=1, batch=1, metric_batch=1, damping=0)
+    checks.fields(self, least=least, above=dict(rate=0))
+
 
 class Progress(NamedTuple):
   """Where a descent stands after a round; all that is needed to go on.
@@ -88,6 +93,7 @@ class Progress(NamedTuple):
   seconds: float
 
 
+@checks.door
 def descend(
   key: jax.Array,
   model: sampling.Model,

@@ -28,6 +28,7 @@ from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
 
+@checks.door
 def ld3(
   solver: Callable[..., Tableau],
   process: GaussianProcess,

@@ -49,11 +49,13 @@ class Lessons(NamedTuple):
   label: Any = None
 
 
+@checks.door
 def split(key: jax.Array) -> Split:
   """Returns three keys that share no noise."""
   return Split(*(jax.random.fold_in(key, tag) for tag in range(3)))
 
 
+@checks.door(least=dict(calls=1))
 def teacher(
   process: GaussianProcess, calls: int = 128, t_end: float | None = None
 ) -> Tableau:
@@ -83,6 +85,7 @@ def teacher(
   return solvers.unipc(process, grid, order=3)
 
 
+@checks.door
 def teach(
   key: jax.Array,
   model: Model,
@@ -174,6 +177,7 @@ def square_errors(x: jax.Array, lessons: Lessons) -> jax.Array:
   return jnp.mean((x - lessons.end) ** 2, axis=axes)
 
 
+@checks.door
 def errors(
   model: Model,
   table: Tableau,

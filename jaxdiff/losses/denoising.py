@@ -47,6 +47,7 @@ WEIGHTINGS = ("edm", "eps", "snr", "x0", "output")
 _CLIP = 20.0  # of the log-SNR: e^{2 lam} stays inside float32
 
 
+@checks.door
 def denoising(
   denoiser: Any,
   *,
@@ -170,6 +171,7 @@ def denoising(
   return loss
 
 
+@checks.door
 def error(
   model: Any,
   predicted: predictions.Prediction,
@@ -249,6 +251,7 @@ def _describe(batch: Any) -> str:
   return f"{type(batch).__name__}"
 
 
+@checks.door
 def dropped_labels(
   key: jax.Array, batch: dict, num_classes: int, dropout: float
 ) -> jax.Array:

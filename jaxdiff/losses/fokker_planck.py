@@ -33,6 +33,7 @@ from jaxdiff.processes.fokker_planck import potential_residual
 PyTree = Any
 
 
+@checks.door
 def fokker_planck(
   potential: Callable[[PyTree, jax.Array, jax.Array], jax.Array],
   process: GaussianProcess,

@@ -15,12 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff.losses import times as times_lib
 
 PyTree = Any
 Loss = Callable[[jax.Array, PyTree, dict], tuple[jax.Array, dict]]
 
 
+@checks.door
 def hybrid(model: Any, *, times: times_lib.Times | None = None) -> Loss:
   """Returns loss(key, params, batch) -> (scalar, metrics).
 

@@ -27,6 +27,7 @@ TRACES = ("hutchinson", "exact")
 _KINKED = ("relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid")
 
 
+@checks.door
 def implicit_score(
   apply: Callable[[PyTree, jax.Array], jax.Array],
   *,

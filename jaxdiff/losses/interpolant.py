@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.losses import times as times_lib
 from jaxdiff.processes import Interpolant
@@ -42,6 +43,7 @@ PyTree = Any
 Loss = Callable[[jax.Array, PyTree, dict], tuple[jax.Array, dict]]
 
 
+@checks.door
 def interpolant(
   fields: Any,
   *,
@@ -116,6 +118,7 @@ class Errors(NamedTuple):
   drift: jax.Array
 
 
+@checks.door
 def errors(
   key: jax.Array,
   model: Callable,
@@ -146,6 +149,7 @@ def errors(
   return Errors(square(b), square(s), square(b + diffusion * s))
 
 
+@checks.door
 def kl_bound(found: Errors, diffusion: float) -> tuple[jax.Array, jax.Array]:
   """Returns the two bounds of KL(rho_1 | rho^_1), the tighter one first.
 
@@ -162,11 +166,13 @@ def kl_bound(found: Errors, diffusion: float) -> tuple[jax.Array, jax.Array]:
   return tight, loose
 
 
+@checks.door
 def best_diffusion(found: Errors) -> jax.Array:
   """Returns the eps of the least bound, sqrt(E_b / E_s)."""
   return jnp.sqrt(found.velocity / found.score)
 
 
+@checks.door
 def schroedinger(
   key: jax.Array,
   bridge: Interpolant,

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdiff import checks
 from jaxdiff import tree
 
 PyTree = Any
 
 
+@checks.door
 def noise_classifier(
   apply: Callable[[PyTree, jax.Array], jax.Array], levels: Any
 ) -> Callable[[jax.Array, PyTree, Any], tuple[jax.Array, dict]]:

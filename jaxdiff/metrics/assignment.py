@@ -10,9 +10,12 @@ import numpy as np
 from scipy import optimize
 from scipy.spatial import distance
 
+from jaxdiff import checks
+
 _MOST = 4000
 
 
+@checks.door
 def wasserstein_2(x: Any, y: Any) -> float:
   """Returns W_2 in the units of the data.
 

@@ -32,6 +32,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from jaxdiff import checks
+
 
 class Interval(NamedTuple):
   """A measured value with its uncertainty; all of the value's shape.
@@ -56,6 +58,7 @@ class Interval(NamedTuple):
     return self.value - self.bias
 
 
+@checks.door
 def bootstrap(
   statistic: Callable[..., Any],
   *sizes: int,
@@ -95,6 +98,7 @@ def bootstrap(
   return Interval(values, low, high, drawn.std(0, ddof=1), bias)
 
 
+@checks.door
 def jackknife(
   statistic: Callable[..., Any],
   *sets: Any,

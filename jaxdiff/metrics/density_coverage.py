@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.metrics import neighbors
 from jaxdiff.metrics import samples
 
@@ -26,6 +27,7 @@ class DensityCoverage(NamedTuple):
   coverage: float
 
 
+@checks.door
 def density_coverage(x: Any, y: Any, *, k: int = 5) -> DensityCoverage:
   """Returns density and coverage.
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.metrics import kernel
 from jaxdiff.metrics.bootstrap import Interval
 
 
+@checks.door
 def energy_distance(
   x: Any, y: Any, *, biased: bool = False, level: float = 0.95
 ) -> Interval:

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.metrics import samples
 
 Array = Any
 
 
+@checks.door
 def frechet(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
   """Returns the Frechet distance, in squared units of the data; on the host.
 
@@ -49,6 +51,7 @@ def frechet(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
   return max(float(value), 0.0)  # of equal laws rounding may leave -1e-16
 
 
+@checks.door
 def frechet_of_samples(x: Array, y: Array) -> float:
   """Returns the Frechet distance between the Gaussians fitted to two sets.
 

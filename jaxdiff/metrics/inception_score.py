@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from jaxdiff import checks
 from jaxdiff.metrics import samples
 
 
+@checks.door
 def inception_score(p: Any, weights: np.ndarray | None = None) -> Any:
   """Returns the score of all samples, a float.
 
@@ -35,6 +37,7 @@ def inception_score(p: Any, weights: np.ndarray | None = None) -> Any:
   return np.exp(special.entr(weights @ p).sum(1) - weights @ entropy)
 
 
+@checks.door
 def inception_score_splits(p: Any, splits: int = 10) -> tuple[float, float]:
   """Returns mean and standard deviation over splits, as papers print them.
 

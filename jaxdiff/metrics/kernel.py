@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import distance
 
+from jaxdiff import checks
 from jaxdiff.metrics import samples
 from jaxdiff.metrics.bootstrap import Interval
 from jaxdiff.metrics.bootstrap import normal
@@ -30,11 +31,13 @@ Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _BLOCK = 1024
 
 
+@checks.door
 def polynomial(x: np.ndarray, y: np.ndarray, degree: int = 3) -> np.ndarray:
   """Returns (x . y / d + 1)^degree, f64[n, m]: KID's kernel."""
   return (x @ y.T / x.shape[1] + 1.0) ** degree
 
 
+@checks.door
 def rbf(bandwidth: float) -> Kernel:
   """Returns the Gaussian kernel exp(-|x - y|^2 / (2 bandwidth^2)).
 
@@ -46,6 +49,7 @@ def rbf(bandwidth: float) -> Kernel:
   return lambda x, y: np.exp(-squared_distances(x, y) / (2 * bandwidth**2))
 
 
+@checks.door
 def median_bandwidth(y: Any, most: int = 2000) -> float:
   """Returns the median distance within a set, the usual bandwidth of `rbf`.
 
@@ -57,6 +61,7 @@ def median_bandwidth(y: Any, most: int = 2000) -> float:
   return float(np.median(distance.pdist(y)))
 
 
+@checks.door
 def mmd(
   x: Any,
   y: Any,
@@ -96,6 +101,7 @@ def mmd(
   return normal(float(value), float(error), level)
 
 
+@checks.door
 def kid(
   x: Any, y: Any, *, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:

@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.metrics import neighbors
 
 Array = Any
 
 
+@checks.door
 def nearest_distance(x: Array, data: Array, block: int = 512) -> np.ndarray:
   """Returns each sample's Euclidean distance to the nearest point, f64[n].
 
@@ -30,6 +32,7 @@ def nearest_distance(x: Array, data: Array, block: int = 512) -> np.ndarray:
   return neighbors.nearest(x, data, block=block)[0][:, 0]
 
 
+@checks.door
 def memorization_ratio(x: Array, data: Array, fresh: Array) -> float:
   """Returns the median distance of x to the data over that of fresh data.
 

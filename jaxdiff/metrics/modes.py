@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
+from jaxdiff import checks
 from jaxdiff.metrics import samples
 
 
@@ -31,6 +32,7 @@ class ModeCoverage(NamedTuple):
   confident: Any
 
 
+@checks.door
 def mode_coverage(
   p: Any,
   reference: Any | None = None,

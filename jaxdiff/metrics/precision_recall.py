@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.metrics import neighbors
 from jaxdiff.metrics import samples
 
@@ -23,6 +24,7 @@ class PrecisionRecall(NamedTuple):
   recall: float
 
 
+@checks.door
 def precision_recall(x: Any, y: Any, *, k: int = 3) -> PrecisionRecall:
   """Returns precision and recall.
 
@@ -44,6 +46,7 @@ def precision_recall(x: Any, y: Any, *, k: int = 3) -> PrecisionRecall:
   )
 
 
+@checks.door
 def realism(x: Any, y: Any, *, k: int = 3) -> np.ndarray:
   """Returns how deep each sample lies in the support of the data, f32[n].
 

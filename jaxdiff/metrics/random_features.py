@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.metrics.frechet import between
 from jaxdiff.metrics.frechet import factor
 from jaxdiff.metrics.frechet import warn_of_bias
@@ -20,6 +21,7 @@ from jaxdiff.metrics.frechet import warn_of_bias
 Array = Any
 
 
+@checks.door
 def random_feature_frechet(
   x: Array, y: Array, *, features: int = 96, seed: int = 0
 ) -> float:

@@ -10,7 +10,10 @@ Reference: Bonneel et al. (2015), https://doi.org/10.1007/s10851-014-0506-3.
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 
+
+@checks.door
 def sliced_wasserstein(
   key: jax.Array, x: jax.Array, y: jax.Array, directions: int = 128
 ) -> jax.Array:

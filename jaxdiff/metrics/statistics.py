@@ -16,12 +16,12 @@ import dataclasses
 import functools
 import os
 import pathlib
-import zipfile
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from jaxdiff import archives
 from jaxdiff.metrics import samples
 from jaxdiff.metrics.frechet import frechet
 from jaxdiff.metrics.frechet import root
@@ -136,17 +136,15 @@ def load(path: str | os.PathLike) -> Statistics:
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f"there are no statistics at {str(path)!r}")
-  if not zipfile.is_zipfile(path):
-    raise ValueError(f"{str(path)!r} is no .npz archive, or was cut short")
-  with np.load(path, allow_pickle=False) as f:
-    if not {"mu", "sigma"} <= set(f.files):
-      raise ValueError(
-        f"{str(path)!r} holds {', '.join(f.files)}; statistics are an .npz with"
-        " 'mu' f[d] and 'sigma' f[d, d]"
-      )
-    mean, cov = np.float64(f["mu"]), f["sigma"]
-    count = int(f["count"]) if "count" in f.files else -1
-    said = {n: str(f[n]) for n in ("features", "dataset") if n in f.files}
+  f = archives.read(path, "Statistics are written by metrics.statistics.save.")
+  if not {"mu", "sigma"} <= set(f):
+    raise ValueError(
+      f"{str(path)!r} holds {', '.join(f)}; statistics are an .npz with 'mu'"
+      " f[d] and 'sigma' f[d, d]"
+    )
+  mean, cov = np.float64(f["mu"]), f["sigma"]
+  count = int(f["count"]) if "count" in f else -1
+  said = {n: str(f[n]) for n in ("features", "dataset") if n in f}
   if mean.ndim != 1 or cov.shape != 2 * mean.shape:
     raise ValueError(
       f"{str(path)!r}: mu {mean.shape} and sigma {cov.shape} are not of shapes"

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff.networks import adm
 from jaxdiff.networks import beside as beside_lib
 from jaxdiff.networks import ddpm_mnist
@@ -93,10 +94,12 @@ def make(name: str, **options: Any) -> nn.Module:
   if name not in NETWORKS:
     raise ValueError(
       f"there is no network {name!r}; there are {', '.join(NETWORKS)}"
+      + checks.near(name, NETWORKS)
     )
   options = {
     k: tuple(v) if isinstance(v, list) else v for k, v in options.items()
   }
   if isinstance(options.get("dtype"), str):
     options["dtype"] = jnp.dtype(options["dtype"])
+  checks.arguments(checks.contract(NETWORKS[name]), (), options)
   return NETWORKS[name](**options)

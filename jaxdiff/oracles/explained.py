@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.oracles import low_rank
 from jaxdiff.oracles.empirical import Empirical
@@ -27,6 +28,7 @@ from jaxdiff.processes import GaussianProcess
 Model = Callable[[Any, Any], Any]
 
 
+@checks.door
 def unexplained(
   key: jax.Array,
   model: Model,
@@ -69,6 +71,7 @@ def _shares(key, arrays, x0, times, *, static, process):
 _unexplained = jax.jit(_shares, static_argnames=("static", "process"))
 
 
+@checks.door
 def score_ladder(
   data: Any, clusters: int = 10, seed: int = 0
 ) -> dict[str, Any]:

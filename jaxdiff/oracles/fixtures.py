@@ -14,6 +14,7 @@
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.data import digits
 from jaxdiff.oracles.empirical import Empirical
 from jaxdiff.oracles.mixture import GaussianMixture
@@ -26,6 +27,7 @@ def g2() -> GaussianMixture:
   return mixture(means, np.square([0.3, 0.4, 0.5]), [0.5, 0.3, 0.2])
 
 
+@checks.door
 def g16(seed: int = 0) -> GaussianMixture:
   """Ten isotropic Gaussians in 16 dimensions, drawn once from `seed`."""
   rng = np.random.default_rng(seed)
@@ -63,6 +65,7 @@ def digits_empirical() -> Empirical:
   return Empirical(np.asarray(digits()["image"]))
 
 
+@checks.door
 def heavy_tails(seed: int = 0) -> GaussianMixture:
   """Three clusters in 8 dimensions, each nearly a Student's t with nu = 3.
 
@@ -82,6 +85,7 @@ def heavy_tails(seed: int = 0) -> GaussianMixture:
   )
 
 
+@checks.door
 def nearly_flat(seed: int = 0) -> GaussianMixture:
   """Eight Gaussians of rank 3 in 128 dimensions, and noise of 0.02."""
   rng = np.random.default_rng(seed)

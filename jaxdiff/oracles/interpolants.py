@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.oracles.mixture import GaussianMixture
 from jaxdiff.predictions import Prediction
@@ -136,6 +137,7 @@ class ExactFields:
     return _per_time(at, x, t)
 
 
+@checks.door
 def exact_fields(
   interpolant: Interpolant, first: GaussianMixture | None, last: GaussianMixture
 ) -> ExactFields:
@@ -217,6 +219,7 @@ class SchroedingerGaussian:
     return (toward - x) / (1.0 - t)
 
 
+@checks.door
 def schroedinger_gaussian(
   first: GaussianMixture, last: GaussianMixture, diffusion: float
 ) -> SchroedingerGaussian:

@@ -10,12 +10,14 @@ and a (K + 2)^2 covariance propagate by
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.oracles.mixture import GaussianMixture
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
 
+@checks.door
 def propagate(
   tableau: Tableau,
   process: GaussianProcess,
@@ -70,6 +72,7 @@ def propagate(
   return propagate_affine(tableau, slopes, shifts, mean, variance)
 
 
+@checks.door
 def propagate_affine(
   tableau: Tableau,
   slopes: np.ndarray,

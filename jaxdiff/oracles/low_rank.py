@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import numerics
 from jaxdiff import tree
 from jaxdiff.predictions import Prediction
@@ -144,6 +145,7 @@ class LowRankGaussian:
     return jax.lax.scan(add, start, (jnp.arange(self.classes), own))[0]
 
 
+@checks.door
 def fit(
   data: Array | Iterable[Array],
   rank: int | None = None,
@@ -204,6 +206,7 @@ def fit(
   return from_moments(mean, square / (count - 1), rank, shrink, count - 1)
 
 
+@checks.door
 def from_moments(
   mean: Array,
   covariance: Array,

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import numerics
 from jaxdiff import tree
 from jaxdiff.predictions import Prediction
@@ -46,6 +47,11 @@ class GaussianMixture:
   means: Array
   variances: Array
   axes: Array = None
+
+  @property
+  def num_classes(self) -> int:
+    """K: each component is a class, and K stands for all of them."""
+    return self.means.shape[0]
 
   def predict(
     self, x: Array, alpha: Array, sigma: Array, label: Array | None = None
@@ -189,6 +195,7 @@ class GaussianMixture:
     return p, z, scale
 
 
+@checks.door
 def mixture(
   means: Any, covariances: Any, weights: Any = None
 ) -> GaussianMixture:
@@ -209,6 +216,8 @@ def mixture(
   if means.ndim != 2:
     raise ValueError(f"means must be [K, d], got shape {means.shape}")
   k, d = means.shape
+  if not np.isfinite(means).all():
+    raise ValueError("means must be finite, but they hold NaN or infinity")
   weights = np.ones(k) if weights is None else np.asarray(weights, np.float64)
   if weights.shape != (k,) or not (weights > 0).all():
     raise ValueError(
@@ -245,6 +254,7 @@ def mixture(
   )
 
 
+@checks.door
 def gaussian(mean: Any, covariance: Any) -> GaussianMixture:
   """Returns a single Gaussian, mean [d], covariance [d, d], [d] or a scalar."""
   mean = np.asarray(mean, np.float64)
@@ -254,6 +264,7 @@ def gaussian(mean: Any, covariance: Any) -> GaussianMixture:
   return mixture(mean[None], covariance[None])
 
 
+@checks.door
 def flow_map(
   single: GaussianMixture, x: Array, start: tuple, end: tuple
 ) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
@@ -29,6 +30,11 @@ class Exact:
     default=None, metadata={"static": True}
   )
 
+  @property
+  def num_classes(self) -> int | None:
+    """Number of classes, where the distribution says it; None otherwise."""
+    return getattr(self.distribution, "num_classes", None)
+
   def __call__(
     self, x: jax.Array, t: jax.Array, label: Any = None
   ) -> Prediction:
@@ -39,6 +45,7 @@ class Exact:
     return self.distribution.predict(x, alpha, sigma, label)
 
 
+@checks.door
 def exact(
   distribution: Any, process: GaussianProcess, label: Any = None
 ) -> Exact:
@@ -56,4 +63,5 @@ def exact(
         " known under both"
       )
     distribution = dataclasses.replace(distribution, noise=process.noise)
+  checks.labels(label, getattr(distribution, "num_classes", None))
   return Exact(distribution, label, process=process)

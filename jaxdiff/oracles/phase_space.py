@@ -13,6 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.oracles.mixture import GaussianMixture
 from jaxdiff.processes.phase_space import CriticallyDamped
@@ -79,6 +80,7 @@ class ExactPhase:
     return weights + log, from_axes(pull_w), k
 
 
+@checks.door
 def exact_phase(
   mixture: GaussianMixture, process: CriticallyDamped
 ) -> ExactPhase:

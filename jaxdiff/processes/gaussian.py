@@ -67,6 +67,14 @@ class GaussianProcess:
   noise: Any = dataclasses.field(default=Normal())
 
   def __post_init__(self):
+    for name in ("t_min", "t_max"):
+      checks.number(getattr(self, name), name)
+    if not hasattr(self.schedule, "log_snr"):
+      raise TypeError(
+        "a process takes a schedule, such as schedules.NoiseLevel(), got"
+        f" {checks.given(self.schedule)}; or make a whole process, as in"
+        " jaxdiff.edm()"
+      )
     if not self.t_min < self.t_max:
       raise ValueError(
         "a process needs t_min < t_max (t_max is the noisy end), got"
@@ -168,6 +176,7 @@ class GaussianProcess:
       t: scalar or [batch].
       index: i32[batch], the samples' indices; 0, 1, ... by default.
     """
+    checks.key(key, "perturb(key, x0, t)")
     x0 = jax.tree.map(jnp.asarray, x0)
     eps = self.noise.draw(key, x0, index)
     t = jnp.asarray(t, tree.compute_dtype(jax.tree.leaves(x0)[0].dtype))
@@ -200,6 +209,13 @@ class GaussianProcess:
         sigma^2), the law of x_t up to the shape of the data.
       dtype: of the result.
     """
+    checks.key(key, "prior(key, shape)")
+    if not checks.is_shape(shape):
+      raise TypeError(
+        f"prior(key, shape) takes a shape (batch, ...), got"
+        f" {checks.given(shape)}; write it as a tuple of integers"
+      )
+    checks.samples(shape)
     t = self.t_max if t is None else t
     sigma = self.sigma(t)
     xp = numerics.namespace(sigma, data_std)
@@ -260,6 +276,7 @@ _NO_SDE = (
 )
 
 
+@checks.door
 def vp_linear(
   beta_min: float = 0.1,
   beta_max: float = 20.0,
@@ -277,6 +294,7 @@ def vp_linear(
   return GaussianProcess(schedules.LinearVP(beta_min, beta_max), t_min, t_max)
 
 
+@checks.door(host=True)
 def vp_linear_covering(
   sigma_min: float, sigma_max: float, t_min: float = 1e-3
 ) -> GaussianProcess:
@@ -291,6 +309,7 @@ def vp_linear_covering(
   return vp_linear(beta_min, beta_min + slope, t_min, 1.0)
 
 
+@checks.door
 def vp_discrete(
   betas: Any = None,
   *,
@@ -379,6 +398,7 @@ def _betas_of(square):
   return 1.0 - square / np.append(1.0, square[:-1])
 
 
+@checks.door(host=True)
 def vp_cosine(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:
   """Variance preserving, alpha = cos(pi t / 2); alpha = 0 at t = 1.
 
@@ -387,6 +407,7 @@ def vp_cosine(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:
   return GaussianProcess(schedules.CosineVP(), t_min, t_max)
 
 
+@checks.door
 def sub_vp(
   beta_min: float = 0.1,
   beta_max: float = 20.0,
@@ -397,6 +418,7 @@ def sub_vp(
   return GaussianProcess(schedules.SubVP(beta_min, beta_max), t_min, t_max)
 
 
+@checks.door(above=dict(sigma_min=0, sigma_max=0))
 def ve(
   sigma_min: float = 0.01,
   sigma_max: float = 50.0,
@@ -413,11 +435,13 @@ def ve(
   )
 
 
+@checks.door
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> GaussianProcess:
   """Karras et al. (2022): alpha = 1 and t is the noise level itself."""
   return GaussianProcess(schedules.NoiseLevel(), sigma_min, sigma_max)
 
 
+@checks.door
 def rectified_flow(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:
   """Straight paths x_t = (1 - t) x0 + t eps (Liu et al. 2023).
 
@@ -426,6 +450,7 @@ def rectified_flow(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:
   return GaussianProcess(schedules.Linear(), t_min, t_max)
 
 
+@checks.door
 def resshift(
   kappa: float = 2.0, eta_min: float | None = None, eta_max: float = 0.999
 ) -> GaussianProcess:
@@ -464,6 +489,7 @@ def resshift(
   return GaussianProcess(schedules.ResidualShift(kappa), t_min, t_max)
 
 
+@checks.door
 def from_alpha_sigma(
   alpha: Callable[[Array], Array],
   sigma: Callable[[Array], Array],

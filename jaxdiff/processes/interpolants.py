@@ -162,6 +162,7 @@ class Interpolant:
     return jax.tree.map(mix, x0, x1, z)
 
 
+@checks.door
 def interpolant(
   path: str = "linear",
   gamma: str = "brownian",
@@ -191,6 +192,7 @@ def interpolant(
   return _named(path, gamma, float(a), float(t_min))
 
 
+@checks.door
 def one_sided(path: str = "linear", t_min: float = 1e-3) -> Interpolant:
   """Returns x_t = gamma z + beta x1, from noise to data.
 
@@ -206,6 +208,7 @@ def one_sided(path: str = "linear", t_min: float = 1e-3) -> Interpolant:
   return Interpolant(_zero, *weights, float(t_min), needs_x0=False)
 
 
+@checks.door
 def one_sided_process(
   path: str = "linear", t_min: float = 1e-3
 ) -> GaussianProcess:

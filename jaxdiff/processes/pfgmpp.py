@@ -131,6 +131,7 @@ class StudentT:
     )
 
 
+@checks.door
 def pfgmpp(
   aug_dim: float | None, sigma_min: float = 0.002, sigma_max: float = 80.0
 ) -> GaussianProcess:

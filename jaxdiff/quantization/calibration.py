@@ -67,6 +67,7 @@ class Calibration:
       raise ValueError(f"an empty calibration set, n={self.n}; 1024 is usual")
 
 
+@checks.door
 def calibration_set(
   key: jax.Array,
   model: Any,

@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
+
 _AT_ONCE = 8  # candidate ranges that are tried together
 _CHANNELS = 32  # output channels whose ranges are searched in one program
 
@@ -96,6 +98,7 @@ def for_range(
   return Quantizer(scale, zero, full(low), full(high))
 
 
+@checks.door
 def search_range(
   x: jax.Array,
   bits: int,

@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import checks
 from jaxdiff.quantization import quantizer
 from jaxdiff.quantization.quantizer import Quantizer
 
 _STRETCH = (1.2, -0.1)
 
 
+@checks.door
 def learn_rounding(
   key: jax.Array,
   inputs: jax.Array,

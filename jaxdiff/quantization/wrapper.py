@@ -68,6 +68,7 @@ class Config:
   rounding: str = "nearest"
 
   def __post_init__(self):
+    checks.fields(self)
     checks.one_of(self.arithmetic, ARITHMETIC, "arithmetic")
     checks.one_of(self.rounding, ("nearest", "learned"), "rounding")
     for bits in (self.w_bits, self.a_bits, self.edge_bits):
@@ -123,6 +124,7 @@ class QuantizedApply:
       return self.apply(inner, *args)
 
 
+@checks.door
 def quantize(
   denoiser: Any,
   calibration: CalibrationSet,
@@ -195,6 +197,7 @@ def quantize(
   )
 
 
+@checks.door
 def layer_inputs(
   denoiser: Any, calibration: CalibrationSet
 ) -> dict[str, np.ndarray]:
@@ -228,6 +231,7 @@ def _thinned(values: np.ndarray) -> np.ndarray:
   return np.append(values[at], [values.min(), values.max()])
 
 
+@checks.door
 def size_in_bytes(params: PyTree) -> int:
   """Returns how much memory a tree of parameters takes."""
   return sum(

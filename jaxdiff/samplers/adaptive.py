@@ -105,6 +105,7 @@ class _Carry(NamedTuple):
   times: jax.Array
 
 
+@checks.door
 def adaptive(
   model: sampling.Model,
   process: GaussianProcess,
@@ -158,7 +159,6 @@ def adaptive(
     RuntimeError: with `check`, if the budget was too small or a step size
       vanished; it says for how many samples and where.
   """
-  door.model(model, "adaptive(model, process, x)")
   checks.process(process, "adaptive(model, process, x)")
   agreement.check(model, None, process, "adaptive")
   checks.one_of(method, tuple(embedded.PAIRS), "method")

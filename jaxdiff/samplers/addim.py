@@ -54,6 +54,7 @@ class Row(NamedTuple):
   gain: jax.Array  # g, the variance to give back
 
 
+@checks.door
 def addim(
   model: sampling.Model,
   process: GaussianProcess,

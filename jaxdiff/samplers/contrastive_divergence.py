@@ -13,11 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff.samplers.langevin import langevin
 
 PyTree = Any
 
 
+@checks.door
 def contrastive_divergence(
   energy: Callable[[PyTree, jax.Array], jax.Array],
   *,

@@ -58,6 +58,7 @@ class Known:
     return jnp.matmul(rotated, basis, precision="highest")
 
 
+@checks.door
 def inpaint(process: GaussianProcess, known: Array, mask: Array) -> Known:
   """Returns the projection onto known pixels.
 
@@ -88,6 +89,7 @@ def inpaint(process: GaussianProcess, known: Array, mask: Array) -> Known:
   return Known(known, mask, process=process)
 
 
+@checks.door
 def colorize(process: GaussianProcess, grey: Array, channels: int = 3) -> Known:
   """Returns the projection onto images of known grey values.
 

@@ -77,6 +77,7 @@ class _Info(NamedTuple):
   kept: Any
 
 
+@checks.door
 def ladder(
   sigma_min: float = 0.01, sigma_max: float = 50.0, levels: int = 1000
 ) -> np.ndarray:
@@ -97,6 +98,7 @@ def ladder(
   return sigma_min * (sigma_max / sigma_min) ** u
 
 
+@checks.door
 def finishers(
   build: Callable[[float], Tableau], process: GaussianProcess, levels: Any
 ) -> Tableau:
@@ -132,6 +134,7 @@ def finishers(
   return stack
 
 
+@checks.door
 def at_levels(stack: Tableau, level: jax.Array, ndim: int) -> Tableau:
   """Returns each sample's own table as one, with a trailing batch axis.
 
@@ -150,6 +153,7 @@ def at_levels(stack: Tableau, level: jax.Array, ndim: int) -> Tableau:
   return table._replace(t=table.t.reshape(table.t.shape[:2]))
 
 
+@checks.door
 def start_chain(
   key: jax.Array,
   x0: jax.Array,
@@ -177,6 +181,7 @@ def start_chain(
   return Chain(x.astype(x0.dtype), jnp.full(x0.shape[0], nearest, jnp.int32))
 
 
+@checks.door
 def dmcmc(
   key: jax.Array,
   model: sampling.Model,

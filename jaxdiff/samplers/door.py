@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import sampling
@@ -37,10 +36,8 @@ def begin(
     ValueError: for indices of another shape, a shape where the signal exceeds
       the noise, or an x without batch.
   """
-  shaped = isinstance(x, (tuple, list)) and all(
-    isinstance(d, (int, np.integer)) for d in x
-  )
-  if shaped and key is not None:
+  checks.samples(x)
+  if checks.is_shape(x) and key is not None:
     if process.log_snr(t) > 0:
       raise ValueError(
         f"sampling begins at t = {float(t):.4g}, where the signal exceeds the"
@@ -63,16 +60,6 @@ def begin(
     noise = sampling.initial_noise(key, process.noise, like, index)
     x = float(process.sigma(t)) * noise
   return x, index
-
-
-def model(value: Any, call: str) -> None:
-  """Raises a TypeError unless value can be a model."""
-  if not callable(value):
-    raise TypeError(
-      f"{call} takes a model there, a function model(x, t) -> (x0, eps), got"
-      f" {type(value).__name__}; make one of a network and its parameters with"
-      " denoisers.from_linen, from_nnx or from_function"
-    )
 
 
 def concrete(value: Any, name: str) -> None:

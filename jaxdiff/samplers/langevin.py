@@ -89,6 +89,7 @@ class ChainInfo(NamedTuple):
   accept: jax.Array
 
 
+@checks.door
 def langevin(
   key: jax.Array,
   score: Score,

@@ -80,6 +80,7 @@ class _Carry(NamedTuple):
   turns: jax.Array
 
 
+@checks.door
 def picard(
   key: jax.Array,
   model: sampling.Model,
@@ -109,7 +110,6 @@ def picard(
       another process.
     TypeError: for swapped arguments or a traced table.
   """
-  door.model(model, "picard(key, model, tableau, x)")
   checks.process(process, "picard(..., process=...)")
   if not isinstance(tableau, tables.Tableau):
     raise TypeError(

@@ -65,6 +65,7 @@ class _Row(NamedTuple):
   t_next: jax.Array
 
 
+@checks.door
 def predictor_corrector(
   key: jax.Array,
   model: sampling.Model,
@@ -113,7 +114,6 @@ def predictor_corrector(
       normal, or a model or a table of another process.
     TypeError: for swapped arguments or a traced table.
   """
-  door.model(model, "predictor_corrector(key, model, tableau, x)")
   checks.process(process, "predictor_corrector(..., process=...)")
   if corrector_steps:
     check_normal(

@@ -34,6 +34,7 @@ from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
 
+@checks.door
 def truncate(grid: Any, t_skip: float) -> np.ndarray:
   """Returns the grid from t_skip on, f64: t_skip and all later times.
 
@@ -53,6 +54,7 @@ def truncate(grid: Any, t_skip: float) -> np.ndarray:
   return np.append(t_skip, grid[grid < t_skip])
 
 
+@checks.door
 def teleport(
   stats: LowRankGaussian,
   x: jax.Array,
@@ -90,6 +92,7 @@ def teleport(
   return stats.flow(jnp.asarray(x), place(t_from), place(t_to), label)
 
 
+@checks.door
 def gaussian_prior(
   key: jax.Array,
   stats: LowRankGaussian,
@@ -123,6 +126,7 @@ def gaussian_prior(
   return stats.flow(z, (0.0, 1.0), (alpha, sigma), label)
 
 
+@checks.door
 def teleport_sample(
   key: jax.Array,
   model: sampling.Model,
@@ -198,6 +202,7 @@ def teleport_sample(
   return sampling.sample(key, model, table, x, **options)
 
 
+@checks.door
 def choose_skip(
   key: jax.Array,
   model: sampling.Model,

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import metrics
 from jaxdiff import sampling
 from jaxdiff import tree
@@ -41,6 +42,7 @@ class Stopping(NamedTuple):
   memorization: np.ndarray
 
 
+@checks.door(least=dict(n=1))
 def data_init(
   key: jax.Array, data: Any, n: int, *, index: Any = None
 ) -> jax.Array:
@@ -68,6 +70,7 @@ def data_init(
   return data[pick]
 
 
+@checks.door
 def vanilla_sample(
   key: jax.Array,
   score: Score,
@@ -101,6 +104,7 @@ def vanilla_sample(
   )
 
 
+@checks.door
 def stopping_time(data: Any, neighbours: int | None = None) -> float:
   """Returns 2 / alpha: two relaxation times of the widest mode, estimated.
 
@@ -128,6 +132,7 @@ def stopping_time(data: Any, neighbours: int | None = None) -> float:
   return 2.0 * float(np.median(widest))
 
 
+@checks.door
 def choose_time(
   key: jax.Array,
   score: Score,

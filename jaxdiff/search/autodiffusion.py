@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff.processes import GaussianProcess
@@ -111,6 +112,7 @@ class Result(NamedTuple):
   visited: dict[Candidate, float]
 
 
+@checks.door
 def ladder(process: GaussianProcess, size: int = 1000) -> np.ndarray:
   """Returns the times of T rungs, f64[T], rising: equal steps in t.
 
@@ -121,6 +123,7 @@ def ladder(process: GaussianProcess, size: int = 1000) -> np.ndarray:
   return np.linspace(process.t_min, process.t_max, size)
 
 
+@checks.door
 def table(
   candidate: Candidate,
   process: GaussianProcess,
@@ -157,6 +160,7 @@ def table(
   return made
 
 
+@checks.door
 def start_scale(process: GaussianProcess, t: Array) -> Array:
   """Returns the scale of x at t relative to t_max, for data of unit scale.
 
@@ -167,6 +171,7 @@ def start_scale(process: GaussianProcess, t: Array) -> Array:
   return size(np.asarray(t)) / size(process.t_max)
 
 
+@checks.door
 def masks(candidate: Candidate, n_blocks: int, rows: int) -> np.ndarray:
   """Returns which blocks each call keeps, b[rows, n_blocks].
 
@@ -185,12 +190,14 @@ def masks(candidate: Candidate, n_blocks: int, rows: int) -> np.ndarray:
   return kept
 
 
+@checks.door
 def cost(candidate: Candidate, n_blocks: int) -> int:
   """Returns the number of blocks that are computed, for one sample."""
   skipped = sum(len(skip) for skip in candidate.skips)
   return len(candidate.steps) * n_blocks - skipped
 
 
+@checks.door
 def fitness(
   problem: populations.Problem,
   process: GaussianProcess,
@@ -232,11 +239,13 @@ def fitness(
   return evaluate
 
 
+@checks.door
 def uniform(size: int, steps: int) -> Candidate:
   """Returns K steps at equal strides T / K of a ladder of T."""
   return Candidate(tuple(int(i * size / steps) for i in range(steps)))
 
 
+@checks.door
 def linspace(size: int, steps: int) -> Candidate:
   """Returns K steps at equal distances from the first rung to the last."""
   return Candidate(
@@ -244,6 +253,7 @@ def linspace(size: int, steps: int) -> Candidate:
   )
 
 
+@checks.door
 def search_steps(
   key: jax.Array,
   fitness: Fitness,
@@ -275,6 +285,7 @@ def search_steps(
   return _evolve(key, fitness, size, config, space, budget, progress)
 
 
+@checks.door
 def search_joint(
   key: jax.Array,
   fitness: Fitness,

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
+
 Array = Any
 
 
@@ -80,6 +82,7 @@ class Frechet:
     return offset @ offset + traces - 2.0 * common
 
 
+@checks.door
 def frechet_to(
   reference: Array, *, features: int = 32, seed: int = 0
 ) -> Frechet:

@@ -45,6 +45,7 @@ class Ladder(NamedTuple):
   costs: np.ndarray
 
 
+@checks.door
 def ladder(
   key: jax.Array,
   model: sampling.Model,
@@ -93,6 +94,7 @@ def ladder(
   return Ladder(times, np.where(np.tri(len(times), dtype=bool), np.inf, costs))
 
 
+@checks.door
 def choose(costs: Array, n: int, gamma: float = 1.15) -> np.ndarray:
   """Returns the indices 0 = i_0 < ... < i_n = N of the best path, i64[n + 1].
 
@@ -121,6 +123,7 @@ def choose(costs: Array, n: int, gamma: float = 1.15) -> np.ndarray:
   return np.asarray([*path, last])
 
 
+@checks.door
 def grid(ladder: Ladder, n: int, gamma: float = 1.15) -> np.ndarray:
   """Returns the times of the best path of n steps, f64[n + 1]."""
   return ladder.times[choose(ladder.costs, n, gamma)]

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -54,6 +55,7 @@ class Problem(NamedTuple):
   index: Array
 
 
+@checks.door
 def converged(
   key: jax.Array,
   model: sampling.Model,
@@ -82,6 +84,7 @@ def converged(
   return Problem(key, model, start, fitnesses.Rmse(target), index)
 
 
+@checks.door
 def held_out(
   problem: Problem, process: GaussianProcess, index: Any, fitness: Any
 ) -> Problem:
@@ -105,6 +108,7 @@ def held_out(
   return other
 
 
+@checks.door
 def check_apart(searched: Problem, reported: Problem) -> None:
   """Raises a ValueError if two problems share a noise."""
   keys = [jax.random.key_data(p.key) for p in (searched, reported)]
@@ -119,6 +123,7 @@ def check_apart(searched: Problem, reported: Problem) -> None:
     )
 
 
+@checks.door
 def evaluate(
   problem: Problem,
   population: Sequence[tables.Tableau] | tables.Tableau,

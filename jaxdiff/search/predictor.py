@@ -19,6 +19,8 @@ import numpy as np
 import optax
 from scipy import stats
 
+from jaxdiff import checks
+
 Array = Any
 
 _MEMBERS = 3
@@ -55,6 +57,7 @@ _NETWORK = _Network()
 _OPTIMIZER = optax.adamw(2e-3, weight_decay=1e-2)
 
 
+@checks.door
 def fit(
   key: jax.Array,
   features: Array,
@@ -113,6 +116,7 @@ def _fit(keys, x, rank, m, *, steps, pairs):
   return jax.vmap(member)(keys)
 
 
+@checks.door
 def predict(predictor: Predictor, features: Array) -> np.ndarray:
   """Returns predicted scores f32[m]; only their order means anything."""
   x = (np.asarray(features, np.float32) - predictor.center) / predictor.scale
@@ -127,6 +131,7 @@ def _predict(params, x):
   return jnp.mean(jax.vmap(member)(params), axis=0)
 
 
+@checks.door
 def kendall(predicted: Array, scores: Array) -> float:
   """Returns Kendall's tau, 1 for the same order; nan for fewer than two."""
   return float(stats.kendalltau(predicted, scores).statistic)

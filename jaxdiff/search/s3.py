@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import grids
 from jaxdiff import tableau as tables
 from jaxdiff.processes import GaussianProcess
@@ -101,6 +102,7 @@ class Result(NamedTuple):
   tau: list[float]
 
 
+@checks.door
 def search(
   key: jax.Array,
   problem: populations.Problem,
@@ -186,6 +188,7 @@ def search(
   )
 
 
+@checks.door
 def evaluate(
   problem: populations.Problem,
   process: GaussianProcess,
@@ -202,6 +205,7 @@ def evaluate(
   )
 
 
+@checks.door
 def seeds(process: GaussianProcess, config: Config) -> list[Schedule]:
   """Returns the known solvers on the known grids, at the budget's calls."""
   found = []
@@ -215,6 +219,7 @@ def seeds(process: GaussianProcess, config: Config) -> list[Schedule]:
   return list(dict.fromkeys(found))
 
 
+@checks.door
 def breed(
   rng: np.random.Generator,
   schedules: list[Schedule],
@@ -272,6 +277,7 @@ def _wild(config, size):
   return round(config.explore * size)
 
 
+@checks.door
 def mutate(
   rng: np.random.Generator, schedule: Schedule, config: Config
 ) -> Schedule:
@@ -321,6 +327,7 @@ def _order(rng, config):
   return int(rng.choice(len(p), p=p / p.sum())) + 1
 
 
+@checks.door
 def crossover(
   rng: np.random.Generator, one: Schedule, other: Schedule
 ) -> Schedule:
@@ -336,6 +343,7 @@ def crossover(
   return dataclasses.replace(one, steps=steps)
 
 
+@checks.door
 def repair(
   rng: np.random.Generator,
   schedule: Schedule,
@@ -393,6 +401,7 @@ def _lawful(steps, first):
   return made
 
 
+@checks.door
 def encode(
   schedule: Schedule, config: Config, process: GaussianProcess
 ) -> np.ndarray:

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import denoisers
 from jaxdiff import modules
 from jaxdiff.networks import skipping
@@ -43,6 +44,7 @@ class Gate:
       return self.module.apply({"params": params}, *args)
 
 
+@checks.door
 def gated(
   denoiser: denoisers.Denoiser, names: Iterable[str] | None = None
 ) -> denoisers.Denoiser:
@@ -88,11 +90,13 @@ def gated(
   )
 
 
+@checks.door
 def blocks(denoiser: denoisers.Denoiser) -> int:
   """Returns the number of blocks that a gated model can skip."""
   return len(denoiser.apply.names)
 
 
+@checks.door
 def with_mask(denoiser: denoisers.Denoiser, mask: Array) -> denoisers.Denoiser:
   """Returns a gated model with another mask, b[blocks]: the `bind` of a search.
 
@@ -104,6 +108,7 @@ def with_mask(denoiser: denoisers.Denoiser, mask: Array) -> denoisers.Denoiser:
   return dataclasses.replace(denoiser, params=(params, mask))
 
 
+@checks.door
 def without(
   denoiser: denoisers.Denoiser, skips: Iterable[int]
 ) -> denoisers.Denoiser:

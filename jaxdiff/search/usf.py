@@ -90,12 +90,14 @@ class Schedule:
   first: str = "network"
 
 
+@checks.door
 def nfe(schedule: Schedule) -> int:
   """Returns the number of network calls."""
   implicit = sum(step.corrector == "implicit" for step in schedule.steps)
   return len(schedule.steps) - (schedule.first != "network") + implicit
 
 
+@checks.door
 def validate(schedule: Schedule) -> Schedule:
   """Returns the schedule once its rules are checked.
 
@@ -163,6 +165,7 @@ def _check_guess(steps):
       )
 
 
+@checks.door
 def table(schedule: Schedule, process: GaussianProcess) -> Tableau:
   """Returns the table of a schedule: nfe(schedule) rows and as much memory.
 
@@ -242,6 +245,7 @@ def _step(step, i, y, outputs, alpha, sigma, lam, corrects):
   return carry * y + sign * total
 
 
+@checks.door
 def from_solver(
   name: str, process: GaussianProcess, grid: np.ndarray
 ) -> Schedule:
@@ -275,6 +279,7 @@ def from_solver(
   return validate(Schedule(lam, tuple(steps)))
 
 
+@checks.door
 def derivative(offsets: np.ndarray, k: int) -> np.ndarray:
   """Returns a_j with sum_j a_j d_j^q / q! = [q = k] for q = 1..m, f64[m].
 
@@ -293,6 +298,7 @@ def derivative(offsets: np.ndarray, k: int) -> np.ndarray:
   return np.linalg.solve((d / size)[None, :] ** q[:, None], right)
 
 
+@checks.door
 def first_scale(scale: str | float, h: float, z: float) -> float:
   """Returns c_1; 1 + O(h).
 

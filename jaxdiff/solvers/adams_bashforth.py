@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import solver
+from jaxdiff.solvers.building import step_orders
 from jaxdiff.solvers.exponential_ab import exponential_ab
 from jaxdiff.tableau import Tableau
 
@@ -37,6 +38,7 @@ def adams_bashforth(
   Raises:
     ValueError: for other orders, or one that exceeds the steps.
   """
+  orders = step_orders(order, len(grid) - 1, 16, "adams_bashforth", 3)
   return exponential_ab.build(
-    process, grid, order=order, output="velocity", variable="own"
+    process, grid, order=orders, output="velocity", variable="own"
   )

@@ -21,12 +21,14 @@ appendix D; Zhou et al. (2024), https://arxiv.org/abs/2312.00094.
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import tableau as tables
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
 
+@checks.door(host=True)
 def analytical_first_step(
   table: Tableau, process: GaussianProcess, data_std: float | None = None
 ) -> tuple[Tableau, float]:

@@ -10,7 +10,8 @@ A solver function sees the grid between them only, where lambda is finite.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,11 +39,13 @@ def coefficients(process: GaussianProcess, t: np.ndarray) -> Coefficients:
   return Coefficients(process.alpha(t), process.sigma(t), process.log_snr(t))
 
 
+@checks.door(host=True)
 def solver(
   build: Solver | None = None,
   *,
   starts_at_zero_alpha: bool = False,
   ends_at_zero_sigma: bool = False,
+  least: Mapping[str, float] | None = None,
 ) -> Solver:
   """Turns build(process, grid, **options) -> Tableau into a solver.
 
@@ -50,24 +53,37 @@ def solver(
     build: makes the table of a grid between the two ends.
     starts_at_zero_alpha: whether `build` can leave alpha = 0 by itself.
     ends_at_zero_sigma: whether `build` can reach sigma = 0 by itself.
+    least: smallest values of some options, as `checks.door` takes them.
 
   Returns:
-    The checked solver. It raises ValueError for a grid that does not fall, has
-    a NaN, or leaves the process's times.
+    The checked solver. It raises TypeError for options that `build` does not
+    take, or of another type than its annotations say, and ValueError for a grid
+    that does not fall, has a NaN, or leaves the process's times.
   """
   if build is None:
     return functools.partial(
       solver,
       starts_at_zero_alpha=starts_at_zero_alpha,
       ends_at_zero_sigma=ends_at_zero_sigma,
+      least=least,
+    )
+  if not callable(build):
+    raise TypeError(
+      "@solver decorates a function build(process, grid, **options) ->"
+      f" Tableau, got {checks.given(build)}; write @solver above its def"
     )
 
+  taken = functools.cache(lambda: checks.contract(build))
+
   @functools.wraps(build)
-  def checked(
+  def checked(*args: Any, **options: Any) -> tables.Tableau:
+    checks.arguments(taken(), args, options, least or {}, host=True)
+    return table(*args, **options)
+
+  def table(
     process: GaussianProcess, grid: Any, *args: Any, **options: Any
   ) -> tables.Tableau:
     name = getattr(build, "__name__", "solver")
-    checks.process(process, f"{name}(process, grid)")
     grid = grids.from_times(process, grid)
     parts = []
     if process.alpha(grid[0]) == 0 and not starts_at_zero_alpha:
@@ -89,6 +105,15 @@ def solver(
 
   checked.build = build
   return checked
+
+
+def check_options(
+  build: Solver, process: GaussianProcess, grid: Any, options: Mapping[str, Any]
+) -> None:
+  """Raises a TypeError or ValueError for options that a solver won't take."""
+  if inspect.isfunction(build.build) and hasattr(build, "__wrapped__"):
+    taken = checks.contract(build.build)
+    checks.arguments(taken, (process, grid), options, host=True)
 
 
 def inner_steps(process: GaussianProcess, grid: np.ndarray) -> int:
@@ -137,6 +162,7 @@ def _first_row(process, grid):
   return tables.row(grid[0], "x0", y=(sigma[1] / sigma[0], 0.0, alpha[1]))
 
 
+@checks.door(host=True)
 def encoder(
   build: Solver, process: GaussianProcess, grid: np.ndarray, **options: Any
 ) -> tables.Tableau:
@@ -162,9 +188,10 @@ def encoder(
   if not hasattr(build, "build"):
     raise TypeError(
       "encoder(solver, process, grid) takes a solver made by @solver, got"
-      f" {type(build).__name__}; decorate your function with @jaxdiff.solver"
+      f" {checks.given(build)}; decorate your function with @jaxdiff.solver"
     )
   checks.process(process, "encoder(solver, process, grid)")
+  check_options(build, process, grid, options)
   grid = grids.from_times(process, grid)
   alpha, sigma, _ = coefficients(process, grid)
   if sigma[-1] == 0 or alpha[0] == 0:
@@ -381,6 +408,7 @@ def adams_bashforth(order: int) -> np.ndarray:
   return np.asarray(table[order])
 
 
+@checks.door(host=True)
 def for_budget(
   build: Callable[[np.ndarray], tables.Tableau],
   grid: Callable[[int], np.ndarray],

@@ -8,12 +8,14 @@ the rule wins and where it loses on others, docs/choosing-a-solver.md shows. It
 loses where some directions of the data are many times wider than others.
 """
 
+from jaxdiff import checks
 from jaxdiff import grids
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.angular_adams import angular_adams
 from jaxdiff.tableau import Tableau
 
 
+@checks.door(host=True, above=dict(data_std=0))
 def default(
   process: GaussianProcess,
   calls: int,

@@ -84,6 +84,7 @@ def dpm_solver(
   )
 
 
+@checks.door(host=True)
 def orders_for_budget(calls: int) -> tuple[int, ...]:
   """Returns the orders of DPM-Solver-fast: they sum to `calls`."""
   if calls < 1:

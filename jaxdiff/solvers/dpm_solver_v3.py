@@ -221,6 +221,7 @@ class Recentred:
     return Prediction(answer.x0 + shift(self.x0), answer.eps + shift(self.eps))
 
 
+@checks.door(host=True)
 def recentred(
   model: Any,
   process: GaussianProcess,

@@ -22,6 +22,7 @@ from jaxdiff.tableau import Tableau
 POLICIES = ("denoise", "stop", "first_order")
 
 
+@checks.door(host=True)
 def final_step(
   table: Tableau, process: GaussianProcess, grid: np.ndarray, policy: str
 ) -> Tableau:

@@ -17,6 +17,7 @@ algorithm 3, written for any process.
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import solver
 from jaxdiff.tableau import multistep
@@ -52,6 +53,7 @@ def gamma_sampling(
   )
 
 
+@checks.door(host=True)
 def jump_times(
   process: GaussianProcess, grid: np.ndarray, gamma: float = 1.0
 ) -> np.ndarray:

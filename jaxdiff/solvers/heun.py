@@ -34,7 +34,7 @@ def heun(process: GaussianProcess, grid: np.ndarray) -> Tableau:
   return runge_kutta(process, grid, stages=[[1.0]], weights=[1 / 2, 1 / 2])
 
 
-@solver(ends_at_zero_sigma=True)
+@solver(ends_at_zero_sigma=True, least=dict(s_min=0, s_max=0, s_noise=0))
 def heun_churn(
   process: GaussianProcess,
   grid: np.ndarray,

@@ -10,10 +10,12 @@ PFGM++ of small D degrades less than diffusion.
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
 
+@checks.door(host=True)
 def inject_noise(
   tableau: Tableau, process: GaussianProcess, amount: float
 ) -> Tableau:

@@ -21,6 +21,7 @@ from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
 
+@checks.door(host=True)
 def langevin(process: GaussianProcess, t: Any, step: Any) -> Tableau:
   """Returns the table of n Langevin steps.
 
@@ -54,6 +55,7 @@ def langevin(process: GaussianProcess, t: Any, step: Any) -> Tableau:
   return tables.under(table, process)
 
 
+@checks.door(host=True)
 def with_langevin(
   process: GaussianProcess, tableau: Tableau, step: np.ndarray
 ) -> Tableau:

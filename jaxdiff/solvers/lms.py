@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import solver
+from jaxdiff.solvers.building import step_orders
 from jaxdiff.solvers.deis import deis
 from jaxdiff.tableau import Tableau
 
@@ -34,4 +35,5 @@ def lms(
   Raises:
     ValueError: for an order outside of 1..4, or one that exceeds the steps.
   """
-  return deis.build(process, grid, order=order, variant="rho_ab")
+  orders = step_orders(order, len(grid) - 1, 4, "lms")
+  return deis.build(process, grid, order=orders, variant="rho_ab")

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxdiff import archives
 from jaxdiff import checks
 from jaxdiff.processes import GaussianProcess
 
@@ -74,14 +75,15 @@ def load(
   Raises:
     ValueError: if something is missing or does not belong.
   """
-  with np.load(path) as file:
-    missing = set(ModelStatistics._fields) - set(file.files)
-    if missing:
-      raise ValueError(
-        f"{path} holds no model statistics, it lacks {sorted(missing)}; write"
-        " them with model_statistics.save(path, statistics)"
-      )
-    values = {name: file[name] for name in ModelStatistics._fields}
+  mend = "Statistics are written by model_statistics.save(path, statistics)."
+  file = archives.read(path, mend)
+  missing = set(ModelStatistics._fields) - set(file)
+  if missing:
+    raise ValueError(
+      f"{path} holds no model statistics, it lacks {sorted(missing)}; write"
+      " them with model_statistics.save(path, statistics)"
+    )
+  values = {name: file[name] for name in ModelStatistics._fields}
   statistics = ModelStatistics(
     **values | dict(schedule=str(values["schedule"]), note=str(values["note"]))
   )

@@ -53,6 +53,7 @@ class Interval(NamedTuple):
   times: int = 1
 
 
+@checks.door(host=True)
 def restart(
   process: GaussianProcess,
   grid: np.ndarray,

@@ -33,6 +33,7 @@ from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
 
+@checks.door(host=True)
 def transfer(
   tableau: Tableau,
   source: GaussianProcess,
@@ -103,6 +104,7 @@ def transfer(
   return tables.under(made, target)
 
 
+@checks.door(host=True)
 def normal_form(tableau: Tableau, process: GaussianProcess) -> Tableau:
   """Returns the multistep table with memory n that visits the same places.
 

@@ -46,6 +46,7 @@ _BUTCHER = {
 }
 
 
+@checks.door(host=True)
 def transport(
   interpolant: Interpolant,
   grid: Any,

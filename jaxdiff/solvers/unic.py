@@ -23,8 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import tableau as tables
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.solvers import building
 from jaxdiff.solvers import forms
 from jaxdiff.solvers.building import corrected
 from jaxdiff.solvers.building import multistep_weights
@@ -60,9 +62,10 @@ def unic(
   if not hasattr(predictor, "build"):
     raise TypeError(
       "unic takes a predictor made by @solver, got"
-      f" {type(predictor).__name__}; decorate your function with"
+      f" {checks.given(predictor)}; decorate your function with"
       " @jaxdiff.solver"
     )
+  building.check_options(predictor, process, grid, options)
   return correct(predictor.build(process, grid, **options), process, grid)
 
 

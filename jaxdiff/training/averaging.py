@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import numerics
 from jaxdiff import tree
 
@@ -47,6 +48,7 @@ def _counts(stack: dict[str, Any], name: str) -> Any:
   return stack.get(f"{player}/moved" if player else "moved")
 
 
+@checks.door
 def average(metrics: list[dict]) -> dict[str, Any]:
   """Returns the mean of every metric, as floats and lists of floats.
 

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import checks
+
 PyTree = Any
 
 
+@checks.door(least=dict(steps=1, batch_size=1))
 def maximum_likelihood(
   key: jax.Array,
   log_prob: Callable[[PyTree, jax.Array], jax.Array],

@@ -16,6 +16,7 @@ import jax
 import optax
 
 from jaxdiff import checkpoints
+from jaxdiff import checks
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import losses
@@ -27,6 +28,7 @@ from jaxdiff.training import update as updates
 _RECIPE = 1  # raise it when the training below changes
 
 
+@checks.door(least=dict(steps=1, batch_size=1))
 def digits_denoiser(
   *,
   steps: int = 4000,

@@ -4,7 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 
+
+@checks.door
 def check_labels(labels: Any, num_classes: int) -> None:
   """Refuses labels outside of 0..num_classes-1, which jit would not notice.
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import tqdm
 
+from jaxdiff import checks
 from jaxdiff import data
 from jaxdiff import locks
 from jaxdiff.checkpoints import Checkpoints
@@ -42,6 +43,7 @@ class Guard:
   least: float = 0.01
 
   def __post_init__(self):
+    checks.fields(self)
     if not (self.factor > 1 and self.reports >= 1):
       raise ValueError(
         "a guard compares with the first reports >= 1 reports by a factor > 1,"
@@ -61,7 +63,19 @@ class Trace:
   first: int
   last: int
 
+  def __post_init__(self):
+    checks.fields(self, least=dict(first=1))
+    if self.last < self.first:
+      raise ValueError(
+        f"a trace goes from update first={self.first} to last={self.last},"
+        " counted from 1; last is at least first"
+      )
 
+
+_ITERATOR = ("__next__", "get_state", "set_state")
+
+
+@checks.door(least=dict(steps=0, every=1))
 def train(
   state: TrainState,
   update: Update,
@@ -122,6 +136,15 @@ def train(
       into the same directory.
     ValueError: if the checkpoint is one of another model.
   """
+  missing = [name for name in _ITERATOR if not hasattr(iterator, name)]
+  if checkpoints is None:  # no position is stored
+    missing = [name for name in missing if name == "__next__"]
+  if missing:
+    raise TypeError(
+      f"train(state, update, iterator) takes an iterator with"
+      f" {', '.join(missing)}, got {checks.given(iterator)}; make one with"
+      " data.batches(source, batch_size, seed=0)"
+    )
   usual = {}
   if checkpoints is not None and checkpoints.latest() is not None:
     state, position = checkpoints.restore(state)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checkpoints
+from jaxdiff import checks
 from jaxdiff import denoisers
 from jaxdiff import networks
 from jaxdiff import parallel
@@ -74,9 +75,13 @@ class ModelConfig:
 
   def __post_init__(self):
     for name in ("shape", "bounds"):  # JSON has lists
-      object.__setattr__(self, name, tuple(getattr(self, name)))
+      value = getattr(self, name)
+      value = tuple(value) if isinstance(value, list) else value
+      object.__setattr__(self, name, value)
+    checks.fields(self, least=dict(num_classes=0))
 
 
+@checks.door
 def make_denoiser(
   config: ModelConfig, key: jax.Array | None = None
 ) -> denoisers.Denoiser:
@@ -95,6 +100,7 @@ def make_denoiser(
     raise ValueError(
       f"process = {config.process!r} cannot be stored with a model: it must be"
       f" one of {', '.join(_PROCESSES)}, whose options are plain numbers"
+      + checks.near(config.process, _PROCESSES)
     )
   plain = networks.make(config.network, num_classes=config.num_classes)
   fields = {f.name for f in dataclasses.fields(plain) if f.init}
@@ -144,18 +150,21 @@ def _check_options(kind: str, name: str, options: Any, known: Any) -> None:
     field = f"{kind}_options"
     raise ValueError(
       f"{field} has {', '.join(wrong)}, which the {kind} {name!r} does not"
-      f" take; it takes {', '.join(sorted(known)) or 'none'}. Give all of them"
+      f" take; it takes {', '.join(sorted(known)) or 'none'}"
+      f"{checks.near(wrong[0], known)}. Give all of them"
       f' anew, on the command line as --config.{field}="{{}}" for the'
       f" defaults or as --config.{field}=\"{{'NAME': VALUE}}\""
     )
 
 
+@checks.door
 def save_config(directory: str | os.PathLike, config: ModelConfig) -> None:
   """Writes config.json beside the checkpoints of a model."""
   fields = dataclasses.asdict(config)
   checkpoints.write_config(directory, {"model": fields})
 
 
+@checks.door
 def load_config(directory: str | os.PathLike) -> ModelConfig:
   """Returns the model that config.json describes.
 
@@ -189,6 +198,7 @@ def _stored(directory: str | os.PathLike) -> dict[str, Any]:
   return fields
 
 
+@checks.door
 def check_config(directory: str | os.PathLike, config: ModelConfig) -> None:
   """Refuses to go on with a checkpoint of another model.
 
@@ -211,6 +221,7 @@ def check_config(directory: str | os.PathLike, config: ModelConfig) -> None:
       )
 
 
+@checks.door
 def checkpoint_directory(workdir: str | os.PathLike) -> pathlib.Path:
   """Returns the folder of checkpoints inside a run's working directory."""
   return pathlib.Path(workdir).expanduser().absolute() / _FOLDER
@@ -224,6 +235,7 @@ def _existing(workdir: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(workdir).expanduser().absolute()
 
 
+@checks.door
 def fingerprint(workdir: str | os.PathLike) -> str:
   """Returns a name of the latest checkpoint that changes with the network.
 
@@ -249,6 +261,7 @@ def fingerprint(workdir: str | os.PathLike) -> str:
   return f"{step}-{code}"
 
 
+@checks.door
 def load_denoiser(
   workdir: str | os.PathLike,
   *,

@@ -15,12 +15,14 @@ import jax
 import numpy as np
 
 from jaxdiff import checkpoints
+from jaxdiff import checks
 from jaxdiff.training import ema
 
 PyTree = Any
 _FOLDER = "averages"
 
 
+@checks.door
 def open_snapshots(
   workdir: str | os.PathLike, sigma_rel: Sequence[float]
 ) -> checkpoints.Checkpoints:
@@ -46,6 +48,7 @@ def open_snapshots(
   return checkpoints.open(folder, keep=1_000_000)
 
 
+@checks.door
 def reconstruct(
   workdir: str | os.PathLike,
   params: PyTree,

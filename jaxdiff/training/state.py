@@ -40,6 +40,7 @@ class TrainState(NamedTuple):
   ema_model_state: PyTree = ()
 
 
+@checks.door(least=dict(averages=0))
 def init_state(
   key: jax.Array,
   params: PyTree,

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import checks
 from jaxdiff.training import averaging
 from jaxdiff.training import ema as emas
 from jaxdiff.training import state as states
@@ -35,6 +36,7 @@ Loss = Callable[[jax.Array, PyTree, Any], tuple[jax.Array, dict]]
 Update = Callable[[TrainState, Any], tuple[TrainState, dict]]
 
 
+@checks.door
 def make_update(
   loss: Loss,
   optimizer: optax.GradientTransformation,

@@ -10,9 +10,12 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from jaxdiff import checks
+
 OnMetrics = Callable[[int, dict], None]
 
 
+@checks.door
 def tensorboard_writer(folder: str | os.PathLike) -> OnMetrics:
   """Returns an `on_metrics` that writes TensorBoard event files.
 
@@ -84,6 +87,7 @@ def _scalars(metrics: dict, join: str) -> dict[str, float]:
   return found
 
 
+@checks.door
 def csv_writer(path: str | os.PathLike) -> OnMetrics:
   """Returns an `on_metrics` that appends a row to a CSV file and flushes it.
 

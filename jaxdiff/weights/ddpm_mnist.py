@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import archives
+from jaxdiff import checks
 from jaxdiff import training
 from jaxdiff.networks import ddpm_mnist
 from jaxdiff.weights import fitting
@@ -26,6 +28,7 @@ _CONFIG = training.ModelConfig(
 )
 
 
+@checks.door
 def load(
   path: str | os.PathLike,
 ) -> tuple[training.ModelConfig, dict[str, Any]]:
@@ -40,16 +43,11 @@ def load(
     ValueError: if it is no npz, or holds the weights of another network.
   """
   path = pathlib.Path(path).expanduser()
-  if not path.is_file():
-    raise FileNotFoundError(f"there is no file {path}; check the path")
-  try:
-    with np.load(path, allow_pickle=False) as held:
-      arrays = dict(held)
-  except Exception as e:  # whatever numpy meets in a foreign file
-    raise ValueError(f"{path} cannot be read as an npz file ({e})") from e
+  arrays = archives.read(path, "The weights are an .npz of plain arrays.")
   return _CONFIG, convert(arrays)
 
 
+@checks.door
 def convert(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """Returns the Flax parameters of a torch state dict.
 

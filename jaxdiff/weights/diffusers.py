@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import training
 from jaxdiff.weights import diffusers_folder
 from jaxdiff.weights import diffusers_unet
@@ -32,6 +33,7 @@ _LABELS = "class_embedding.weight"
 _TIME = "time_embedding.linear_1.weight"
 
 
+@checks.door
 def load_unet(
   path: str | os.PathLike, *, betas: Any = None, prediction: str | None = None
 ) -> tuple[training.ModelConfig, dict[str, Any]]:
@@ -84,6 +86,7 @@ def load_unet(
   return model, params
 
 
+@checks.door
 def load_dit(
   path: str | os.PathLike, *, betas: Any = None, prediction: str | None = None
 ) -> tuple[training.ModelConfig, dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import pickles
 from jaxdiff import predictions
 from jaxdiff import processes
@@ -24,6 +25,7 @@ _SET = re.compile(
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
 
+@checks.door
 def configuration(
   path: str | os.PathLike, part: str, classes: tuple[str, ...]
 ) -> tuple[pathlib.Path, dict[str, Any]]:
@@ -69,6 +71,7 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
   return value
 
 
+@checks.door
 def read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the weights in a network's folder, of one file or of its shards.
 
@@ -98,6 +101,7 @@ def read_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
   )
 
 
+@checks.door
 def require(
   config: Mapping[str, Any],
   folder: pathlib.Path,
@@ -112,6 +116,7 @@ def require(
       )
 
 
+@checks.door
 def image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
   """Returns (height, width, channels) of what the network takes."""
   size = config.get("sample_size")
@@ -124,6 +129,7 @@ def image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
   return (height, width, config["in_channels"])
 
 
+@checks.door
 def process_fields(
   path: str | os.PathLike,
   folder: pathlib.Path,

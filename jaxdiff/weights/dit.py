@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import networks
 from jaxdiff import training
 from jaxdiff.networks import positions
@@ -25,6 +26,7 @@ _HEADS = {s["width"]: s["heads"] for s in networks.DIT_SIZES.values()}
 _LABELS = "y_embedder.embedding_table.weight"
 
 
+@checks.door
 def from_dit(
   arrays: Mapping[str, np.ndarray], *, heads: int | None = None
 ) -> tuple[training.ModelConfig, Params]:
@@ -53,6 +55,7 @@ def from_dit(
   )
 
 
+@checks.door
 def from_sit(
   arrays: Mapping[str, np.ndarray], *, heads: int | None = None
 ) -> tuple[training.ModelConfig, Params]:

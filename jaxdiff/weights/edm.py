@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import pickles
 from jaxdiff import training
 from jaxdiff.weights import fitting
@@ -67,6 +68,7 @@ CLASSES = tuple(_DEFAULT_NETWORK)
 _IGNORED = ("use_fp16", "label_dropout", "sigma_min", "sigma_max", "epsilon_t")
 
 
+@checks.door
 def load(
   path: str | os.PathLike,
 ) -> tuple[training.ModelConfig, dict[str, Any]]:
@@ -86,6 +88,7 @@ def load(
   return convert(module.name, torch_modules.arguments(module), arrays)
 
 
+@checks.door
 def network(
   value: Any, classes: tuple[str, ...], path: Any = "the pickle"
 ) -> pickles.Record:
@@ -109,6 +112,7 @@ def network(
   )
 
 
+@checks.door
 def convert(
   precond: str, kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> tuple[training.ModelConfig, dict[str, Any]]:
@@ -182,6 +186,7 @@ def _preconditioning(
   return meaning, {}
 
 
+@checks.door
 def cosine_betas(
   steps: int = 1000, offset: float = 0.008, largest: float = 0.999
 ) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import pickles
 from jaxdiff import training
 from jaxdiff.weights import edm
@@ -45,6 +46,7 @@ _IGNORED = ("use_fp16", "logvar_channels")
 _TURN = 2 * math.pi
 
 
+@checks.door
 def load(
   path: str | os.PathLike,
 ) -> tuple[training.ModelConfig, dict[str, Any]]:
@@ -63,6 +65,7 @@ def load(
   return convert(torch_modules.arguments(module), arrays)
 
 
+@checks.door
 def load_log_variance(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Returns freqs, phases f32[m] (in turns) and weight f32[m, 1] of u(sigma).
 
@@ -78,6 +81,7 @@ def load_log_variance(path: str | os.PathLike) -> dict[str, np.ndarray]:
   }
 
 
+@checks.door
 def convert(
   kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> tuple[training.ModelConfig, dict[str, Any]]:

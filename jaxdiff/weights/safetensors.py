@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff.data import optional
 
 
+@checks.door
 def read(
   path: str | os.PathLike,
   reader: Callable[[pathlib.Path], dict[str, np.ndarray]] | None = None,

@@ -33,6 +33,7 @@ import flax.serialization
 import flax.traverse_util
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import training
 from jaxdiff.weights import fitting
 
@@ -133,6 +134,7 @@ def _configs() -> dict[str, training.ModelConfig]:
 CONFIGS = _configs()
 
 
+@checks.door
 def load(
   path: str | os.PathLike, config: str | training.ModelConfig | None = None
 ) -> tuple[training.ModelConfig, dict[str, Any]]:
@@ -182,6 +184,7 @@ def load(
   return config, convert(config, state["params_ema"])
 
 
+@checks.door
 def convert(
   config: training.ModelConfig, params_ema: Mapping[str, Any]
 ) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff import checks
 from jaxdiff import training
 from jaxdiff.weights import torch_layout
 
 Params = dict[str, Any]
 
 
+@checks.door
 def from_uvit(
   arrays: Mapping[str, np.ndarray],
   *,

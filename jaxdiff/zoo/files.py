@@ -10,13 +10,14 @@ import dataclasses
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxdiff import archives
+from jaxdiff import checks
 from jaxdiff import denoisers
 from jaxdiff import training
 
@@ -61,6 +62,7 @@ def names() -> tuple[str, ...]:
   return tuple(sorted(path.stem for path in _FOLDER.glob("*.npz")))
 
 
+@checks.door
 def describe(name: str | os.PathLike) -> Card:
   """Returns the card of a model; print it.
 
@@ -81,6 +83,7 @@ def describe(name: str | os.PathLike) -> Card:
   )
 
 
+@checks.door
 def load(name: str | os.PathLike) -> denoisers.Denoiser:
   """Returns a trained model, with parameters in float32.
 
@@ -109,6 +112,7 @@ def load(name: str | os.PathLike) -> denoisers.Denoiser:
   return dataclasses.replace(denoiser, params=tree.unflatten(params))
 
 
+@checks.door
 def write(
   path: str | os.PathLike,
   config: training.ModelConfig,
@@ -154,10 +158,7 @@ def _read(
       f" {', '.join(map(repr, names()))}. A model of your own is read by its"
       " path, which ends in .npz, or by training.load_denoiser(workdir)."
     )
-  if not zipfile.is_zipfile(path):
-    raise ValueError(f"{path} is not an .npz archive, or was cut short")
-  with np.load(path, allow_pickle=False) as archive:
-    arrays = {key: archive[key] for key in archive.files}
+  arrays = archives.read(path, "A model's file is written by zoo.write.")
   if _CARD not in arrays:
     raise ValueError(
       f"{path} has no entry {_CARD!r}, so it is no model of zoo.write; weights"

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff.distillation.method import Method
@@ -54,6 +55,7 @@ __all__ = [
 _VARIANTS = {"dtm": dtm, "artm": artm, "fhtm": fhtm}
 
 
+@checks.door
 def transition_matching(
   student: Transitions,
   *,
@@ -100,6 +102,7 @@ def transition_matching(
   )
 
 
+@checks.door
 def sample(
   key: jax.Array,
   model: Transitions,

@@ -81,6 +81,7 @@ class Transitions:
     return x.transpose(order).reshape(len(x), *self.shape)
 
 
+@checks.door
 def transitions(
   key: jax.Array,
   shape: tuple[int, ...],

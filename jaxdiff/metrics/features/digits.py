@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdiff import archives
+
 WEIGHTS = pathlib.Path(__file__).with_name("digits.npz")
 SHAPE = (8, 8, 1)
 
@@ -92,8 +94,9 @@ def load(path: pathlib.Path = WEIGHTS) -> Any:
   Raises:
     ValueError: it holds something else.
   """
-  with np.load(path, allow_pickle=False) as arrays:
-    params = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+  mend = "It is made by: python -m experiments.digits_features."
+  arrays = archives.read(path, mend)
+  params = flax.traverse_util.unflatten_dict(arrays, sep="/")
   image = jax.ShapeDtypeStruct((1, *SHAPE), np.float32)
   init = DigitsClassifier().init
   expected = jax.eval_shape(init, jax.random.key(0), image)["params"]

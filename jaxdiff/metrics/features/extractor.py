@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import archives
 from jaxdiff import pickles
 from jaxdiff.metrics.features import checksum
 from jaxdiff.metrics.features import digits
@@ -188,16 +188,7 @@ def _arrays(path: str) -> tuple[dict[str, np.ndarray], str]:
 
 
 def _npz(path: str) -> dict[str, np.ndarray]:
-  try:
-    with np.load(path, allow_pickle=False) as stored:
-      return dict(stored)
-  except FileNotFoundError:
-    raise FileNotFoundError(f"weights: there is no file {path!r}") from None
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-    raise ValueError(
-      f"weights: {path!r} cannot be read as an .npz of arrays ({e}); it may"
-      " have been cut short: copy it again"
-    ) from e
+  return archives.read(path, "The weights are an .npz of plain arrays.")
 
 
 def _inception(weights: str | None) -> Extractor:
