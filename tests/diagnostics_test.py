@@ -254,11 +254,18 @@ def test_training_with_the_residual_lowers_it():
   assert values[-10:].mean() < 0.8 * values[:10].mean()
 
 
-@pytest.mark.parametrize("prediction", ["score", "edm", "eps"])
-def test_a_potential_makes_a_conservative_model_that_samples(prediction):
+@functools.cache
+def potential():
+  """Returns a network, an input and its parameters."""
   network = networks.Potential((16, 16), embedding=8)
   x = jax.random.normal(jax.random.key(0), (4, 3))
   params = jax.jit(network.init)(jax.random.key(1), x, jnp.zeros(4))["params"]
+  return network, x, params
+
+
+@pytest.mark.parametrize("prediction", ["score", "edm", "eps"])
+def test_a_potential_makes_a_conservative_model_that_samples(prediction):
+  network, x, params = potential()
   time = "t" if prediction == "score" else "log_snr"
   model = denoisers.from_potential(
     denoisers.LinenApply(network),
