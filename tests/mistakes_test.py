@@ -481,6 +481,7 @@ def refuse(call, given, kind, fragments, compiled):
   assert compiled[before:] == []
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.usefixtures("unfiltered")
 @pytest.mark.parametrize(
   ("call", "kind", "fragments"),
