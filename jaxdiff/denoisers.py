@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import modules
 from jaxdiff import predictions
 from jaxdiff import tree
@@ -155,11 +156,11 @@ class Denoiser:
     given = dict(augment=augment, key=key)
     given = {name: v for name, v in given.items() if v is not None}
     args = self.inputs(x, t, label, until=until)
-    if self.state is None:
-      output, state = self.apply(self.params, *args, **given), None
-    else:
+    if self.state is not None:
       given["state"] = self.state
-      output, state = self.apply(self.params, *args, **given)
+    call = lambda params, args, given: self.apply(params, *args, **given)
+    output = control.automatic(call, self.params, args, given, batch=x)
+    output, state = (output, None) if self.state is None else output
     output = _picked(output, self.output)
     if output.shape != x.shape:
       twice = output.shape == (*x.shape[:-1], 2 * x.shape[-1])

@@ -18,6 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import control
+
 Field = Callable[[jax.Array], jax.Array]
 
 _AT_ONCE = 16  # columns of an exact Jacobian that are in memory together
@@ -64,7 +66,7 @@ def rademacher(
     count: number of probes.
     index: i32[batch], the samples' indices; 0, 1, ... by default.
   """
-  index = jnp.arange(len(like)) if index is None else jnp.asarray(index)
+  index = control.numbers(like, index)
   shape = (count, *like.shape[1:])
   draw = lambda i: jax.random.rademacher(
     jax.random.fold_in(key, i), shape, like.dtype

@@ -39,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.predictions import ask
@@ -310,8 +311,7 @@ def dequantize(
         f"pixels must lie in 0..{levels - 1}, got {least}..{most}; give"
         " levels=..."
       )
-  size = tree.batch_size(pixels)
-  index = jnp.arange(size) if index is None else jnp.asarray(index)
+  index = control.numbers(pixels, index)
   draw = lambda i: jax.random.uniform(
     jax.random.fold_in(key, i), pixels.shape[1:]
   )

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from jaxdiff import checks
+from jaxdiff import control
 
 PyTree = Any
 
@@ -136,8 +137,8 @@ class Gathered:
     """Returns apply(params, x, ...)."""
     # what depends on the loop's state cannot be moved out of the loop
     params, x = jax.lax.optimization_barrier((params, x))
-    params = jax.lax.with_sharding_constraint(params, replicated(self.mesh))
-    x = jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))
+    params = control.constrain(params, replicated(self.mesh))
+    x = control.constrain(x, batch_sharding(self.mesh))
     return self.apply(params, x, *args, **named)
 
 

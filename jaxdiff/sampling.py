@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import predictions
 from jaxdiff import tableau as tables
 from jaxdiff import tree
@@ -119,14 +120,14 @@ def every(
 def _init_every(k, what, n, info):
   picked = jax.eval_shape(what, info)
   return jax.tree.map(
-    lambda s: jnp.zeros((math.ceil(n / k), *s.shape), s.dtype), picked
+    lambda s: control.full(s, 0, lead=(math.ceil(n / k),)), picked
   )
 
 
 def _update_every(k, what, kept, info):
-  return jax.tree.map(  # of k writes to one place the last one stays
-    lambda old, new: old.at[info.step // k].set(new), kept, what(info)
-  )
+  at = info.step // k  # of k writes to one place the last one stays
+  write = lambda old, new: control.set_row(old, new, at)
+  return jax.tree.map(write, kept, what(info))
 
 
 def _init_nonfinite(n, info):
@@ -137,7 +138,8 @@ def _init_nonfinite(n, info):
 def _update_nonfinite(first, info):
   finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(info.a)]
   bad = ~jnp.stack(finite).all()
-  return jnp.where(bad, jnp.minimum(first, info.step), first)
+  step = jnp.asarray(info.step, first.dtype)
+  return jnp.where(bad, jnp.minimum(first, step), first)
 
 
 first_nonfinite = Collector(_init_nonfinite, _update_nonfinite)
@@ -145,7 +147,7 @@ first_nonfinite = Collector(_init_nonfinite, _update_nonfinite)
 
 
 def _init_nonfinite_since(n, info):
-  return jnp.full(tree.batch_size(info.a), n, jnp.int32)
+  return jnp.full_like(control.numbers(info.a), n)
 
 
 def _update_nonfinite_since(since, info):
@@ -155,7 +157,8 @@ def _update_nonfinite_since(since, info):
     for leaf in jax.tree.leaves(info.a)
   ]
   bad = ~jnp.stack(finite).all(0)
-  return jnp.where(bad, jnp.minimum(since, info.step), since)
+  step = jnp.asarray(info.step, since.dtype)
+  return jnp.where(bad, jnp.minimum(since, step), since)
 
 
 nonfinite_since = Collector(_init_nonfinite_since, _update_nonfinite_since)
@@ -226,9 +229,10 @@ def run(
 
   if length is None:
     body = lambda carry, xs: (step(*xs, carry), None)
-    return jax.lax.scan(body, (state, kept), (jnp.arange(n), rows))[0]
+    steps = jnp.arange(n, dtype=jnp.int32)
+    return control.scan(body, (state, kept), (steps, rows))[0]
   body = lambda i, carry: step(i, at(i), carry)
-  return jax.lax.fori_loop(0, length, body, (state, kept))
+  return control.fori_loop(0, length, body, (state, kept))
 
 
 class Draws(NamedTuple):
@@ -286,7 +290,7 @@ def rows_of(tableau: tables.Tableau, dtype: Any, first: int = 0) -> Row:
 def initial_state(x: PyTree, memory: int) -> State:
   """Returns the state at the first call: y = a = x and an empty history."""
   wide = jax.tree.map(lambda v: v.astype(tree.compute_dtype(v.dtype)), x)
-  ring = jax.tree.map(lambda v: jnp.zeros((memory, *v.shape), v.dtype), wide)
+  ring = jax.tree.map(lambda v: control.full(v, 0, lead=(memory,)), wide)
   return State(y=wide, a=wide, h=ring)
 
 
@@ -309,7 +313,7 @@ def table_advance(
     def combine(y, a, x0, eps, ring):
       x0, eps = x0.astype(y.dtype), eps.astype(y.dtype)
       f = (row.output[0] * x0 + row.output[1] * eps).astype(y.dtype)
-      ring = jax.lax.dynamic_update_index_in_dim(ring, f, row.slot, 0)
+      ring = control.set_row(ring, f, row.slot)
       new = [row.state[j, 0] * y + row.state[j, 1] * a for j in (0, 1)]
       for k in range(memory):
         new = [v + row.history[j, k] * ring[k] for j, v in enumerate(new)]
@@ -340,7 +344,7 @@ def _add_noise(key, index, tag, trees, scales, given):
       for x, scale in zip(trees, scales, strict=True)
     )
 
-  return jax.lax.cond(jnp.any(scales != 0), add, lambda trees: trees, trees)
+  return control.cond(jnp.any(scales != 0), add, lambda trees: trees, trees)
 
 
 @checks.door
@@ -437,7 +441,7 @@ def sample(
     if not donate:  # a look at it would keep the buffer
       agreement.check_start(x, known, tableau.t[0])
     scale, law = 1.0, None
-  index = checked_index(index, tree.batch_size(x))
+  index = checked_index(index, x)
   draws = _checked_draws(noise, x, tableau)
   given = jax.tree.leaves((key, x, tableau, draws))
   traced = not all(map(checks.concrete, given))
@@ -450,6 +454,8 @@ def sample(
   length = _checked_length(length, tableau.nfe)
   arrays, static = tree.partition((model, collect))
   shape = x if isinstance(x, jax.ShapeDtypeStruct) else None
+  if sharding is not None and not traced:
+    x, index = _laid_out(x, index, sharding)
   start = scale if shape is not None else x
   program = _donating if donate and shape is None else _program
   with _progress_bar(tableau.nfe if length is None else length, progress):
@@ -476,14 +482,33 @@ def sample(
   return result if collect is None else (result, kept)
 
 
-def checked_index(index: Any, size: int) -> jax.Array:
-  """Returns the samples' indices i32[size]; 0, 1, ... for None.
+def _laid_out(x, index, sharding):
+  """Returns x and its index on the devices of an Explicit mesh.
+
+  A program finds there by its arguments; those of an Auto mesh are found by
+  what constrains them.
+  """
+  if not control.is_explicit(sharding):
+    return x, index
+  batch = jax.NamedSharding(sharding.mesh, jax.P(*sharding.spec[:1]))
+  if not isinstance(x, jax.ShapeDtypeStruct):
+    x = jax.device_put(x, sharding)
+  return x, jax.device_put(index, batch)
+
+
+def checked_index(index: Any, x: PyTree) -> jax.Array:
+  """Returns the indices of x's samples, i32[batch], laid out as x is.
+
+  None is 0, 1, ..., counted through the whole batch inside `shard_map`.
 
   Raises:
     TypeError: for indices that are no integers.
     ValueError: if there is not one for each sample.
   """
-  index = jnp.arange(size) if index is None else jnp.asarray(index)
+  size = tree.batch_size(x)
+  if index is None:
+    return control.numbers(x)
+  index = jnp.asarray(index)
   if not jnp.issubdtype(index.dtype, jnp.integer):
     raise TypeError(f"index numbers the samples, got dtype {index.dtype}")
   if index.shape != (size,):
@@ -491,7 +516,7 @@ def checked_index(index: Any, size: int) -> jax.Array:
       f"index must give every sample its number, shape ({size},), got"
       f" {index.shape}"
     )
-  return index
+  return control.numbers(x, index)
 
 
 def raise_nonfinite(
@@ -579,7 +604,8 @@ def _sample(
     x = x * initial_noise(key, noise, shape, index)
   key = stream(key)
   if sharding is not None:
-    x = jax.lax.with_sharding_constraint(x, sharding)
+    x = control.constrain(x, sharding)
+    index = control.numbers(x, index)
   state = initial_state(x, tableau.memory)
   rows = rows_of(tableau, jnp.result_type(*jax.tree.leaves(state.y)))
   rows = rows._replace(draws=draws)

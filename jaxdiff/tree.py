@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import control
+
 PyTree = Any
 
 
@@ -84,7 +86,8 @@ def normal(key: jax.Array, like: PyTree, index: Any = None) -> PyTree:
   Args:
     key: PRNG key.
     like: tree of arrays or ShapeDtypeStructs, each [batch, ...].
-    index: i32[batch], the samples' indices; 0, 1, ... by default.
+    index: i32[batch], the samples' indices; 0, 1, ... by default, counted
+      through the whole batch inside `shard_map`.
 
   Returns:
     A tree like `like`; drawn in float32 (or wider), then cast.
@@ -95,7 +98,7 @@ def normal(key: jax.Array, like: PyTree, index: Any = None) -> PyTree:
   """
   leaves, treedef = jax.tree.flatten(like)
   size = batch_size(like)
-  index = jnp.arange(size) if index is None else jnp.asarray(index)
+  index = control.numbers(like, index)
   if index.shape != (size,):
     raise ValueError(
       f"index must give every sample its number, shape ({size},), got"

@@ -299,7 +299,7 @@ def test_implicit_score_options_are_checked():
 def test_data_initialization_draws_training_points_by_index():
   data = np.random.default_rng(0).standard_normal((40, 3))
   x = samplers.data_init(KEY, data, 3000)
-  assert np.max(metrics.nearest_distance(x, np.float32(data))) == 0.0
+  assert np.max(metrics.nearest_distance(x, data.astype(x.dtype))) == 0.0
   counts = np.unique(np.asarray(x)[:, 0], return_counts=True)[1]
   assert len(counts) == 40 and counts.max() < 130  # uniform: 75 +- 9
   part = samplers.data_init(KEY, data, 2, index=jnp.asarray([7, 9]))

@@ -446,7 +446,7 @@ def test_backward_simulation_asks_at_every_call_of_the_sampler(name):
   np.testing.assert_allclose(x, np.ones((64, 2)), rtol=1e-4)
   assert len(seen) == 3
   assert set(np.asarray(seen[-1]).tolist()) == set(
-    grid[:-1].astype(np.float32).tolist()
+    grid[:-1].astype(seen[-1].dtype).tolist()
   )
   generate = distillation.generators.backward_simulation(
     process, grid, last=True

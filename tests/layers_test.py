@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Lowest first; units of one line do not know each other. A layer of the
 # diagram may be two lines here, where one of its modules builds on others.
 LAYERS = [
-  ("0a", {"checks"}),
+  ("0a", {"checks", "control"}),
   (
     "0",
     {

@@ -261,8 +261,9 @@ def test_kernels_are_held_in_int8(case, small):
     if leaf.dtype == jnp.int8
   )
   whole = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+  (word,) = {leaf.dtype.itemsize for leaf in jax.tree.leaves(model.params)}
   size = quantization.size_in_bytes
-  assert size(small.params["params"]) == 4 * (whole - kernels) + kernels
+  assert size(small.params["params"]) == word * (whole - kernels) + kernels
 
 
 def test_one_dense_layer_in_integers_equals_the_float_path_to_rounding():

@@ -501,7 +501,7 @@ def test_constant_control_is_dmd_with_regression_bitwise():
     teacher, student, t=1.0, control=control, **shared
   )
   generate = restored_at(1.0)
-  part = (control.low, np.float32(control.far))
+  part = (control.low, jnp.result_type(float).type(control.far))
   times = losses.times.uniform_log_snr(EDM, part=part)
   plain = distillation.dmd(
     teacher, student, generator=generate, times=times, **shared

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import oracles
 
 _dot = functools.partial(jnp.einsum, precision="highest")
@@ -90,7 +91,7 @@ def _fit(key, x, components, steps, regularization):
     centres,
     jnp.broadcast_to(whole / components, (components, d, d)),
   )
-  fit, _ = jax.lax.scan(step, start, None, length=steps)
+  fit, _ = control.scan(step, start, None, length=steps)
   return fit, jnp.mean(jax.nn.logsumexp(_log_joint(fit, x), axis=1))
 
 
@@ -117,4 +118,4 @@ def _plus_plus(key, x, components):
     )
     return centres.at[k].set(x[pick])
 
-  return jax.lax.fori_loop(1, components, add, centres)
+  return control.fori_loop(1, components, add, centres)

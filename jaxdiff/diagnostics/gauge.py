@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import jacobians
 from jaxdiff import numerics
 from jaxdiff import tree
@@ -183,7 +184,7 @@ def project(
       return (optax.apply_updates(params, changes), state), None
 
     carry = (params, optimizer.init(params))
-    (params, _), _ = jax.lax.scan(step, carry, jnp.arange(steps))
+    (params, _), _ = control.scan(step, carry, jnp.arange(steps))
     x = draw(jax.random.fold_in(key, steps), 8 * batch_size)
     whole, part = field(x), gradient(params, x)
     dot = lambda a, b: jnp.mean(jnp.sum((a * b).reshape(len(x), -1), axis=1))

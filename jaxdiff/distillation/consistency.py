@@ -39,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import modules
 from jaxdiff import tree
 from jaxdiff.distillation import generators
@@ -77,7 +78,7 @@ def training_loss(
   def loss(key, params, nets, batch):
     pair_key, noise_key, dropout_key = jax.random.split(key, 3)
     x0, labels = batch["image"], generators.label(batch)
-    t, s = pairs(pair_key, x0.shape[0], nets["step"])
+    t, s = control.own_rows(lambda n: pairs(pair_key, n, nets["step"]), x0)
     # one key for both: they lie on one straight path from x0 to eps
     x, y = (
       process.perturb(noise_key, x0, v, batch.get("index"))[0] for v in (t, s)

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import training
 from jaxdiff.distillation import consistency
 from jaxdiff.distillation import generators
@@ -64,7 +65,9 @@ def consistency_distillation(
   def loss(key, params, nets, batch):
     place_key, noise_key, dropout_key = jax.random.split(key, 3)
     x0, labels = batch["image"], generators.label(batch)
-    i = jax.random.randint(place_key, x0.shape[:1], 0, len(grid) - 1)
+    i = control.own_rows(
+      lambda n: jax.random.randint(place_key, (n,), 0, len(grid) - 1), x0
+    )
     t, s = (teacher_steps.at(grid, j, x0.dtype) for j in (i, i + 1))
     x, _ = process.perturb(noise_key, x0, t, batch.get("index"))
     y = teacher_steps.walk(nets["teacher"], steps, x, i, 1, labels)

@@ -39,6 +39,7 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff.distillation import consistency
@@ -126,7 +127,9 @@ def ctm(
     x0 = batch["image"]
     odds = jnp.log(jnp.arange(1.0, max_steps + 1.0))
     h = 1 + jax.random.categorical(h_key, odds) if max_steps > 1 else 1
-    i = jax.random.randint(i_key, x0.shape[:1], 0, n - h + 1)
+    i = control.own_rows(
+      lambda rows: jax.random.randint(i_key, (rows,), 0, n - h + 1), x0
+    )
     j = jnp.full_like(i, n)
     if until == "uniform":
       j = jax.random.randint(j_key, i.shape, i + h, n + 1)

@@ -42,6 +42,7 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
@@ -173,7 +174,7 @@ def diffusion_ratio(times: Any, weighting: Any = "edm") -> Ratio:
   def ratio(key, model, reference, batch):
     time_key, noise_key = jax.random.split(key)
     x0 = batch["image"]
-    t = times(time_key, len(x0))
+    t = control.own_rows(lambda n: times(time_key, n), x0)
     x, eps = model.process.perturb(noise_key, x0, t, batch.get("index"))
     labels = generators.label(batch)
 

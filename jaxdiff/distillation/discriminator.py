@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import modules
 from jaxdiff.distillation import generators
 
@@ -135,7 +136,7 @@ def logits(
     times: a sampler of `losses.times`.
   """
   time_key, noise_key = jax.random.split(key)
-  t = times(time_key, x.shape[0])
+  t = control.own_rows(lambda n: times(time_key, n), x)
   noisy, _ = network.process.perturb(noise_key, x, t, batch.get("index"))
   found = features(network, layer, noisy, t, *generators.label(batch))
   return Head(width).apply({"params": head}, found)

@@ -39,6 +39,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
@@ -187,7 +188,7 @@ def matching(
     batch: labels and index of the samples.
   """
   time_key, noise_key = jax.random.split(key)
-  t = times(time_key, x.shape[0])
+  t = control.own_rows(lambda n: times(time_key, n), x)
   clean = jax.lax.stop_gradient(x)
   x_t, _ = fake.process.perturb(noise_key, clean, t, batch.get("index"))
   labels = generators.label(batch)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import control
 from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
@@ -64,7 +65,7 @@ def noised_data(process: GaussianProcess, times: Any) -> Generator:
   def generate(key, model, batch):
     time_key, noise_key = jax.random.split(key)
     x = batch["image"]
-    t = times(time_key, x.shape[0])
+    t = control.own_rows(lambda n: times(time_key, n), x)
     x, _ = process.perturb(noise_key, x, t, batch.get("index"))
     return ask(model, x, t, *label(batch)).x0
 
@@ -92,12 +93,15 @@ def backward_simulation(
   """
   times = np.asarray(grid, np.float64)[:-1]
   n = len(times)
-  alpha, sigma = process.alpha(times), process.sigma(times)
+  # Python numbers: NumPy's would make 64 bits of 32, where JAX has them
+  alpha, sigma = process.alpha(times).tolist(), process.sigma(times).tolist()
 
   def generate(key, model, batch):
     keys = jax.random.split(key, n + 1)
-    size = batch["image"].shape[0]
-    stop = jax.random.randint(keys[n], (size,), n - 1 if last else 0, n)
+    least = n - 1 if last else 0
+    stop = control.own_rows(
+      lambda m: jax.random.randint(keys[n], (m,), least, n), batch["image"]
+    )
     x = sigma[0] * noise(keys[0], batch, process)
     for i in range(1, n):
       x0 = jax.lax.stop_gradient(ask(model, x, times[i - 1], *label(batch)).x0)

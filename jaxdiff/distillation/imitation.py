@@ -13,6 +13,7 @@ import jax
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff.distillation import generators
@@ -47,7 +48,7 @@ def imitation(
   def loss(key, params, nets, batch):
     time_key, noise_key = jax.random.split(key)
     x0 = batch["image"]
-    t = times(time_key, x0.shape[0])
+    t = control.own_rows(lambda n: times(time_key, n), x0)
     x, _ = process.perturb(noise_key, x0, t, batch.get("index"))
     labels = generators.label(batch)
     aim = ask(nets["teacher"], x, t, *labels)

@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
@@ -80,7 +81,7 @@ def matching(
     objective: objective(x0, teacher_x0, fake_x0, lam) -> f[batch].
   """
   time_key, noise_key = jax.random.split(key)
-  t = times(time_key, x0.shape[0])
+  t = control.own_rows(lambda n: times(time_key, n), x0)
   x_t, _ = fake.process.perturb(noise_key, x0, t, batch.get("index"))
   labels = generators.label(batch)
   teacher_x0, fake_x0 = (

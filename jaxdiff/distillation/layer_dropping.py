@@ -32,6 +32,7 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import denoisers
 from jaxdiff import losses
 from jaxdiff import networks
@@ -209,7 +210,7 @@ class Compiled:
       lambda student, *args, m=m: at_budget(student, m)(*args)
       for m in module.budgets
     ]
-    return jax.lax.switch(
+    return control.switch(
       dropping.place(c, module.edges), programs, self.student, x, t, label
     )
 
@@ -224,7 +225,7 @@ def _noised(key, process, times, batch):
   """Returns (x0, x_t, eps, t, labels) of a batch."""
   time_key, noise_key = jax.random.split(key)
   x0 = batch["image"]
-  t = times(time_key, x0.shape[0])
+  t = control.own_rows(lambda n: times(time_key, n), x0)
   x, eps = process.perturb(noise_key, x0, t, batch.get("index"))
   return x0, x, eps, t, generators.label(batch)
 

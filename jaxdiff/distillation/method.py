@@ -104,6 +104,7 @@ def make_update(
   *,
   averages: tuple[emas.Profile, ...] = (),
   shardings: tuple[PyTree, PyTree] | None = None,
+  axis_name: str | None = None,
 ) -> alternating.Update:
   """Returns update(state, batch) -> (state, metrics), one jitted program.
 
@@ -118,6 +119,7 @@ def make_update(
     remember=method.remember,
     prepare=data.scaled,  # bytes become numbers on the device
     shardings=shardings,
+    axis_name=axis_name,
   )
 
 

@@ -41,6 +41,7 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import numerics
 from jaxdiff import training
@@ -132,7 +133,7 @@ def phased_dmd(
     if each > 1:
       last += jax.random.randint(jax.random.fold_in(key, 1), (), 0, each)
     start = scale * generators.noise(key, batch, process)
-    x = jax.lax.fori_loop(0, last, step, start)
+    x = control.fori_loop(0, last, step, start)
     predicted = own(params, k)(x, when[last], *labels)
     end = when[(k + 1) * each]
     return jump(process, predicted, x, when[last], end), predicted.x0, end
@@ -150,7 +151,7 @@ def phased_dmd(
     time_key, noise_key = jax.random.split(match_key)
     k = now(nets["step"])
     x, x0, s = roll_out(draw_key, params, nets["ema"], k, batch)
-    t = draw_times(time_key, len(x), k)
+    t = control.own_rows(lambda n: draw_times(time_key, n, k), x)
     made = jax.lax.stop_gradient(x)
     e = process.noise.draw(noise_key, made, batch.get("index"))
     x_t = further(process, made, e, s, t)
@@ -169,7 +170,7 @@ def phased_dmd(
     k = now(nets["step"])
     x, _, s = roll_out(draw_key, nets["student"], nets["ema"], k, batch)
     x = jax.lax.stop_gradient(x)
-    t = draw_times(time_key, len(x), k)
+    t = control.own_rows(lambda n: draw_times(time_key, n, k), x)
     e = process.noise.draw(noise_key, x)
     x_t = further(process, x, e, s, t)
     aim = unbiased(process, x, e, s, t)

@@ -31,6 +31,7 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import grids
 from jaxdiff import losses
 from jaxdiff import numerics
@@ -99,7 +100,10 @@ def progressive(
     x0, labels = batch["image"], generators.label(batch)
     past = jnp.minimum(nets["step"] // updates, rounds - 1)
     stride = 2**past
-    i = jax.random.randint(place_key, x0.shape[:1], 0, n // (2 * stride))
+    i = control.own_rows(
+      lambda rows: jax.random.randint(place_key, (rows,), 0, n // (2 * stride)),
+      x0,
+    )
     t, m, s = (
       teacher_steps.at(grid, (2 * i + k) * stride, x0.dtype) for k in range(3)
     )
@@ -110,7 +114,7 @@ def progressive(
       return jumps.jump(process, ask(model, x_m, m, *labels), x_m, m, s)
 
     last = with_params(student, nets["memory"]["teacher"])
-    x_s = jax.lax.cond(
+    x_s = control.cond(
       past == 0, lambda: two_steps(nets["teacher"]), lambda: two_steps(last)
     )
     aim = solved(process, x, x_s, t, s)

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
@@ -133,7 +134,7 @@ def rcm(
       match = lambda p: matching(jax.random.fold_in(key, 2), p, nets, batch)
       kept = jax.eval_shape(match, params)
       rest = lambda p: jnp.zeros(kept.shape, kept.dtype)
-      other = jax.lax.cond(nets["step"] >= warmup, match, rest, params)
+      other = control.cond(nets["step"] >= warmup, match, rest, params)
       value = value + dmd_weight * other
       metrics = metrics | dict(dmd=other)
     return value, metrics
@@ -202,7 +203,7 @@ def random_simulation(
     first = generators.noise(own, batch, process)
     t = jnp.full((size,), process.t_max, tree.compute_dtype(first.dtype))
     x = (process.sigma(process.t_max) * first).astype(first.dtype)
-    x, t = jax.lax.fori_loop(0, n, further, (x, t))
+    x, t = control.fori_loop(0, n, further, (x, t))
     return ask(model, x, t, *labels).x0
 
   return generate

@@ -28,6 +28,7 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -90,7 +91,7 @@ def reflow(
       start, x0 = ends(keys[0], nets["teacher"], process, table, batch)
     x0 = jax.lax.stop_gradient(x0)
     data = line(process, start, x0)
-    t = times(keys[1], x0.shape[0])
+    t = control.own_rows(lambda n: times(keys[1], n), x0)
     alpha, sigma = (
       tree.expand(f(t), x0) for f in (process.alpha, process.sigma)
     )

@@ -36,6 +36,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import predictions
 from jaxdiff import training
@@ -135,7 +136,7 @@ def tangent_errors(
   def errors(key, params, nets, batch):
     time_key, noise_key = jax.random.split(key)
     x0 = batch["image"]
-    t = times(time_key, x0.shape[0])
+    t = control.own_rows(lambda n: times(time_key, n), x0)
     trigflow.floating(t, "a time of training")
     x, eps = process.perturb(noise_key, x0, t, batch.get("index"))
     labels = generators.label(batch)

@@ -34,6 +34,7 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import training
 from jaxdiff import tree
 from jaxdiff.distillation import generators
@@ -211,7 +212,7 @@ def score_loss(
       return jnp.mean(tree.squared_norm(jax.grad(total)(x)))
 
     rest = lambda: jnp.zeros((), value.dtype)
-    value = value + 0.5 * r1 * jax.lax.cond(r1 > 0, penalty, rest)
+    value = value + 0.5 * r1 * control.cond(r1 > 0, penalty, rest)
   return value, metrics
 
 
@@ -234,7 +235,9 @@ def noised(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns (x_t, t, eps) of samples at random levels."""
   level_key, noise_key = jax.random.split(key)
-  n = jax.random.randint(level_key, x0.shape[:1], 0, len(levels))
+  n = control.own_rows(
+    lambda n: jax.random.randint(level_key, (n,), 0, len(levels)), x0
+  )
   t = jnp.asarray(levels, x0.dtype)[n]
   x, eps = score.process.perturb(noise_key, x0, t, batch.get("index"))
   return x, t, eps

@@ -44,6 +44,7 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import grids
 from jaxdiff import losses
 from jaxdiff import training
@@ -156,13 +157,17 @@ def sign(
       return matching(keys[1], y, nets["teacher"], other, times, batch)
 
     def constant():
-      n = jax.random.randint(keys[2], x.shape[:1], 0, flow_steps)
+      n = control.own_rows(
+        lambda m: jax.random.randint(keys[2], (m,), 0, flow_steps), x
+      )
       ends = (jnp.asarray(v, x.dtype)[n] for v in (nodes[:-1], nodes[1:]))
       start, end = flow(keys[3], nets["teacher"], process, *ends, batch)
       return distance(f(start), jax.lax.stop_gradient(bound(nets["ema"])(end)))
 
     def local():
-      sigma = denoise_sigma * jax.random.uniform(keys[4], x.shape[:1], x.dtype)
+      sigma = denoise_sigma * control.own_rows(
+        lambda n: jax.random.uniform(keys[4], (n,), x.dtype), x
+      )
       noise = generators.noise(keys[5], batch, student.process)
       return distance(f(x + tree.expand(sigma, x) * noise), x)
 

@@ -35,11 +35,13 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
+from jaxdiff import tree
 from jaxdiff.distillation import generators
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.students import with_params
@@ -186,14 +188,18 @@ def restore(
     grid = np.asarray([process.t_max, process.t_zero])
   table = solvers.ddim(process, grid)
   bound = denoisers.with_label(model, y)
-  r = sampling.sample(key, bound, table, y.shape, process=process)
+  # in the dtype of the images, not in the widest that JAX has
+  like = jax.ShapeDtypeStruct(y.shape, tree.compute_dtype(y.dtype))
+  noise = sampling.initial_noise(key, process.noise, like, control.numbers(y))
+  start = float(process.sigma(grid[0])) * noise
+  r = sampling.sample(key, bound, table, start)
   return y + r.astype(y.dtype)
 
 
 def _rollout(teacher, table, x, labels):
   """Returns where the teacher's table ends, without gradients."""
   guide = lambda x, t: teacher(x, t, *labels)
-  advance = sampling.table_advance(guide, jnp.arange(len(x)))
+  advance = sampling.table_advance(guide, control.numbers(x))
   state = sampling.initial_state(x, table.memory)
   rows = sampling.rows_of(table, state.y.dtype)
   # deterministic: the key is not used

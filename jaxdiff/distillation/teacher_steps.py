@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import control
 from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -115,4 +116,4 @@ def walk(
 
   if isinstance(count, int) and count == 1:
     return step(0, x)
-  return jax.lax.fori_loop(0, count, step, x)
+  return control.fori_loop(0, count, step, x)

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
@@ -51,8 +52,9 @@ class CFG:
         f"a guidance scale is one number, or one for each of the {size}"
         f" samples; got shape {scale.shape}"
       )
+    laid = lambda leaf: control.along_batch(leaf, x)
     both = lambda one, other: jax.tree.map(
-      lambda u, v: jnp.concatenate([u, v]), one, other
+      lambda u, v: jnp.concatenate([laid(u), laid(v)]), one, other
     )
     t = jnp.concatenate([t, t]) if jnp.ndim(t) else t
     pair = ask(self.model, both(x, x), t, both(label, null))
@@ -152,7 +154,7 @@ def guided(model: Any, *, null: Any, scale: Any) -> Guided:
     scale: scalar or [batch]; 1.0 is conditional, 0.0 unconditional.
   """
   _check(model, scale, null=null)
-  return Guided(model, null, jnp.asarray(scale, jnp.float32))
+  return Guided(model, null, jnp.asarray(scale, jnp.result_type(float)))
 
 
 @checks.door
@@ -173,7 +175,7 @@ def cfg(model: Any, *, label: Any, null: Any, scale: Any) -> CFG:
   """
   _check(model, scale, label=label, null=null)
   # an array, not a Python number: both would be programs of their own
-  scale = jnp.asarray(scale, jnp.float32)
+  scale = jnp.asarray(scale, jnp.result_type(float))
   return CFG(model, jax.tree.map(jnp.asarray, label), null, scale)
 
 

@@ -100,5 +100,5 @@ def classifier_guided(
       f" log p(y | x) second, got {type(log_prob).__name__}"
     )
   checks.scale(scale)
-  scale = jnp.asarray(scale, jnp.float32)
+  scale = jnp.asarray(scale, jnp.result_type(float))
   return ClassifierGuided(model, log_prob, scale, process=process)

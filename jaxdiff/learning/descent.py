@@ -33,6 +33,7 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.learning import teacher
@@ -174,7 +175,7 @@ def descend(
 
     z = jnp.zeros_like(theta)
     carry = (z, optimizer.init(z), z)
-    (_, _, mean), _ = jax.lax.scan(step, carry, (jnp.arange(len(rates)), rates))
+    (_, _, mean), _ = control.scan(step, carry, (jnp.arange(len(rates)), rates))
     return theta + metric @ (mean / (len(rates) - len(rates) // 2))
 
   def rmse(theta):

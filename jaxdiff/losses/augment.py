@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy import ndimage
 
+from jaxdiff import control
+
 
 @dataclasses.dataclass(frozen=True)
 class Mirror:
@@ -35,7 +37,9 @@ class Mirror:
     self, key: jax.Array, images: jax.Array
   ) -> tuple[jax.Array, None]:
     """Returns the images f[batch, h, w, c], and None."""
-    flip = jax.random.bernoulli(key, 0.5, images.shape[:1])
+    flip = control.own_rows(
+      lambda n: jax.random.bernoulli(key, 0.5, (n,)), images
+    )
     return _where(flip, images[:, :, ::-1], images), None
 
 
@@ -65,7 +69,7 @@ class Geometric:
     self, key: jax.Array, images: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Returns the images f[batch, h, w, c] and what was done, f[batch, 9]."""
-    keys = jax.random.split(key, images.shape[0])
+    keys = control.own_rows(lambda n: jax.random.split(key, n), images)
     told, inverse = jax.vmap(self._draw)(keys)
     images = _where(told[:, 0] > 0, images[:, :, ::-1], images)
     images = _where(told[:, 1] > 0, images[:, ::-1], images)

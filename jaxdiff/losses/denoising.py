@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import modules
 from jaxdiff import predictions
 from jaxdiff import tree
@@ -138,7 +139,7 @@ def denoising(
     options = dict(key=dropout_key) if dropout else {}
     if augment is not None and not augment_noisy:
       x0, options["augment"] = augment(augment_key, x0)
-    t = times(time_key, x0.shape[0])
+    t = control.own_rows(lambda n: times(time_key, n), x0)
     x, eps = process.perturb(noise_key, x0, t)
     if augment is not None and augment_noisy:
       # one key for all three: each is changed in the same way
@@ -266,7 +267,9 @@ def dropped_labels(
       " i32[batch]; pass num_classes=0 to train without labels"
     )
   label = jnp.asarray(batch["label"])
-  drop = jax.random.uniform(key, label.shape[:1]) < dropout
+  drop = (
+    control.own_rows(lambda n: jax.random.uniform(key, (n,)), label) < dropout
+  )
   if jnp.issubdtype(label.dtype, jnp.floating):
     return jnp.where(tree.expand(drop, label), 0.0, label)
   return jnp.where(drop, num_classes, label)

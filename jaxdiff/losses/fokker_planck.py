@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import jacobians
 from jaxdiff import tree
 from jaxdiff.losses import times as times_lib
@@ -85,7 +86,7 @@ def fokker_planck(
     x0 = images(batch)
     keys = jax.random.split(key, 5)
     u = lambda x, t: potential(params, x, t)
-    t = times(keys[0], len(x0))
+    t = control.own_rows(lambda n: times(keys[0], n), x0)
     x, eps = process.perturb(keys[1], x0, t)
     sigma = tree.expand(process.sigma(t), x)
     square = (sigma * gradient(u, x, t) + eps) ** 2

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff.losses import times as times_lib
 
 PyTree = Any
@@ -38,7 +39,7 @@ def hybrid(model: Any, *, times: times_lib.Times | None = None) -> Loss:
       raise ValueError('a batch is a dict with "image" f[batch, ...]')
     x0 = jnp.asarray(batch["image"])
     time_key, noise_key = jax.random.split(key)
-    t = times(time_key, x0.shape[0])
+    t = control.own_rows(lambda n: times(time_key, n), x0)
     state, eps = process.perturb(noise_key, x0, t)
     answer = dataclasses.replace(model, params=params)(state, t)
     value = jnp.mean((answer - eps) ** 2)

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import tree
 from jaxdiff.losses import times as times_lib
 from jaxdiff.processes import Interpolant
@@ -72,7 +73,7 @@ def interpolant(
   def loss(key: jax.Array, params: PyTree, batch: dict):
     x0, x1 = _ends(bridge, batch)
     time_key, noise_key = jax.random.split(key)
-    t = times(time_key, x1.shape[0])
+    t = control.own_rows(lambda n: times(time_key, n), x1)
     z = tree.normal(noise_key, x1)
     own = dataclasses.replace(model, params=params)
     terms = _terms(own, bridge, t, x0, x1, z)
@@ -139,7 +140,7 @@ def errors(
   """
   x0, x1 = _ends(bridge, batch)
   time_key, noise_key = jax.random.split(key)
-  t = times_lib.uniform(bridge)(time_key, x1.shape[0])
+  t = control.own_rows(lambda n: times_lib.uniform(bridge)(time_key, n), x1)
   z = tree.normal(noise_key, x1)
   x = bridge.interpolate(t, x0, x1, z)
   v, eta = (a - b for a, b in zip(model(x, t), reference(x, t), strict=True))
@@ -195,7 +196,7 @@ def schroedinger(
   """
   x0, x1 = _ends(bridge, batch)
   time_key, noise_key = jax.random.split(key)
-  t = times_lib.uniform(bridge)(time_key, x1.shape[0])
+  t = control.own_rows(lambda n: times_lib.uniform(bridge)(time_key, n), x1)
   noise = tree.normal(noise_key, x1)
   weight = bridge.gamma_dot(t) - diffusion / bridge.gamma(t)
   path = bridge.path_velocity(t, x0, x1)

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import tree
 
 PyTree = Any
@@ -41,7 +42,9 @@ def noise_classifier(
   def loss(key: jax.Array, params: PyTree, batch: Any):
     x0 = jnp.asarray(batch["image"] if isinstance(batch, dict) else batch)
     level_key, noise_key = jax.random.split(key)
-    level = jax.random.randint(level_key, x0.shape[:1], 0, len(log_levels))
+    level = control.own_rows(
+      lambda n: jax.random.randint(level_key, (n,), 0, len(log_levels)), x0
+    )
     logs = jnp.asarray(log_levels, tree.compute_dtype(x0.dtype))
     sigma = tree.expand(jnp.exp(logs)[level], x0)
     logits = apply(params, x0 + sigma * tree.normal(noise_key, x0))

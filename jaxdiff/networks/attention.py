@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import tree
 
 IMPLEMENTATIONS = ("xla", "cudnn", "blocks", "cudnn_jvp")
@@ -102,7 +103,7 @@ def _tangent(kernel, block, primals, tangents):
   wide = tree.compute_dtype(q.dtype)
   carry = jnp.zeros(out.shape, wide), jnp.zeros(log_sum.shape, wide)
   blocks = _blocks(block, k, v, dk, dv)
-  (near, total), _ = jax.lax.scan(add, carry, blocks)
+  (near, total), _ = control.scan(add, carry, blocks)
   total = jnp.swapaxes(total, 1, 2)[..., None]
   return out, (near - total * out.astype(wide)).astype(out.dtype)
 
@@ -128,7 +129,7 @@ def _forward(q, k, v, block):
     jnp.full(rows, -jnp.inf, wide),
     jnp.zeros(rows, wide),
   )
-  (out, top, total), _ = jax.lax.scan(add, carry, _blocks(block, k, v))
+  (out, top, total), _ = control.scan(add, carry, _blocks(block, k, v))
   out = out / jnp.swapaxes(total, 1, 2)[..., None]
   return out.astype(q.dtype), top + jnp.log(total)
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import numerics
 from jaxdiff import tree
 from jaxdiff.predictions import Prediction
@@ -142,7 +143,7 @@ class LowRankGaussian:
       return jnp.where(hit, one(single, flat), out), None
 
     start = jnp.zeros(shape.shape, shape.dtype)
-    return jax.lax.scan(add, start, (jnp.arange(self.classes), own))[0]
+    return control.scan(add, start, (jnp.arange(self.classes), own))[0]
 
 
 @checks.door

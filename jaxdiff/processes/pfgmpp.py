@@ -33,6 +33,7 @@ import numpy as np
 from jax.scipy import special
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import tree
 from jaxdiff.processes import schedules
 from jaxdiff.processes.gaussian import GaussianProcess
@@ -60,8 +61,7 @@ class StudentT:
     divides it by the root of one gamma variate, shared by all of its leaves.
     """
     z = tree.normal(key, like, index)
-    size = tree.batch_size(like)
-    index = jnp.arange(size) if index is None else jnp.asarray(index)
+    index = control.numbers(like, index)
     half = 0.5 * self.aug_dim
     if checks.concrete(half):  # beyond, the root is 1 and float32 infinite
       half = min(half, 1e30)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 
 _AT_ONCE = 8  # candidate ranges that are tried together
 _CHANNELS = 32  # output channels whose ranges are searched in one program
@@ -90,7 +91,8 @@ def for_range(
     low: smallest integer, of `limits`.
     high: largest integer.
   """
-  minimum, maximum = jnp.minimum(minimum, 0.0), jnp.maximum(maximum, 0.0)
+  minimum = jnp.minimum(jnp.asarray(minimum, jnp.float32), 0.0)
+  maximum = jnp.maximum(jnp.asarray(maximum, jnp.float32), 0.0)
   tiny = jnp.finfo(jnp.float32).tiny
   scale = jnp.maximum((maximum - minimum) / (high - low), tiny)
   zero = jnp.clip(jnp.round(low - minimum / scale), low, high)
@@ -148,8 +150,8 @@ def _search(x, low, high, p, symmetric, candidates):
     ends = best(lambda c: (ends[0], ends[1] * c), near)
     return ends, None
 
-  widths = jnp.asarray([1.0, 0.3, 0.1])
-  ends, _ = jax.lax.scan(refine, ends, widths)
+  widths = jnp.asarray([1.0, 0.3, 0.1], x.dtype)
+  ends, _ = control.scan(refine, ends, widths)
   return for_range(*ends, low, high)
 
 

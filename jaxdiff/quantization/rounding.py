@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff.quantization import quantizer
 from jaxdiff.quantization.quantizer import Quantizer
 
@@ -96,7 +97,7 @@ def learn_rounding(
       return (optax.apply_updates(v, changes), state), None
 
     carry = (v, optimizer.init(v))
-    return jax.lax.scan(step, carry, jnp.arange(steps))[0][0]
+    return control.scan(step, carry, jnp.arange(steps))[0][0]
 
   up = _gate(learn(start)) > 0.5
   return jnp.clip(floor + up, weight.low, weight.high).astype(jnp.int8)

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import numerics
 from jaxdiff import predictions
 from jaxdiff import sampling
@@ -358,7 +359,7 @@ def _solve(
       lambda f: jnp.zeros((stages, *f.shape), f.dtype).at[0].set(f), c.first
     )
     asked = jnp.any(missing)
-    outputs = jax.lax.fori_loop(jnp.where(asked, 0, 1), stages, stage, outputs)
+    outputs = control.fori_loop(jnp.where(asked, 0, 1), stages, stage, outputs)
     new = combine(carry[-1], weights[-1], c.x, outputs)
     error = error_of(c.x, new, combine(0.0 * h, wrong, c.x, outputs))
     at_place = lambda i: jax.tree.map(lambda f: f[i], outputs)
@@ -414,7 +415,7 @@ def _solve(
     calls=jnp.zeros((), jnp.int32),
     times=jnp.full((keep, *shape), jnp.nan, dtype),
   )
-  c = jax.lax.while_loop(more, body, c)
+  c = control.while_loop(more, body, c)
   each = lambda v: jnp.broadcast_to(v, (size,))
   return Solved(
     x=jax.tree.map(lambda v, o: v.astype(o.dtype), c.x, x),

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.processes.phase_space import CriticallyDamped
@@ -135,8 +136,8 @@ def sample(
         f"the state has dtype {leaf.dtype}; samples are floating point: convert"
         " integer pixels with likelihood.dequantize, or x / 127.5 - 1"
       )
-  size = tree.batch_size(start)
-  index = jnp.arange(size) if index is None else jnp.asarray(index)
+  tree.batch_size(start)
+  index = control.numbers(start, index)
   arrays, static = tree.partition((model, collect))
   end, kept = _program(
     key,
@@ -177,7 +178,7 @@ def _program(key, arrays, steps, start, index, root_mass, *, static, stages):
   model, collect = tree.combine(arrays, static)
   dtype = tree.compute_dtype(jax.tree.leaves(start)[0].dtype)
   steps = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), steps)
-  numbered = (jnp.arange(len(steps.t)), steps)
+  numbered = (jnp.arange(len(steps.t), dtype=jnp.int32), steps)
 
   def advance(key, numbered, state):
     step, row = numbered

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import sampling
 from jaxdiff import tableau as tables
 from jaxdiff import tree
@@ -232,7 +233,7 @@ def dmcmc(
   _check(process, levels, eta, burn_in, skip, outputs, gibbs, finish)
   agreement.check(model, finish, process, "dmcmc")
   batch = tree.batch_size(chain)
-  index = jnp.arange(batch) if index is None else jnp.asarray(index)
+  index = control.numbers(chain, index)
   arrays, static = tree.partition((model, posterior))
   samples, sigma, visited, chain = _program(
     key,

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from jaxdiff import checks
 from jaxdiff import sampling
-from jaxdiff import tree
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 
@@ -54,7 +53,7 @@ def begin(
         " samples are floating point: convert integer pixels with"
         " likelihood.dequantize, or x / 127.5 - 1"
       )
-  index = sampling.checked_index(index, tree.batch_size(like))
+  index = sampling.checked_index(index, like)
   agreement.check_start(x, process, t)
   if like is not x:
     noise = sampling.initial_noise(key, process.noise, like, index)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import fields
 from jaxdiff import sampling
 from jaxdiff import tree
@@ -99,8 +100,8 @@ def log_likelihood(
     rate=interpolant.gamma_dot(table.t),
   )
   x1 = jnp.asarray(x1)
-  size = tree.batch_size(x1)
-  index = jnp.arange(size) if index is None else jnp.asarray(index)
+  tree.batch_size(x1)
+  index = control.numbers(x1, index)
   arrays, static = tree.partition(fields.with_divergence(model, probe))
   x0, change = _program(key, arrays, steps, x1, index, static=static)
   value = log_prob0(x0)
@@ -125,5 +126,5 @@ def _program(key, arrays, steps, x1, index, *, static):
     x = x - row.h * drift + jnp.sqrt(2.0 * row.eps * row.h) * z
     return (x, change + row.h * (divergence + row.eps * score)), None
 
-  start = (x1.astype(dtype), jnp.zeros(x1.shape[:1], dtype))
+  start = (x1.astype(dtype), jnp.zeros_like(x1, dtype, shape=x1.shape[:1]))
   return sampling.run(key, advance, steps, start)[0]

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.predictions import ask
@@ -123,8 +124,8 @@ def langevin(
     FloatingPointError: with check_finite, naming the step and h.
   """
   x = jax.tree.map(jnp.asarray, x)
-  size = tree.batch_size(x)
-  index = jnp.arange(size) if index is None else jnp.asarray(index)
+  tree.batch_size(x)
+  index = control.numbers(x, index)
   if not isinstance(steps, (int, np.integer)) or steps < 0:
     raise ValueError(f"steps is a number of moves, at least 0; got {steps!r}")
   if np.shape(step) not in ((), (steps,)):
@@ -175,7 +176,7 @@ def _langevin(key, arrays, x, h, index, *, static):
   score, log_prob, collect = tree.combine(arrays, static)
   key = jax.random.fold_in(key, _TAG)  # apart from the caller's own draws
   checks.same_structure(jax.eval_shape(score, x), x, "the score", "the state")
-  rows = (jnp.arange(h.shape[0]), h)
+  rows = (jnp.arange(h.shape[0], dtype=jnp.int32), h)
   keep = sampling.both(
     _NOTHING if collect is None else collect, sampling.first_nonfinite
   )
@@ -184,7 +185,7 @@ def _langevin(key, arrays, x, h, index, *, static):
     def advance(key, row, x):
       i, h = row
       x = move(x, score(x), h.astype(_dtype(x)), tree.normal(key, x, index))
-      return x, ChainInfo(i, x, jnp.ones(index.shape, _dtype(x)))
+      return x, ChainInfo(i, x, jnp.ones_like(index, _dtype(x)))
 
     return sampling.run(key, advance, rows, x, collect=keep)
 

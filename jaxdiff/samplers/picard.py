@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import sampling
 from jaxdiff import tableau as tables
 from jaxdiff import tree
@@ -216,7 +217,7 @@ def _parallel(
     answer = ask(jax.vmap(model), old, t[steps])
     c, w = carry[steps], weight[steps]
     o, s = output[steps], scale[steps]
-    z = jax.lax.cond(
+    z = control.cond(
       jnp.any(scale != 0),
       lambda: noise(steps),
       lambda: jax.tree.map(jnp.zeros_like, old),
@@ -269,7 +270,7 @@ def _parallel(
     lambda v: jnp.broadcast_to(v, (window + 1, *v.shape)), start
   )
   c = _Carry(path, zero, zero, zero, jnp.zeros((), jnp.int32))
-  c = jax.lax.while_loop(lambda c: jnp.any(c.first < n), body, c)
+  c = control.while_loop(lambda c: jnp.any(c.first < n), body, c)
   return Parallel(
     x=jax.tree.map(lambda v, o: v[0].astype(o.dtype), c.path, x),
     rounds=c.rounds,

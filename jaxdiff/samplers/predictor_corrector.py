@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import numerics
 from jaxdiff import sampling
 from jaxdiff import tableau as tables
@@ -253,7 +254,7 @@ def _sample(
       y = jax.tree.map(move, y, eps, z)
       return projected(jax.random.fold_in(own, 1), y, row.table.t)
 
-    return jax.lax.fori_loop(0, corrector_steps, step, y)
+    return control.fori_loop(0, corrector_steps, step, y)
 
   def advance(key, row, state):
     def corrected(state):
@@ -261,14 +262,14 @@ def _sample(
       return state._replace(y=y, a=y)
 
     if corrector_steps:
-      state = jax.lax.cond(row.begins, corrected, lambda s: s, state)
+      state = control.cond(row.begins, corrected, lambda s: s, state)
     state, info = predict(key, row.table, state)
 
     def at_end(state):  # from a: of the last row only a is accepted
       y = projected(jax.random.fold_in(key, 3), state.a, row.t_next)
       return state._replace(y=y, a=y)
 
-    state = jax.lax.cond(row.ends, at_end, lambda s: s, state)
+    state = control.cond(row.ends, at_end, lambda s: s, state)
     return state, info._replace(a=state.a)
 
   first = jax.random.fold_in(key, _FIRST)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -248,7 +249,7 @@ def _program(
       new = jax.vmap(one)(at)
     return values.at[i].set(new.astype(dtype))
 
-  return jax.lax.fori_loop(0, chunks, step, jnp.full(shape, jnp.inf, dtype))
+  return control.fori_loop(0, chunks, step, jnp.full(shape, jnp.inf, dtype))
 
 
 def _numbers(index: Any) -> np.ndarray:

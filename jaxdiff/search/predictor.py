@@ -20,6 +20,7 @@ import optax
 from scipy import stats
 
 from jaxdiff import checks
+from jaxdiff import control
 
 Array = Any
 
@@ -111,7 +112,7 @@ def _fit(keys, x, rank, m, *, steps, pairs):
       return (optax.apply_updates(params, updates), state), None
 
     carry = (params, _OPTIMIZER.init(params))
-    return jax.lax.scan(update, carry, jnp.arange(steps))[0][0]
+    return control.scan(update, carry, jnp.arange(steps))[0][0]
 
   return jax.vmap(member)(keys)
 

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff import control
 from jaxdiff import modules
 from jaxdiff import parallel
 from jaxdiff import tree
@@ -155,6 +156,7 @@ def make_update(
   remember: Callable[[Mapping, dict, Nets], Mapping] | None = None,
   prepare: Callable[[Any], Any] | None = None,
   shardings: tuple[PyTree, PyTree] | None = None,
+  axis_name: str | None = None,
 ) -> Update:
   """Returns update(state, batch) -> (state, metrics), jitted, state donated.
 
@@ -177,6 +179,7 @@ def make_update(
     shardings: (of the state, of the batch) on a mesh. If the state is split,
       so are the frozen models, and whatever a loss looks at is gathered for it:
       the batch stays split.
+    axis_name: as in `training.make_update`, for `pmap`.
 
   Raises:
     ValueError: for a name that is taken; if `ema` is outside [0, 1); in the
@@ -202,15 +205,16 @@ def make_update(
   gather = lambda tree: tree
   if shardings is not None:
     everywhere = parallel.replicated(shardings[1].mesh)
-    gather = lambda tree: jax.lax.with_sharding_constraint(tree, everywhere)
+    gather = lambda tree: control.constrain(tree, everywhere)
   prefix = {name: "" if name == main else f"{name}/" for name in players}
 
-  def update(arrays, state: TrainState, batch) -> tuple[TrainState, dict]:
+  def moved(arrays, state: TrainState, batch) -> tuple[TrainState, dict]:
     states.check_averages(state, averages)
     frozen = tree.combine(gather(arrays), static)
     batch = batch if prepare is None else prepare(batch)
     batch = _numbered(batch, shardings)
     key = jax.random.fold_in(state.key, state.step)
+    axes = control.split_axes(batch, state.params, axis_name)
     memory = state.loss_params.get(MEMORY, {}) if len(state.loss_params) else {}
     params = {main: state.params} | {
       n: p for n, p in dict(state.loss_params or {}).items() if n != MEMORY
@@ -234,6 +238,7 @@ def make_update(
         batch,
         state.step,
         gather,
+        axes,
       )
       finite &= jnp.isfinite(said["loss"]) & jnp.isfinite(said["grad_norm"])
       params = params | {name: own}
@@ -263,9 +268,15 @@ def make_update(
     metrics |= dict(
       param_norm=optax.tree.norm(after.params),
       skipped=1.0 - finite.astype(jnp.float32),
-      fault=updates.fault(batch, jnp.stack(leaves)),
+      fault=updates.fault(batch, jnp.stack(leaves), axes),
     )
     return after, metrics
+
+  def update(arrays, state: TrainState, batch) -> tuple[TrainState, dict]:
+    with control.batch_over(axis_name):
+      return control.automatic(
+        moved, arrays, state, batch, batch=batch, like=(state,)
+      )
 
   losses = tuple(f"{prefix[name]}loss" for name in players)
   if shardings is None:
@@ -287,7 +298,7 @@ def make_update(
   return Update(program, jax.device_put(arrays, layout), losses)
 
 
-def _play(player, key, params, opt_state, nets, batch, step, gather):
+def _play(player, key, params, opt_state, nets, batch, step, gather, axes):
   """Returns (params, opt_state, metrics, squared gradients) of one player."""
 
   def move(carry, j):
@@ -295,8 +306,9 @@ def _play(player, key, params, opt_state, nets, batch, step, gather):
     own = jax.random.fold_in(key, j)
     (value, said), grads = jax.value_and_grad(
       lambda p: player.loss(own, gather(p), nets, batch), has_aux=True
-    )(params)
+    )(control.vary(params, axes))
     _no_model_state(said)
+    value, said, grads = updates.whole(value, said, grads, axes)
     grads = emas.start(grads)  # as wide as what the optimizer remembers
     squares = jax.tree.map(updates.square, grads)
     norm = jnp.sqrt(sum(jax.tree.leaves(squares)))
@@ -324,8 +336,8 @@ def _play(player, key, params, opt_state, nets, batch, step, gather):
         kept.append(of_one)
       said, squares = jax.tree.map(lambda *v: jnp.stack(v), *kept)
     else:
-      steps = jnp.arange(player.steps)
-      carry, (said, squares) = jax.lax.scan(move, carry, steps)
+      steps = jnp.arange(player.steps, dtype=jnp.int32)
+      carry, (said, squares) = control.scan(move, carry, steps)
     return carry, (
       averaging.merge(said, empty=0.0),
       jax.tree.map(jnp.sum, squares),
@@ -341,7 +353,7 @@ def _play(player, key, params, opt_state, nets, batch, step, gather):
     return carry, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), kept)
 
   moves = jnp.asarray(player.when(step), bool)
-  (params, opt_state), (said, squares) = jax.lax.cond(moves, play, rest, carry)
+  (params, opt_state), (said, squares) = control.cond(moves, play, rest, carry)
   said = said | dict(moved=moves.astype(jnp.float32))
   return params, opt_state, said, squares
 
@@ -382,9 +394,9 @@ def _numbered(batch, shardings):
   """Returns the batch with an "index", laid out as the batch is."""
   if not isinstance(batch, dict) or "index" in batch or not batch:
     return batch
-  index = jnp.arange(jax.tree.leaves(batch)[0].shape[0])
+  index = control.numbers(batch)
   if shardings is not None:
-    index = jax.lax.with_sharding_constraint(index, shardings[1])
+    index = control.constrain(index, shardings[1])
   return batch | dict(index=index)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 
 PyTree = Any
 
@@ -49,6 +50,6 @@ def maximum_likelihood(
       return (optax.apply_updates(params, changes), state), None
 
     carry = (params, optimizer.init(params))
-    return jax.lax.scan(step, carry, jnp.arange(steps))[0][0]
+    return control.scan(step, carry, jnp.arange(steps))[0][0]
 
   return fit(params, jnp.asarray(x))

@@ -14,6 +14,13 @@ a batch; the loss is called with `modules.Variables` in place of the parameters
 and leaves the new state in its metrics, under "model_state". On a mesh the
 batch is the global one.
 
+The state may lie on a mesh and the batch be split over it, on axes of any kind.
+Inside `shard_map` the gradient and the metrics are those of the whole batch, of
+which every device has a part; inside `pmap`, whose axis no type tells of, they
+are if the axis is named. A loss of one's own draws for the whole batch there as
+well, by `control.own_rows` or by indices: one key is on all devices. A part is
+normalized by itself there, and the statistics kept are the devices' means.
+
 An update whose loss or gradient is not finite changes nothing but the step, and
 says so in the metrics "skipped" and "fault".
 """
@@ -26,6 +33,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff.training import averaging
 from jaxdiff.training import ema as emas
 from jaxdiff.training import state as states
@@ -48,6 +56,7 @@ def make_update(
   accumulate: int = 1,
   project: Callable[[PyTree], PyTree] | None = None,
   shardings: tuple[PyTree, PyTree] | None = None,
+  axis_name: str | None = None,
 ) -> Update:
   """Returns update(state, batch) -> (state, metrics), jitted, state donated.
 
@@ -72,6 +81,8 @@ def make_update(
       `networks.edm2.normalize`.
     shardings: (of the state, of the batch) on a mesh; None leaves everything
       where it is.
+    axis_name: axis that the batch is split over inside `pmap`, or `shard_map`
+      with check_vma=False; without it every device trains by itself there.
 
   Raises:
     ValueError: if ema is outside [0, 1), clip_norm is not positive, or
@@ -91,13 +102,17 @@ def make_update(
     )
   averages = tuple(averages)
 
-  def update(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
+  def moved(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
     states.check_averages(state, averages)
-    key = jax.random.fold_in(state.key, state.step)
     old = states.trained(state.params, state.loss_params)
-    value, metrics, model_state, grads = _gradient(
-      loss, key, old, state, batch, accumulate
-    )
+    axes = control.split_axes(batch, old, axis_name)
+    key = jax.random.fold_in(state.key, state.step)
+    with control.batch_over(axis_name):
+      value, metrics, model_state, grads = _gradient(
+        loss, key, control.vary(old, axes), state, batch, accumulate
+      )
+    value, metrics, grads = whole(value, metrics, grads, axes)
+    model_state = _whole_state(model_state, axes)
     squares = jnp.stack([square(g) for g in jax.tree.leaves(grads)])
     grad_norm = jnp.sqrt(jnp.sum(squares))
     if clip_norm is not None:
@@ -133,9 +148,12 @@ def make_update(
       grad_norm=grad_norm,
       param_norm=jnp.sqrt(sum(map(square, jax.tree.leaves(after.params)))),
       skipped=1.0 - finite.astype(jnp.float32),
-      fault=fault(batch, squares),
+      fault=fault(batch, squares, axes),
     )
     return after, metrics
+
+  def update(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
+    return control.automatic(moved, state, batch, batch=batch, like=(state,))
 
   if shardings is None:
     return jax.jit(update, donate_argnums=0)
@@ -163,6 +181,37 @@ def _average_state(profile, k, old, new):
   return jax.tree.map(
     lambda a, v: emas.average(profile, k, a, v) if real(v) else v, old, new
   )
+
+
+def _whole_state(state, axes):
+  """Returns a model's state of all devices: means of numbers, last counters."""
+  if not axes:
+    return state
+  real = lambda v: jnp.issubdtype(v.dtype, jnp.inexact)
+  last = lambda v: jax.lax.pmax(control.vary(v, axes), axes)
+  return jax.tree.map(
+    lambda v: control.mean_over(v, axes) if real(v) else last(v), state
+  )
+
+
+def whole(
+  value: jax.Array, metrics: dict, grads: PyTree, axes: tuple[str, ...]
+) -> tuple[jax.Array, dict, PyTree]:
+  """Returns (value, metrics, gradient) of a batch of which each has a part.
+
+  Args:
+    value: the loss of this device's part.
+    metrics: of it.
+    grads: its gradient.
+    axes: of the mesh, that the batch is split over; () leaves all as it is.
+  """
+  if not axes:
+    return value, metrics, grads
+  value, grads = control.mean_over((value, grads), axes)
+  parts = control.gathered(metrics, axes)
+  metrics = averaging.merge(parts, empty=0.0)
+  metrics |= {k: v.sum(0) for k, v in parts.items() if k.endswith("_count")}
+  return value, metrics, grads
 
 
 def _gradient(
@@ -211,23 +260,28 @@ def _gradient(
     return (total, model_state), (value, metrics)
 
   zero = jax.tree.map(
-    lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)),
+    lambda p: jnp.zeros_like(p, jnp.promote_types(p.dtype, jnp.float32)),
     params,
   )
   cuts = jax.tree.map(cut, batch)
-  (grads, model_state), (values, metrics) = jax.lax.scan(
-    add, (zero, state.model_state), (jnp.arange(parts), cuts)
+  (grads, model_state), (values, metrics) = control.scan(
+    add,
+    (zero, state.model_state),
+    (jnp.arange(parts, dtype=jnp.int32), cuts),
   )
   metrics = averaging.merge(metrics, empty=0.0)
   return jnp.mean(values), metrics, model_state, grads
 
 
-def fault(batch: Any, squares: jax.Array) -> jax.Array:
+def fault(
+  batch: Any, squares: jax.Array, axes: tuple[str, ...] = ()
+) -> jax.Array:
   """Returns (first bad sample, first bad leaf, number of bad leaves), i32[3].
 
   Args:
     batch: whose samples are looked at.
     squares: f[leaves], the squared norm of every leaf of the gradient.
+    axes: of the mesh, that the batch is split over.
   """
   rows = [
     ~jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1)
@@ -235,7 +289,14 @@ def fault(batch: Any, squares: jax.Array) -> jax.Array:
     if jnp.ndim(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
   ]
   first = lambda bad: jnp.where(bad.any(), jnp.argmax(bad), -1)
-  row = first(sum(rows) > 0) if rows else -1
+  row = first(sum(rows) > 0) if rows else jnp.asarray(-1)
+  if axes:
+    at, parts = control.part(axes)
+    size = jax.tree.leaves(batch)[0].shape[0]
+    none = parts * size
+    row = jnp.where(row < 0, none, row + at * size)
+    row = jax.lax.pmin(control.vary(row, axes), axes)
+    row = jnp.where(row == none, -1, row)
   bad = ~jnp.isfinite(squares)
   return jnp.stack([row, first(bad), bad.sum()]).astype(jnp.int32)
 

@@ -19,12 +19,12 @@ Reference: Shaul et al. (2025), https://arxiv.org/abs/2506.23589, section 2 and
 appendices "Training and sampling algorithms" and "Convergence of DTM".
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdiff import sampling
 from jaxdiff import tree
@@ -46,7 +46,7 @@ def learn(
   start = tree.normal(noise_key, x, index)
   here = tree.expand(tau, x)
   h = _features(model, (1.0 - here) * start + here * x, tau, label)
-  return h, model.split(x - start) / np.hypot(1.0, model.data_std)
+  return h, model.split(x - start) / math.hypot(1.0, model.data_std)
 
 
 def draw(
@@ -68,7 +68,7 @@ def draw(
     h = _features(model, double(x), double(tau), label)
     velocity = kernels.velocity(model, h, guidance)
     y = kernels.flow_sample(key, velocity, tokens, head_steps)
-    return model.join(y) * np.hypot(1.0, model.data_std)
+    return model.join(y) * math.hypot(1.0, model.data_std)
 
   start_key, walk_key = jax.random.split(key)
   return walk(walk_key, kernel, tree.normal(start_key, like), steps)
