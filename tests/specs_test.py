@@ -86,6 +86,18 @@ def test_an_order_is_the_highest_that_the_grid_allows():
     solvers.from_spec("ipndm(order=7)")(EDM, grids.karras(EDM, 9))
 
 
+def test_an_order_below_the_lowest_is_the_solver_s_to_judge():
+  """0 is no corrector for SA-Solver, and an error for every other."""
+  for few in (GRID, grids.karras(EDM, 2, to_zero=True)):
+    same(
+      solvers.from_spec("sa_solver(corrector=0)")(EDM, few),
+      solvers.sa_solver(EDM, few, corrector=0),
+    )
+  for spec in ("ipndm(order=0)", "ipndm(order=-1)", "unipc(order=0)"):
+    with pytest.raises(ValueError, match="defined for orders"):
+      solvers.from_spec(spec)(EDM, GRID)
+
+
 def test_a_solver_of_a_spec_can_be_walked_backwards():
   for spec in ("heun", "ipndm(order=3)", "unipc(order=2, variant=bh1)"):
     name, given = specs.parse(spec)
@@ -127,6 +139,10 @@ def test_a_solver_of_a_spec_can_be_walked_backwards():
     ("unic(order=2)", "unic has no option 'order'"),
     ("ipndm(order=two)", r"ipndm\(order='two'\): order is a whole number"),
     ("ipndm(order=2.5)", "order is a whole number"),
+    ("DDIM", r"no solver 'DDIM'; did you mean ddim\?"),
+    ("ddim\0", "is no solver"),
+    ("ddim(eta={[]: 1})", r"ddim\(eta={\[\]: 1}\): an option is a number"),
+    ("ddim(eta=" + 2000 * "-" + "1)", "is no solver|an option is a number"),
     ("ddim(eta=small)", r"ddim\(eta='small'\): eta is a number"),
     ("ddim(eta=True)", "eta is a number"),
     ("unipc(corrector=1)", "corrector is True or False"),

@@ -54,6 +54,8 @@ _CALLED = {
   "er_sde_3": "er_sde(order=3, phi='sde')",
   "edm": "heun_churn(churn=40)",
 }
+# what `ast` says of text beyond reading: a zero byte, {[]: 1}, too deep a nest
+_UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 _BY_THEMSELVES = ("default", "restart")  # that are not made by `@solver`
 
 
@@ -95,7 +97,7 @@ def parse(spec: str) -> tuple[Callable, dict[str, Any]]:
   """
   try:
     tree = ast.parse(spec.strip(), mode="eval").body
-  except SyntaxError:
+  except _UNREADABLE:
     tree = None
   if not isinstance(tree, ast.Name | ast.Call):
     known = named()
@@ -154,7 +156,7 @@ def bind(solver: Solver, given: dict[str, Any]) -> Solver:
     if isinstance(own.get("statistics"), str):
       own["statistics"] = model_statistics.load(own["statistics"], process)
     for name in _orders(solver, own):
-      own[name] = max(1, min(own[name], steps))
+      own[name] = min(own[name], max(1, steps))  # 0 may mean none
     return build(process, grid, **own)
 
   def bound(process: GaussianProcess, grid: Any) -> tables.Tableau:
@@ -212,7 +214,7 @@ def _parse(tree: ast.expr, spec: str) -> tuple[Callable, dict[str, Any]]:
     if keyword.arg in given:
       raise ValueError(f"solver={spec!r} gives {keyword.arg} twice")
     if keyword.arg in takes and takes[keyword.arg].kind != _REST:
-      given[keyword.arg] = _value(keyword, takes[keyword.arg], name)
+      given[keyword.arg] = _value(keyword, takes[keyword.arg], name, spec)
     else:
       passed_on[keyword.arg] = keyword
   rest = any(p.kind == _REST for p in takes.values())
@@ -228,18 +230,20 @@ def _parse(tree: ast.expr, spec: str) -> tuple[Callable, dict[str, Any]]:
         f"{_near(option, names, ())}; it takes"
         f" {', '.join(names) or 'none'}"
       )
-    given[option] = _value(keyword, further[option], name)
+    given[option] = _value(keyword, further[option], name, spec)
   return solver, given
 
 
 _REST = inspect.Parameter.VAR_KEYWORD
 
 
-def _value(keyword: ast.keyword, parameter: inspect.Parameter, name: str):
+def _value(
+  keyword: ast.keyword, parameter: inspect.Parameter, name: str, spec: str
+):
   """Returns the value of an option, checked against what it is annotated as."""
   node, option = keyword.value, keyword.arg
   if parameter.annotation == Solver and isinstance(node, ast.Name | ast.Call):
-    inner, given = _parse(node, ast.unparse(node))
+    inner, given = _parse(node, spec)
     if not hasattr(inner, "build"):
       raise ValueError(f"{name}({option}={ast.unparse(node)}) brings a grid")
     return bind(inner, given) if given else inner
@@ -248,10 +252,11 @@ def _value(keyword: ast.keyword, parameter: inspect.Parameter, name: str):
   else:
     try:
       value = ast.literal_eval(node)
-    except ValueError:
+    except _UNREADABLE:
+      text = ast.get_source_segment(spec, node) or "..."
       raise ValueError(
-        f"{name}({option}={ast.unparse(node)}): an option is a number, a word,"
-        " True, False, None or a list of them"
+        f"{name}({option}={text[:80]}): an option is a number, a word, True,"
+        " False, None or a list of them"
       ) from None
   allowed = _alternatives(parameter.annotation)
   if option == "statistics":
@@ -307,7 +312,7 @@ def _near(name: str, known: Any, called: Any = None) -> str:
     if "order" in options(known[stem]):
       return f"; did you mean {stem}(order={number})?"
     return f"; did you mean {stem}?"
-  near = difflib.get_close_matches(name, [*known, *called], n=1)
+  near = difflib.get_close_matches(name.lower(), [*known, *called], n=1)
   if not near:
     return ""
   return f"; did you mean {called[near[0]] if near[0] in called else near[0]}?"
