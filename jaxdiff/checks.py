@@ -423,15 +423,15 @@ def number(
   _check_range(value, name, least, above, below)
 
 
-def _check_range(value, name, least=None, above=None, below=None):
+def _check_range(value, name, least=None, above=None, below=None, other=""):
   low = least is not None and not value >= least
   if low or (above is not None and not value > above):
     word = f"at least {least:g}" if low else f"more than {above:g}"
-    raise ValueError(f"{name} must be {word}, got {given(value)}")
+    raise ValueError(f"{name} must be {word}{other}, got {given(value)}")
   if below is not None and not value < below:
     raise ValueError(f"{name} must be less than {below:g}, got {given(value)}")
   if not math.isfinite(value):
-    raise ValueError(f"{name} is a finite number, got {given(value)}")
+    raise ValueError(f"{name} is a finite number{other}, got {given(value)}")
 
 
 def door(
@@ -576,7 +576,8 @@ def arguments(
       _refuse(taken, name, value, kinds, values)
     if _is(float, value) and not _unbounded(parameter.default, value):
       what = f"{name} of {taken.call}"
-      _check_range(value, what, *_low_ends(name, least, above))
+      other = " or None" if types.NoneType in kinds else ""
+      _check_range(value, what, *_low_ends(name, least, above), other=other)
 
 
 def _unbounded(default: Any, value: Any) -> bool:
@@ -707,6 +708,7 @@ _CLASSES = types.MappingProxyType(
     "ModelConfig": "make one with training.ModelConfig(shape=(8, 8, 1))",
     "TrainState": "make one with init_state(key, params, optimizer)",
     "Mesh": "make one with parallel.data_mesh()",
+    "AbstractMesh": "take that of a Mesh, mesh.abstract_mesh",
     "Trace": "make one with training.Trace(folder, first, last)",
     "Guard": "make one with training.Guard(), or None",
   }

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import AbstractMesh
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -77,19 +78,21 @@ def data_mesh(
 
 
 @checks.door
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
   """Returns the sharding of a batch: its first axis over `data`."""
   return NamedSharding(mesh, PartitionSpec("data"))
 
 
 @checks.door
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
   """Returns the sharding of parameters: a copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 @checks.door
-def fully_sharded(tree: PyTree, mesh: Mesh, smallest: int = 4096) -> PyTree:
+def fully_sharded(
+  tree: PyTree, mesh: Mesh | AbstractMesh, smallest: int = 4096
+) -> PyTree:
   """Returns shardings that leave each device its part of every large leaf.
 
   A leaf is split along its longest axis that the devices can share equally;

@@ -39,4 +39,4 @@ def test_a_batch_that_devices_cannot_share_names_its_leaf():
   parallel.shard_batch(batch, mesh)
   mesh = type("Mesh", (), dict(local_devices=[0, 1]))
   with pytest.raises(ValueError, match=r"label.* 3 samples.* 2 devices"):
-    parallel.shard_batch(batch, mesh)
+    parallel.shard_batch.__wrapped__(batch, mesh)

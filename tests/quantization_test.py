@@ -377,7 +377,9 @@ def test_refusals_of_quantize(case, small):
   with pytest.raises(ValueError, match="not of the network"):
     wrong(x, t)
   with pytest.raises(ValueError, match="kernel"):
-    quantization.learn_rounding(None, x, jnp.ones((3, 3, 1, 2)), None)
+    quantization.learn_rounding(
+      jax.random.key(0), x, jnp.ones((3, 3, 1, 2)), None
+    )
 
 
 def test_a_layer_that_sees_only_zeros_is_named():

@@ -350,11 +350,11 @@ def test_a_damaged_shard_is_named(tmp_path):
   path = shards.path_of(tmp_path, 1)
   whole = path.read_bytes()
   path.write_bytes(whole[:-40])
-  with pytest.raises(ValueError, match="shard-00001.npz cannot be read"):
+  with pytest.raises(ValueError, match="shard-00001.npz.*cut short"):
     data.load(f"shards:{tmp_path}")
   at = whole.index(b"image.npy") + 150  # among the pixels: the checksum tells
   path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-  with pytest.raises(ValueError, match="shard-00001.npz cannot be read"):
+  with pytest.raises(ValueError, match="shard-00001.npz.*CRC-32"):
     data.load(f"shards:{tmp_path}")
 
 

@@ -578,7 +578,7 @@ def test_published_coefficients_differ_where_their_files_say():
 def test_mistakes_are_named():
   process = processes.edm()
   grid = grids.karras(process, 4)
-  flow = solvers.restart
+  flow, model = solvers.restart, lambda x, t: (x, x)
   for build in (
     solvers.dpmpp_2m_sde,
     solvers.dpmpp_3m_sde,
@@ -616,6 +616,6 @@ def test_mistakes_are_named():
   with pytest.raises(ValueError, match="take a finer grid"):
     flow(process, [80.0, 20.0, 0.002], intervals=[(12.0, 15.0, 1, 1)])
   with pytest.raises(ValueError, match="match must be one of"):
-    samplers.addim(None, process, grid, jnp.zeros((1, 2)), match="both")
+    samplers.addim(model, process, grid, jnp.zeros((1, 2)), match="both")
   with pytest.raises(ValueError, match="data_variance > 0"):
-    samplers.addim(None, process, grid, jnp.zeros((1, 2)), data_variance=0)
+    samplers.addim(model, process, grid, jnp.zeros((1, 2)), data_variance=0)

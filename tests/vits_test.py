@@ -51,7 +51,7 @@ def directory(folder, case, monkeypatch, arrays, **changes):
   folder.mkdir(exist_ok=True)
   (folder / "config.json").write_text(json.dumps(config))
   (folder / "diffusion_pytorch_model.safetensors").touch()
-  monkeypatch.setattr(safetensors, "read", lambda path: dict(arrays))
+  monkeypatch.setattr(safetensors, "read", lambda *_: dict(arrays))
   return folder
 
 

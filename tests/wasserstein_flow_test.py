@@ -182,6 +182,11 @@ def test_exact_models_pass_the_audit_and_rotated_ones_do_not(x64):
 class Still:
   """What a process looks like that moves nothing."""
 
+  t_max = 1.0
+
+  def log_snr(self, t):
+    return 0.0 * t
+
   def diffusion(self, t):
     return 0.0 * t
 

@@ -46,7 +46,7 @@ def hf_diff(
   student: Any,
   *,
   optimizer: optax.GradientTransformation,
-  features: Callable[[jax.Array], Sequence[jax.Array]],
+  features: Callable[[jax.Array], Sequence[jax.Array]] | None,
   embed: Callable[[jax.Array], jax.Array] | None = None,
   hf: float = 1.0,
   weights: Sequence[float] | None = None,
@@ -60,14 +60,23 @@ def hf_diff(
     teacher: as in `sinsr`.
     student: as in `sinsr`.
     optimizer: any optax transformation.
-    features: images -> their feature maps; `Details`, or any others.
+    features: images -> their feature maps; `Details`, or any others; None goes
+      without the first term, hf=0.
     embed: images -> f[batch, d]; None goes without the second term.
     hf: weight of the features.
     weights: lambda_l of every feature map; 1 by default.
     js: weight of the divergence.
     temperature: of the softmax; embeddings should have standard deviation 1.
     **options: of `sinsr`.
+
+  Raises:
+    ValueError: for a weight of features that are not given.
   """
+  if hf and features is None:
+    raise ValueError(
+      f"hf={hf} weighs the features, but features=None gives none; give"
+      " features=Details(...), or hf=0"
+    )
 
   def perceptual(nets, x, truth):
     value, said = 0.0, {}
