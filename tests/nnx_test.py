@@ -572,7 +572,9 @@ class UNet(nnx.Module):
 PICTURES = jnp.stack([jnp.full((4, 4, 1), v) for v in (-0.5, 0.5)] * 4)
 
 
-@pytest.mark.parametrize("kind", ["dit", "unet"])
+@pytest.mark.parametrize(
+  "kind", [pytest.param("dit", marks=pytest.mark.slow), "unet"]
+)
 def test_a_network_of_another_library_trains_samples_and_is_distilled(kind):
   conditional = kind == "dit"
   module = DiT(rngs=nnx.Rngs(0)) if conditional else UNet(rngs=nnx.Rngs(0))
