@@ -99,6 +99,12 @@ def checkout(what: str) -> pathlib.Path:
   return root
 
 
+def define_seed(help_string: str, values: Any = flags.FLAGS) -> None:
+  """Defines --seed; a key holds 32 bits of it, and more would be cut off."""
+  limits = dict(lower_bound=0, upper_bound=2**32 - 1)
+  flags.DEFINE_integer("seed", 0, help_string, flag_values=values, **limits)
+
+
 def define_publish() -> None:
   """Defines --publish, for what a checkout has under version control."""
   flags.DEFINE_bool(

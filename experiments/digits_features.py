@@ -49,6 +49,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_integer("seed", 0, "Seed of the params and the batches.")
+  console.define_seed("Seed of the params and the batches.")
   flags.DEFINE_string("out", str(digits.WEIGHTS), "File to write.")
   console.run(main)

@@ -293,7 +293,7 @@ def define_flags() -> None:
     "Classifier-free guidance: 1 is conditional, 0 unconditional, more than 1"
     " sharpens.",
   )
-  flags.DEFINE_integer("seed", 0, "Seed of the samples.")
+  console.define_seed("Seed of the samples.")
   flags.DEFINE_string("out", None, "Folder of the results; --workdir if none.")
   flags.DEFINE_bool(
     "shards",

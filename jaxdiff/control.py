@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -135,6 +136,30 @@ def along_batch(values: jax.Array, x: PyTree) -> jax.Array:
   return _cast(values, kind)
 
 
+def check_index(value: Any) -> None:
+  """Raises a ValueError if concrete indices of samples are no 32-bit integers.
+
+  Wider ones would be cut to 32 bits, and two samples share their noise.
+  """
+  if value is None or isinstance(value, jax.core.Tracer):
+    return
+  dtype = getattr(value, "dtype", None)
+  if dtype is not None and jnp.dtype(dtype).itemsize <= 4:
+    return  # nothing is copied to be looked at
+  wide = np.asarray(jax.device_get(value))
+  if wide.dtype.kind not in "iuO" or not wide.size:
+    return
+  least, most = int(wide.min()), int(wide.max())
+  limits = np.iinfo(np.int32)
+  if least < limits.min or most > limits.max:
+    wrong = most if most > limits.max else least
+    raise ValueError(
+      f"index numbers the samples by int32, {limits.min}..{limits.max}, got"
+      f" {wrong}; to draw more, fold a number of the part into the key:"
+      " jax.random.fold_in(key, part)"
+    )
+
+
 def numbers(x: PyTree, index: Any = None) -> jax.Array:
   """Returns the numbers of the samples of x, i32[batch].
 
@@ -145,6 +170,7 @@ def numbers(x: PyTree, index: Any = None) -> jax.Array:
     x: tree of [batch, ...].
     index: numbers to take instead; they are laid out as x is.
   """
+  check_index(index)
   if index is None:
     leaf = jax.tree.leaves(x)[0]
     size = leaf.shape[0]

@@ -10,7 +10,6 @@ makes an accumulator, `update` is given every step's `StepInfo`.
 """
 
 import contextlib
-import math
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -106,12 +105,12 @@ def every(
   kept. Calls that a run of shorter `length` does not make stay zero. Keep one
   function object `what`: a new one is a new program.
   """
-  if not isinstance(k, int) or k < 1:
+  if not isinstance(k, int) or isinstance(k, bool) or k < 1:
     raise ValueError(
       f"every(k, what) needs an integer k >= 1, got k={k!r}; every(1, what)"
       " keeps all"
     )
-
+  k = min(k, np.iinfo(np.int32).max)  # as steps are numbered: keeps the last
   return Collector(
     tree.Bound(_init_every, (k, what)), tree.Bound(_update_every, (k, what))
   )
@@ -119,9 +118,7 @@ def every(
 
 def _init_every(k, what, n, info):
   picked = jax.eval_shape(what, info)
-  return jax.tree.map(
-    lambda s: control.full(s, 0, lead=(math.ceil(n / k),)), picked
-  )
+  return jax.tree.map(lambda s: control.full(s, 0, lead=(-(-n // k),)), picked)
 
 
 def _update_every(k, what, kept, info):
@@ -503,11 +500,12 @@ def checked_index(index: Any, x: PyTree) -> jax.Array:
 
   Raises:
     TypeError: for indices that are no integers.
-    ValueError: if there is not one for each sample.
+    ValueError: if there is not one for each sample, or one is no int32.
   """
   size = tree.batch_size(x)
   if index is None:
     return control.numbers(x)
+  control.check_index(index)
   index = jnp.asarray(index)
   if not jnp.issubdtype(index.dtype, jnp.integer):
     raise TypeError(f"index numbers the samples, got dtype {index.dtype}")

@@ -27,13 +27,15 @@ gradient in a scale that is exactly 0 is 0.)
 
 Times mean nothing without a process. A table carries the one that it was built
 for beside its numbers (`under`), so that samplers can compare it with the
-model's; transformations and pickles, which know numbers alone, lose it.
+model's; transformations, which know numbers alone, lose it. A pickle keeps the
+process, or where that cannot be pickled its noise levels at the calls.
 """
 
 import copy
 import json
 import os
 import pathlib
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -79,7 +81,7 @@ class Tableau(_Leaves):
   process = None
 
   def __reduce__(self):
-    return type(self), tuple(self)
+    return _unpickled, (tuple(self), _to_pickle(self))
 
   def __copy__(self):
     return under(type(self)(*self), self.process)
@@ -124,6 +126,20 @@ def under(tableau: Tableau, process: Any) -> Tableau:
   if process is not None:
     made.process = process
   return made
+
+
+def _unpickled(leaves, process):
+  return under(Tableau(*leaves), process)
+
+
+def _to_pickle(table):
+  """Returns the process, or what is known of it if it cannot be pickled."""
+  try:
+    pickle.dumps(table.process)
+  except (pickle.PicklingError, AttributeError, TypeError):
+    # functions of the user's own; a stack has no one time for each call
+    return agreement.record(table) if np.ndim(table.t) == 1 else None
+  return table.process
 
 
 def common_process(tableaux: Sequence[Tableau], what: str) -> Any:

@@ -205,7 +205,6 @@ def test_a_table_carries_the_process_that_it_was_built_for(name):
     lambda t: jax.tree.map(jnp.asarray, t),
     lambda t: jax.jit(lambda t: t)(t),
     lambda t: jax.vmap(lambda t: t)(tables.stack([t, t])[0]),
-    lambda t: pickle.loads(pickle.dumps(t)),
     lambda t: tables.Tableau(*t),
     lambda t: tables.under(t, None),
   ],
@@ -215,6 +214,32 @@ def test_what_knows_numbers_alone_loses_the_process(change):
   assert type(table) is tables.Tableau
   assert table.process is None
   assert not hasattr(table, "other")
+
+
+@pytest.mark.parametrize("process", [EDM, VP, processes.pfgmpp(8.0)])
+def test_a_pickled_table_keeps_its_process(process):
+  table = pickle.loads(pickle.dumps(solvers.ddim(process, GRID)))
+  assert type(table) is tables.Tableau
+  assert table.process == process
+  stack = tables.stack([table, table])[0]
+  assert pickle.loads(pickle.dumps(stack)).process == process
+  with pytest.raises(ValueError, match="the same times mean other noise"):
+    agreement.check(model_of(FLOW), table)
+
+
+def test_of_a_process_that_is_not_pickled_its_noise_levels_are_kept():
+  own = processes.from_alpha_sigma(lambda t: 1 - t, lambda t: t, 0.01, 1.0)
+  table = solvers.ddim(own, GRID)
+  read = pickle.loads(pickle.dumps(table))
+  chex.assert_trees_all_equal(tuple(read), tuple(table))
+  agreement.check(model_of(FLOW), read)  # its levels are those of `own`
+  with pytest.raises(ValueError, match="the same times mean other noise"):
+    agreement.check(model_of(VP), read)
+  again = pickle.loads(pickle.dumps(read))
+  assert again.process == read.process
+  stack = tables.stack([table, table])[0]
+  assert pickle.loads(pickle.dumps(stack)).process is None
+  assert pickle.loads(pickle.dumps(tables.under(table, None))).process is None
 
 
 def test_the_process_is_no_part_of_the_tree():
@@ -542,6 +567,20 @@ def test_noise_of_a_wrong_scale_is_heard_of(x, process, t, warned):
   if warned:
     assert "process.prior(key, shape)" in said[0]
     assert f"sigma = {float(process.sigma(t)):.4g}" in said[0]
+
+
+@pytest.mark.parametrize("make", [jnp.asarray, np.asarray])
+def test_of_a_large_start_some_values_are_looked_at(make):
+  """64 samples and 2**16 values, which others cannot change."""
+  x = np.array(80.0 * jax.random.normal(KEY, (128, 40, 40, 3)))
+  some = agreement._some(make(x))
+  assert some.shape[0] == 64 and 2**14 < some.size <= 2**16
+  assert not heard(make(x), EDM, 80.0)
+  assert heard(make(x / 80.0), EDM, 80.0)
+  np.testing.assert_array_equal(some[:, :120], x[:64, 0].reshape(64, -1))
+  assert agreement._some(make(x[:1])).size <= 2**16
+  chex.assert_trees_all_equal(agreement._some(make(x[:3, :2, 0, 0])),
+                              x[:3, :2, 0, 0].astype(np.float64))  # fmt: skip
 
 
 @pytest.mark.parametrize("door", ["sample", "picard"])

@@ -8,6 +8,7 @@ import sys
 import types
 
 import pytest
+from absl import flags
 from ml_collections import config_dict
 from ml_collections.config_flags import config_path
 
@@ -42,8 +43,8 @@ def test_every_script_is_a_command_and_says_what_it_does():
 
 def test_help_lists_the_commands_without_jax():
   code = "command.main(); import sys; assert 'jax' not in sys.modules"
-  for flags in ([], ["--help"]):
-    done = jaxdiff(*flags, code=code)
+  for given in ([], ["--help"]):
+    done = jaxdiff(*given, code=code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == command.usage()
 
@@ -240,3 +241,13 @@ def test_results_under_version_control_stay_unless_asked(tmp_path, monkeypatch):
   monkeypatch.setattr(console, "_FOLDER", tmp_path / "jaxdiff" / "experiments")
   with pytest.raises(ValueError, match="installed package .* in a checkout"):
     place(True)
+
+
+@pytest.mark.parametrize("value", ["-1", "4294967296", "9" * 20])
+def test_a_seed_is_one_that_a_key_holds(value):
+  """Of wider ones a key would keep 32 bits, and two seeds be one."""
+  own = flags.FlagValues()
+  console.define_seed("Seed.", own)
+  assert own(["x", "--seed=4294967295"]) and own.seed == 2**32 - 1
+  with pytest.raises(flags.IllegalFlagValueError, match="range"):
+    own(["x", f"--seed={value}"])

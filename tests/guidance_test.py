@@ -89,6 +89,19 @@ def test_every_sample_may_have_a_time_of_its_own():
     close([v[i] for v in one], [v[i] for v in many], atol=1e-5)
 
 
+def test_a_list_of_labels_is_the_array_that_with_label_takes():
+  labels = [int(i) for i in LABEL]
+  of = lambda label, null: guidance.cfg(
+    MODEL, label=label, null=null, scale=2.0
+  )(X, jnp.float32(1.0))
+  chex.assert_trees_all_equal(of(labels, 3), of(LABEL, 3))
+  chex.assert_trees_all_equal(of(labels, [3] * len(labels)), of(LABEL, 3))
+  toward = guidance.guided(MODEL, null=3, scale=2.0)
+  chex.assert_trees_all_equal(toward(X, jnp.float32(1.0), labels), of(LABEL, 3))
+  with pytest.raises(ValueError, match=r"shape \(2,\), but there are"):
+    of(labels[:2], 3)
+
+
 def test_another_scale_or_label_compiles_nothing():
   grid = grids.log_snr(PROCESS, 3)
   table = solvers.ddim(PROCESS, grid)

@@ -432,6 +432,11 @@ def test_collectors_keep_states_previews_and_reductions():
     KEY, elementwise, one, x, collect=sampling.every(3)
   )
   np.testing.assert_allclose(third, states[np.asarray([2, 5, 6])], rtol=1e-6)
+  for many in (7, 10**12, 10**400):  # more than there are keep the last
+    _, last = sampling.sample(
+      KEY, elementwise, one, x, collect=sampling.every(many)
+    )
+    np.testing.assert_allclose(last, out[None], rtol=1e-6)
   _, previews = sampling.sample(
     KEY, elementwise, one, x, collect=sampling.every(1, sampling.denoised)
   )

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import sampling
 from jaxdiff.diagnostics.diffusion_time import checked_times
 from jaxdiff.diagnostics.expectation_maximization import fit_mixture
@@ -45,6 +46,7 @@ class Auxiliary:
 
   def sample(self, key: jax.Array, n: int, index: Any = None) -> jax.Array:
     """Returns n draws of x_tau, f[n, ...]; a draw depends on its index."""
+    control.check_index(index)
     index = jnp.arange(n) if index is None else jnp.asarray(index)
     one = lambda i: self.density.sample(jax.random.fold_in(key, i), 1)[0][0]
     return jax.vmap(one)(index).reshape(n, *self.shape)

@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import control
@@ -138,7 +139,7 @@ class Guided:
 
   def __call__(self, x: jax.Array, t: jax.Array, label: Any) -> Prediction:
     """Returns the (x0, eps) guided toward the label, as `cfg` takes it."""
-    label = jax.tree.map(jnp.asarray, label)
+    label = jax.tree.map(jnp.asarray, _array(label))
     return CFG(self.model, label, self.null, self.scale)(x, t)
 
 
@@ -153,6 +154,7 @@ def guided(model: Any, *, null: Any, scale: Any) -> Guided:
     null: the label that stands for "no condition".
     scale: scalar or [batch]; 1.0 is conditional, 0.0 unconditional.
   """
+  null = _array(null)
   _check(model, scale, null=null)
   return Guided(model, null, jnp.asarray(scale, jnp.result_type(float)))
 
@@ -165,7 +167,8 @@ def cfg(model: Any, *, label: Any, null: Any, scale: Any) -> CFG:
     model: model(x, t, label) -> Prediction, e.g. a class-conditional
       `Denoiser` or the exact model of a mixture.
     label: the condition: classes i32[batch] or one for all, vectors f[batch, d]
-      or f[d], anything else with a batch axis, or a tree of them.
+      or f[d], anything else with a batch axis, or a tree of them. A list of
+      numbers is an array.
     null: the label that stands for "no condition": usually num_classes for
       classes, zeros for vectors (0.0 is short for them).
     scale: scalar or [batch]; 1.0 is conditional, 0.0 unconditional.
@@ -173,10 +176,20 @@ def cfg(model: Any, *, label: Any, null: Any, scale: Any) -> CFG:
   The model raises ValueError for labels, nulls or scales of another batch, and
   TypeError for a null that is no class where labels are.
   """
+  label, null = _array(label), _array(null)
   _check(model, scale, label=label, null=null)
   # an array, not a Python number: both would be programs of their own
   scale = jnp.asarray(scale, jnp.result_type(float))
   return CFG(model, jax.tree.map(jnp.asarray, label), null, scale)
+
+
+def _array(condition):
+  """Returns a list of numbers as the array that is meant, else the same."""
+  number = lambda leaf: isinstance(leaf, (int, float, np.generic))
+  leaves = jax.tree.leaves(condition)
+  if isinstance(condition, list) and leaves and all(map(number, leaves)):
+    return np.asarray(condition)
+  return condition
 
 
 def _check(model, scale, **conditions):

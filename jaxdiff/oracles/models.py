@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import tree
@@ -40,6 +41,13 @@ class Exact:
   ) -> Prediction:
     """Returns (x0, eps) for noisy x [batch, ...] at t, scalar or [batch]."""
     label = self.label if label is None else label
+    if label is not None:
+      label = jnp.asarray(label)
+      if label.shape not in ((), (1,), x.shape[:1]):
+        raise ValueError(
+          f"there are labels of shape {label.shape}, but the batch has"
+          f" {len(x)}; give one for each, or one for all"
+        )
     t = jnp.asarray(t, tree.compute_dtype(x.dtype))
     alpha, sigma = self.process.alpha(t), self.process.sigma(t)
     return self.distribution.predict(x, alpha, sigma, label)
@@ -63,5 +71,7 @@ def exact(
         " known under both"
       )
     distribution = dataclasses.replace(distribution, noise=process.noise)
+  if isinstance(label, (list, tuple)):
+    label = np.asarray(label)
   checks.labels(label, getattr(distribution, "num_classes", None))
   return Exact(distribution, label, process=process)

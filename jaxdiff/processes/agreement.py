@@ -8,6 +8,7 @@ that takes both compares them, where they are known.
 """
 
 import dataclasses
+import math
 import warnings
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxdiff.processes.noise import Normal
 _RTOL = 1e-3  # far below what a sample shows, far above rounding
 _ATOL = 1e-6
 _NOISE_ALONE = 0.1  # alpha / sigma: data of unit scale are lost in noise there
+_SAMPLES, _OF_EACH = 64, 1024  # no more is looked at
 _VALUES = 64  # of which a scale is told within a factor of two
 
 
@@ -207,7 +209,7 @@ def check_start(x: Any, process: Any, t: Any) -> None:
     return
   if not all(map(checks.concrete, (x, t))) or np.ndim(t):
     return
-  if not getattr(x, "is_fully_addressable", True) or x.size > 2**22:
+  if not getattr(x, "is_fully_addressable", True):
     return
   alpha, sigma = process.alpha(float(t)), process.sigma(float(t))
   if not all(map(checks.concrete, (alpha, sigma))):
@@ -216,8 +218,7 @@ def check_start(x: Any, process: Any, t: Any) -> None:
     return
   if not is_normal(process) and len(x) < 16:  # single samples may be anything
     return
-  x = jax.device_get(x)  # said aloud, for who guards transfers
-  each = x.astype(np.float64).reshape(len(x), -1)
+  each = _some(x)
   # the median: tails are heavy under other laws than the normal
   scale = float(np.median(np.sqrt(np.mean(each**2, axis=1))))
   if scale < 0.5 * sigma or scale > 4.0 * sigma:
@@ -228,6 +229,36 @@ def check_start(x: Any, process: Any, t: Any) -> None:
       " process=..., or multiply your noise by process.sigma(t)",
       stacklevel=3,
     )
+
+
+def _some(x):
+  """Returns f64[n <= 64, d], some values of an array, 2**16 at the most.
+
+  They are cut out where they lie: no more than these travel to the host, and
+  of a split array none from one device to another.
+  """
+  parts = [x]
+  if isinstance(x, jax.Array):
+    parts = [shard.data for shard in x.addressable_shards[:_SAMPLES]]
+  rows = _SAMPLES // len(parts)
+  found = []
+  for part in parts:
+    limits, left = [], _SAMPLES * _OF_EACH // len(parts)
+    for i, size in enumerate(part.shape):
+      most = left // math.prod(part.shape[i + 1 :]) if i else rows
+      limits.append(min(size, max(1, most)))
+      left //= limits[-1]
+    if any(a != b for a, b in zip(limits, part.shape, strict=True)):
+      on_host = not isinstance(part, jax.Array)
+      on_host = on_host or part.device.platform == "cpu"  # a view costs nothing
+      if on_host:
+        part = jax.device_get(part)[tuple(map(slice, limits))]
+      else:
+        part = jax.lax.slice(part, [0] * part.ndim, limits)
+    part = jax.device_get(part)  # said aloud, for who guards transfers
+    found.append(part.astype(np.float64).reshape(len(part), -1))
+  width = min(part.shape[1] for part in found)
+  return np.concatenate([part[:, :width] for part in found])
 
 
 def _check_same(first, one, second, other, call, mend=None):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import metrics
 from jaxdiff import sampling
 from jaxdiff import tree
@@ -63,6 +64,7 @@ def data_init(
       "chains start at training points f[M, ...] with M >= 2, got shape"
       f" {data.shape}"
     )
+  control.check_index(index)
   index = jnp.arange(n) if index is None else jnp.asarray(index)
   pick = jax.vmap(
     lambda i: jax.random.randint(jax.random.fold_in(key, i), (), 0, len(data))
