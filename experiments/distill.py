@@ -397,6 +397,7 @@ def distil(
     ValueError: if the working directory holds another student, or the options
       do not fit the method.
   """
+  recipe.check(config)
   workdir = pathlib.Path(workdir).expanduser().absolute()
   with locks.hold(workdir, "training", only=jax.process_index() == 0):
     return _distil(config, workdir, progress)

@@ -8,12 +8,57 @@ import numpy as np
 import optax
 from ml_collections import config_dict
 
+from jaxdiff import checks
 from jaxdiff import data
 from jaxdiff import losses
 from jaxdiff import training
 
 TIMES = ("uniform", "log_normal", "logit_normal", "uniform_log_snr")
 SCHEDULES = ("cosine", "constant", "inverse_sqrt")
+_RANGES = {  # of entries that are numbers, as `checks.number` takes them
+  "learning_rate": dict(above=0.0),
+  "ema": dict(least=0.0, below=1.0),
+  "clip_norm": dict(above=0.0),
+  "sigma_data": dict(least=0.0),  # 0 measures it
+  "label_dropout": dict(least=0.0),
+  "guidance_scale": dict(),
+  "seed": dict(least=0, below=2**32, integer=True),
+  **{
+    name: dict(least=least, integer=True)
+    for least, names in enumerate(
+      (
+        "steps warmup_steps constant_steps imitation_steps num_classes devices"
+        " workers prefetch",
+        "batch_size accumulate log_every checkpoint_every snapshot_every keep",
+      )
+    )
+    for name in names.split()
+  },
+}
+
+
+def check(config: config_dict.ConfigDict) -> None:
+  """Refuses numbers that no training can have, before anything is made.
+
+  Entries that are None are left to what takes them.
+
+  Args:
+    config: of experiments/train.py or of experiments/distill.py.
+
+  Raises:
+    TypeError: for what is no number.
+    ValueError: for one that is not finite or out of its range, by its name.
+  """
+  entries = {name: (config.get(name), _RANGES[name]) for name in _RANGES}
+  for name, rate in plain(config, "learning_rates").items():
+    entries[f"learning_rates.{name}"] = rate, dict(above=0.0)
+  for name, value in plain(config, "optimizer_options").items():
+    if isinstance(value, float) or name == "weight_decay":
+      least = dict(least=0.0) if name == "weight_decay" else {}
+      entries[f"optimizer_options.{name}"] = value, least
+  for name, (value, bounds) in entries.items():
+    if value is not None:
+      checks.number(value, f"config.{name}", **bounds)
 
 
 def model(

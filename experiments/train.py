@@ -68,8 +68,9 @@ def train(
   Raises:
     BlockingIOError: if another training holds the working directory.
     ValueError: if the working directory holds a checkpoint of another model,
-      or the data do not fit the configuration.
+      the data do not fit the configuration, or a number in it is out of range.
   """
+  recipe.check(config)
   first = jax.process_index() == 0
   with locks.hold(workdir, "training", only=first):
     return _train(config, workdir, progress)

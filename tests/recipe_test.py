@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import distill
 from experiments import recipe
 from experiments import train
 from experiments.configs import base
@@ -103,3 +104,33 @@ def test_layouts_that_devices_cannot_have(tmp_path, fields, message):
   with pytest.raises(ValueError, match=message):
     train.train(changed, tmp_path, progress=False)
   assert jax.device_count() < 64
+
+
+@pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    (dict(learning_rate=float("nan")), "learning_rate must be more than 0"),
+    (dict(learning_rate=float("inf")), "learning_rate is a finite number"),
+    (dict(learning_rate=0.0), "learning_rate must be more than 0, got 0"),
+    (dict(steps=-1), "steps must be at least 0, got -1"),
+    (dict(warmup_steps=-1), "warmup_steps must be at least 0"),
+    (dict(batch_size=0), "batch_size must be at least 1, got 0"),
+    (dict(ema=1.0), "ema must be less than 1, got 1"),
+    (dict(sigma_data=-0.5), "sigma_data must be at least 0"),
+    (dict(clip_norm=float("nan")), "clip_norm must be more than 0"),
+    (dict(accumulate=0), "accumulate must be at least 1"),
+    (dict(log_every=0), "log_every must be at least 1"),
+    (dict(seed=2**32), "seed must be less than"),
+    (dict(optimizer_options=dict(weight_decay=-1.0)), "weight_decay must be"),
+    (dict(learning_rates=dict(fake_optimizer=-1.0)), "fake_optimizer must be"),
+  ],
+)
+def test_numbers_that_no_training_can_have_are_refused(fields, said, tmp_path):
+  """By both scripts, before the working directory is made."""
+  recipe.check(base.get_config())
+  wrong = base.get_config()
+  wrong.update(fields)
+  for script in (train.train, distill.distil):
+    with pytest.raises(ValueError, match=f"config.*{said}"):
+      script(wrong, tmp_path / "run")
+  assert not (tmp_path / "run").exists()

@@ -146,6 +146,28 @@ def test_a_loss_or_a_gradient_alone_is_enough_to_skip(broken):
   chex.assert_trees_all_equal(after, before)
 
 
+def test_a_change_that_the_optimizer_spoils_is_skipped_too():
+  """And a run that made no finite one ends in an error, however short."""
+  optimizer = optax.adam(float("nan"))
+  loss = lambda key, params, batch: (jnp.sum(params["w"] ** 2), {})
+  begin = lambda: training.init_state(
+    jax.random.key(0), dict(w=jnp.ones(3)), optimizer
+  )
+  update = training.make_update(loss, optimizer)
+  state, metrics = update(begin(), dict(image=jnp.zeros(3)))
+  assert metrics["skipped"] == 1.0
+  np.testing.assert_array_equal(state.params["w"], 1.0)
+  with pytest.raises(FloatingPointError, match="optimizer made of a finite"):
+    training.train(
+      begin(),
+      update,
+      itertools.repeat(dict(image=np.zeros(3, np.float32))),
+      steps=3,
+      log_every=50,
+      progress=False,
+    )
+
+
 def test_every_update_has_its_own_key():
   state, update = start()
   draws = []

@@ -348,6 +348,8 @@ def _first_fault(
         + (f" and {count - 1} more leaves" if count > 1 else "")
         + " was not finite"
       )
+    elif np.isfinite(m["loss"]):
+      found += ", where the optimizer made of a finite gradient one that is not"
     else:
       found += f", where the loss was {m['loss']}"
   return found

@@ -138,7 +138,9 @@ def make_update(
         profile, k, state.ema_model_state, model_state
       ),
     )
+    moved_by = sum(map(square, jax.tree.leaves(changes)))
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+    finite &= jnp.isfinite(moved_by)  # the optimizer's own numbers, its rate
     keep = lambda new, old: jnp.where(finite, new, old)
     after = jax.tree.map(
       keep, after._replace(key=()), state._replace(key=())
