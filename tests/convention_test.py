@@ -90,6 +90,51 @@ def test_the_declared_convention_passes_and_each_mistake_is_named(
       convention.check(KEY, model, DATA)
 
 
+def white(std):
+  """Returns (network, data): the flow of normal data, told t."""
+
+  def net(std, x, c):
+    a, s = FLOW.alpha(c)[:, None], FLOW.sigma(c)[:, None]
+    return (s - a * std**2) / (a**2 * std**2 + s**2) * x
+
+  return net, std * jax.random.normal(jax.random.key(1), (64, 16))
+
+
+@pytest.mark.parametrize("std", [0.03, 0.25, 0.5, 2.0])
+def test_the_direction_of_time_is_told_of_white_data(std):
+  """Where the wrong one costs less than half as much again, too."""
+  net, data = white(std)
+  model = lambda time: jd.from_function(
+    net, jnp.float32(std), FLOW, prediction="flow", time=time
+  )
+  for key in jax.random.split(KEY, 3):
+    assert convention.check(key, model("t"), data).time == "t"
+    with pytest.raises(ValueError, match="but .*, time='t'"):
+      convention.check(key, model("1 - t"), data)
+
+
+def test_what_answers_the_same_in_both_directions_passes():
+  """v of normal data with unit variance is 0 under a preserving process."""
+  for time in ("t", "1 - t"):
+    model = vp(lambda p, x, c: jnp.zeros_like(x), prediction="v", time=time)
+    data = jax.random.normal(KEY, (64, 16))
+    assert convention.check(KEY, model, data).time == time
+
+
+def test_a_difference_is_believed_beyond_its_standard_error():
+  """By a tenth and by four errors; of few images by half."""
+  noise = np.random.default_rng(0).normal(size=64)
+  noise -= noise.mean()
+  one = np.ones(64)
+  better = convention._better
+  assert better(one + 0.2, one) and not better(one + 0.09, one)
+  spread = lambda errors: 0.2 * np.sqrt(64) / errors * noise / noise.std(ddof=1)
+  assert better(one + 0.2 + spread(4.1), one)
+  assert not better(one + 0.2 + spread(3.9), one)
+  assert not better(one[:4] + 0.4, one[:4]) and better(one[:4] + 0.6, one[:4])
+  assert better(np.nan * one, one)
+
+
 def test_readings_are_ranked_by_their_error_on_data():
   """The error is that of the pair, here written out for one reading."""
   model = flow(prediction="flow", time="t")

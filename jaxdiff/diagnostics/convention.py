@@ -11,6 +11,15 @@ it the time and of scaling its input, its answer is decoded in every way that
 over noise levels from sigma / alpha = 0.2 to 5. To answer x0 = 0 or eps = 0 is
 worth about 1, the reading that a network was trained under less, and a wrong
 one usually much more.
+
+The posterior means have the least error that there is, so no reading beats the
+right one but by chance. How much that is, the images tell: readings are
+compared image by image under the same noise, and the mean of the differences
+has a standard error. `check` believes another reading that is better by more
+than four of them and by a tenth. Readings that answer the same cannot be told
+apart: of normal data with unit variance v is 0 at all times under a
+variance-preserving process, and a score that is symmetric in time is the same
+when time is turned around.
 """
 
 import dataclasses
@@ -25,7 +34,10 @@ from jaxdiff import tree
 from jaxdiff.denoisers import Denoiser
 
 _LEVELS = np.geomspace(0.2, 5.0, 8)
-_MARGIN = 1.5  # by how much another reading is better before it is believed
+_MARGIN = 1.1  # by how much another reading is better before it is believed
+_ERRORS = 4.0  # and by how many standard errors
+_FEW = 8  # images, of which no standard error is told: half as much again
+_MARGIN_OF_FEW = 1.5
 
 
 class Reading(NamedTuple):
@@ -59,6 +71,11 @@ def readings(
   Raises:
     TypeError: for a model that is no Denoiser.
   """
+  return [one for one, _ in _measured(key, denoiser, x0, label)]
+
+
+def _measured(key, denoiser, x0, label):
+  """Returns (reading, f[batch], its error of every image), the best first."""
   if not isinstance(denoiser, Denoiser):
     raise TypeError(
       "readings(key, denoiser, x0) looks into a Denoiser, got"
@@ -81,9 +98,10 @@ def readings(
         denoiser, prediction="x0", time=turned, scale_input=scaled
       )
       errors = _errors(own, key, x0, jnp.asarray(times, jnp.float32), label)
-      for kind, error in errors.items():
-        found.append(Reading(kind, time, scaled, float(error)))
-  worst = lambda one: np.inf if np.isnan(one.error) else one.error
+      for kind, each in errors.items():
+        each = np.asarray(each, np.float64)
+        found.append((Reading(kind, time, scaled, float(each.mean())), each))
+  worst = lambda one: np.inf if np.isnan(one[0].error) else one[0].error
   return sorted(found, key=worst)
 
 
@@ -95,17 +113,18 @@ def check(
   Args are those of `readings`.
 
   Raises:
-    ValueError: if another reading is better by half, with what to declare; or
+    ValueError: if another reading is better by a tenth and by more than the
+      images leave to chance (by half, of less than 8), with what to declare; or
       if none is better than to answer nothing.
     TypeError: for a model that is no Denoiser.
   """
-  ranked = readings(key, denoiser, x0, label)
+  ranked = _measured(key, denoiser, x0, label)
   scaled = denoiser.scale_input
   if scaled is None:
     scaled = denoiser.prediction.removeprefix("-") == "edm"
   said = (denoiser.prediction, denoiser.time, scaled)
-  (declared,) = [one for one in ranked if one[:3] == said]
-  best = ranked[0]
+  ((declared, own),) = [one for one in ranked if one[0][:3] == said]
+  best, least = ranked[0]
   if not best.error < 1.0:
     raise ValueError(
       f"no reading of this network denoises these data: the best one,"
@@ -113,7 +132,7 @@ def check(
       " zeros being 1; look at its parameters, at the process (its times and"
       " its noise levels), and at the scale of the data"
     )
-  if not declared.error <= _MARGIN * best.error:  # a NaN is no fit either
+  if _better(own, least):
     raise ValueError(
       f"the network is declared with {_words(declared)}, whose error on these"
       f" data is {declared.error:.3g} (1 is that of an answer of zeros), but"
@@ -121,6 +140,18 @@ def check(
       " process and at the scale of the data"
     )
   return declared
+
+
+def _better(own, other):
+  """Returns whether other errors of the images are less, beyond chance."""
+  n = len(own)
+  margin = _MARGIN if n >= _FEW else _MARGIN_OF_FEW
+  if own.mean() <= margin * other.mean():
+    return False
+  apart = own - other
+  if n < _FEW or not np.isfinite(apart).all():  # a NaN is no fit either
+    return True
+  return apart.mean() > _ERRORS * apart.std(ddof=1) / np.sqrt(n)
 
 
 def _words(one):
@@ -158,7 +189,7 @@ class _Turned:
 
 @jax.jit
 def _errors(raw, key, x0, times, label):
-  """Returns the error of every kind, from one call at each time."""
+  """Returns every kind's errors of the images, from one call at each time."""
   process = raw.process
   kinds = [sign + kind for kind in predictions.KINDS for sign in ("", "-")]
 
@@ -171,7 +202,8 @@ def _errors(raw, key, x0, times, label):
     for kind in kinds:
       rates = process.rates(t)
       pair = predictions.decode(kind, output, wide, *ends, rates)
-      off.append(jnp.mean((pair.x0 - x0) ** 2 + (pair.eps - eps) ** 2))
+      error = (pair.x0 - x0) ** 2 + (pair.eps - eps) ** 2
+      off.append(jnp.mean(error.reshape(len(x0), -1), axis=1))
     return jnp.stack(off), jnp.mean(x0**2 + eps**2)
 
   off, size = jax.lax.map(at, times.astype(tree.compute_dtype(x0.dtype)))
