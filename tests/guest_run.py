@@ -35,7 +35,7 @@ from jaxdiff import solvers
 from jaxdiff import training
 from jaxdiff import tree
 
-BATCH, LANES, BROKEN = 8, 2, 3
+BATCH, LANES, BROKEN = 16, 2, 3  # two samples for each of eight devices
 EDM = processes.edm(0.05, 10.0)
 KEY = jax.random.key(0)
 TABLE = solvers.dpmpp_2m(EDM, grids.karras(EDM, 3))
@@ -113,7 +113,7 @@ def arguments(names):
   """Returns (states, batch) or (x, label) of all lanes, [LANES, ...]."""
   x = EDM.prior(KEY, (LANES * BATCH, 2)).reshape(LANES, BATCH, 2)
   if names == SAMPLES:
-    label = jnp.asarray([0, 1, 0, 1, 0, BROKEN, 0, 1])
+    label = jnp.asarray([0, 1, 0, 1, 0, BROKEN, 0, 1] + [0, 1] * 4)
     return x, jnp.stack([label] * LANES)
   stack = lambda v: jnp.stack([v] * LANES)
   states = {name: jax.tree.map(stack, begin(name)) for name in names}

@@ -75,9 +75,10 @@ def check(found, case, name):
   assert not isinstance(found, str), found
   if name in guest_run.UPDATES:
     assert found < 1e-5
-  elif name == "guided" and ("pmap" in case or "shard_map" in case):
-    # a program of a part's shapes may fuse both calls' arithmetic otherwise;
-    # that the noise is the same bits is what "stochastic" says
+  elif name == "guided" and case.split("-")[1] != "call":
+    # a program around it may fuse the sum of both answers otherwise: one unit
+    # in the last place of numbers of order 1, against values from 1e-2 on; that
+    # the noise is the same bits is what "stochastic" says
     assert found < 1e-5
   else:
     assert found == 0.0
