@@ -195,7 +195,7 @@ PAIR = processes.from_alpha_sigma(lambda t: 1.0, lambda t: t, 0.1, 10.0)
     (lambda: grids.log_snr(EDM, 3, start=0.002), "start=0.002 must lie"),
     (
       lambda: grids.log_snr(EDM, 3, start=np.nan),
-      "start .* finite number, got nan",
+      "start .* finite number.*, got nan",
     ),
     (lambda: grids.quadratic(EDM, 3, clock=processes.ve()), "the clock gives"),
     (lambda: grids.uniform(PAIR, 3, to_zero=True), "give .* its t_zero"),
