@@ -57,7 +57,7 @@ test: $(STAMP)  ## the fast tests
 # Exactly the versions that setup.py names as its lower bounds.
 test-oldest: BIN := $(OLDEST)/bin
 test-oldest:  ## what every method promises, with the oldest versions
-	@python=$$($(INTERPRETERS) | sed -n 's/^3\.11\.[0-9]* //p'); \
+	@python=$$($(INTERPRETERS) | sed -n 's/^3\.11\.[0-9]* //p' | head -n 1); \
 	if test -z "$$python"; then \
 	  echo "Left out: the oldest versions are tried with Python 3.11, and there \
 	is none."; exit 0; fi; \
