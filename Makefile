@@ -79,7 +79,7 @@ lint: $(STAMP)  ## style and likely bugs, changes nothing
 	$(BIN)/ruff format --check .
 
 bench: $(STAMP)  ## what the library's loop costs beside the bare network
-	$(BIN)/python -m experiments.bench_overhead
+	$(BIN)/python -m experiments.bench.overhead
 
 evidence: $(STAMP)  ## the slow tests, then every system against its bars (hours)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q -m slow tests

@@ -96,7 +96,7 @@ setuptools.setup(
     "jaxdiff.metrics.features": ["*.npz"],
     "jaxdiff.zoo": ["*.npz", "README.md"],
   },
-  entry_points={"console_scripts": [f"jaxdiff = {SCRIPTS}.command:main"]},
+  entry_points={"console_scripts": [f"jaxdiff = {SCRIPTS}.parts.command:main"]},
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   classifiers=[

@@ -32,8 +32,8 @@ from jaxdiff import pickles
 from jaxdiff import training
 from jaxdiff import weights
 
-from . import console
-from . import sources
+from .parts import console
+from .parts import sources
 
 FLAGS = flags.FLAGS
 

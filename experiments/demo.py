@@ -12,7 +12,7 @@ import time
 
 from absl import flags
 
-from . import console
+from .parts import console
 
 _OUT = flags.DEFINE_string("out", "runs/demo", "Folder for all results.")
 _STEPS = flags.DEFINE_integer(
@@ -29,11 +29,11 @@ def main() -> None:
   from jaxdiff import training
 
   from . import frontier
-  from . import plots
   from . import sample
   from . import train
   from .configs import digits
   from .configs import frontier_digits
+  from .parts import plots
 
   begin = time.perf_counter()
   out = pathlib.Path(_OUT.value)

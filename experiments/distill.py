@@ -54,13 +54,13 @@ from jaxdiff import processes
 from jaxdiff import training
 from jaxdiff import zoo
 
-from . import console
-from . import plots
-from . import recipe
 from . import sample_job
-from . import sources
 from . import train
 from .configs import distill as configs
+from .parts import console
+from .parts import plots
+from .parts import recipe
+from .parts import sources
 
 _MIXTURE = "mixture"
 _POOL = 65_536  # draws of the mixture that batches are taken from

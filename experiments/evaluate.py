@@ -41,9 +41,9 @@ from jaxdiff.data import loader
 from jaxdiff.metrics import features
 from jaxdiff.metrics import neighbors
 
-from . import console
-from . import measures
-from . import plots
+from .parts import console
+from .parts import measures
+from .parts import plots
 
 FLAGS = flags.FLAGS
 _SHOWN = 6  # rows of the picture, most and least typical; neighbours beside

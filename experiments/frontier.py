@@ -49,9 +49,9 @@ from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
 
-from . import console
-from . import plots
-from . import sources
+from .parts import console
+from .parts import plots
+from .parts import sources
 
 FIELDS = ("solver", "grid", "calls", "nfe", "rmse", "median", "distance")
 PROCESSES = {

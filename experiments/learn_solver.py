@@ -37,9 +37,9 @@ from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
 
-from . import console
 from . import frontier
-from . import plots
+from .parts import console
+from .parts import plots
 
 METHODS = ("bns", "ld3", "amed")
 _FREE = ("out", "title", "calls", "seconds", "report_seeds")

@@ -28,7 +28,7 @@ from absl import flags
 from jaxdiff import data
 from jaxdiff.data import optional
 
-from . import console
+from .parts import console
 
 _SHEET = (25, 32, 40, 32, 3)
 

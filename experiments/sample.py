@@ -53,10 +53,10 @@ from jaxdiff.data import shards
 from jaxdiff.solvers import model_statistics
 from jaxdiff.solvers import specs
 
-from . import console
-from . import plots
 from . import sample_job
-from . import sources
+from .parts import console
+from .parts import plots
+from .parts import sources
 
 FLAGS = flags.FLAGS
 _ONE_FILE = 1000  # samples, at most, that become one file by themselves

@@ -42,9 +42,9 @@ from jaxdiff.search import populations
 from jaxdiff.search import s3
 from jaxdiff.search import usf
 
-from . import console
 from . import frontier
-from . import plots
+from .parts import console
+from .parts import plots
 
 METHODS = ("s3", "evolution", "times", "gits")
 _GAMMAS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5)

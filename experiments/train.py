@@ -44,10 +44,10 @@ from jaxdiff import losses
 from jaxdiff import parallel
 from jaxdiff import training
 
-from . import console
-from . import plots
-from . import recipe
-from . import sources
+from .parts import console
+from .parts import plots
+from .parts import recipe
+from .parts import sources
 
 _CURVE = ("metrics.csv", "loss.png")
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import bench_sample
 from experiments import sample_job
+from experiments.bench import sample
 from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -28,7 +28,7 @@ def job():
 
 
 def test_a_job_is_one_loop_and_is_counted(job):
-  found = bench_sample.measure(job, batch=4, repeats=2)
+  found = sample.measure(job, batch=4, repeats=2)
   assert found["loops"] == 1 and found["calls"] == CALLS
   assert found["slowest"] <= found["images_per_second"] <= found["fastest"]
   width, inputs = 8, 4  # x and the embedding of width 8 enter together
@@ -37,7 +37,7 @@ def test_a_job_is_one_loop_and_is_counted(job):
   assert found["flops"] == pytest.approx(found["gflops_per_image"] * 1e9)
   rows = [found | dict(device="cpu", devices=1, params="replicated")]
   rows[0] |= dict(dtype="float32", utilisation=0.125)
-  head, rule, row = bench_sample.markdown(rows).splitlines()
+  head, rule, row = sample.markdown(rows).splitlines()
   assert head.count("|") == rule.count("|") == row.count("|")
   assert "| 12.5 % |" in row
 
@@ -64,4 +64,4 @@ def test_a_program_of_another_kind_is_refused(job, program):
   x = jnp.ones((4, *SHAPE))
   compiled = jax.jit(lambda x: program(job, x)).lower(x).compile()
   with pytest.raises(AssertionError, match="expected one loop"):
-    bench_sample.one_loop(compiled.as_text())
+    sample.one_loop(compiled.as_text())

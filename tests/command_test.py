@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -12,15 +13,15 @@ from absl import flags
 from ml_collections import config_dict
 from ml_collections.config_flags import config_path
 
-from experiments import command
-from experiments import console
+from experiments.parts import command
+from experiments.parts import console
 from jaxdiff import data
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def jaxdiff(*arguments, code="command.main()", cwd=ROOT):
-  program = f"from experiments import command; {code}"
+  program = f"from experiments.parts import command; {code}"
   return subprocess.run(
     [sys.executable, "-c", program, *arguments],
     cwd=cwd,
@@ -33,10 +34,11 @@ def jaxdiff(*arguments, code="command.main()", cwd=ROOT):
 def test_every_script_is_a_command_and_says_what_it_does():
   found = command.commands()
   scripts = {"train", "sample", "frontier", "search", "evidence", "demo"}
-  assert scripts | {"bench-overhead", "learn-solver", "peers"} <= set(found)
-  assert not {"command", "console", "plots", "sources"} & set(found)
-  for name, path in found.items():
-    line = command.summary(path)
+  others = {"bench overhead", "pages zoo", "learn-solver", "peers"}
+  assert scripts | others <= set(found)
+  assert not any(name.startswith("parts") for name in found)
+  for name, module in found.items():
+    line = command.summary(module)
     assert line.endswith((".", ":")) or "docs/" in line, (name, line)
     assert f"  {name} " in command.usage() and line in command.usage()
 
@@ -47,6 +49,34 @@ def test_help_lists_the_commands_without_jax():
     done = jaxdiff(*given, code=code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == command.usage()
+
+
+def test_what_a_user_runs_comes_before_benchmarks_and_pages():
+  first, *_ = command.usage().partition("Check the library")
+  listed = set(re.findall(r"^  ([a-z-]+) ", first, re.M))
+  assert listed == {
+    "convert",
+    "demo",
+    "distill",
+    "evaluate",
+    "frontier",
+    "learn-solver",
+    "prepare-data",
+    "sample",
+    "search",
+    "train",
+  }
+  for group in command.GROUPS:
+    done = jaxdiff(group)
+    assert done.returncode == 0 and f"jaxdiff {group} NAME" in done.stdout
+
+
+def test_a_command_of_two_words_is_the_script_in_the_folder():
+  done = jaxdiff("bench", "overhead", "--help")
+  assert done.returncode == 1  # absl's way
+  assert "experiments.bench.overhead" in done.stdout
+  done = jaxdiff("bench", "overhaed")
+  assert "did you mean 'bench overhead'?" in done.stderr
 
 
 def test_an_unknown_command_gets_the_nearest_name():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import sources
+from experiments.parts import sources
 from jaxdiff import weights
 from jaxdiff.networks import ddpm_mnist
 from jaxdiff.weights import ddpm_mnist as converter

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import evaluate
-from experiments import measures
+from experiments.parts import measures
 from jaxdiff import data
 from jaxdiff import metrics
 from jaxdiff.metrics import features

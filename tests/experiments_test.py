@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import console
 from experiments import frontier
-from experiments import plots
-from experiments import recipe
 from experiments import sample
-from experiments import sources
 from experiments import train
 from experiments.configs import frontier_mixture
 from experiments.configs import npz
+from experiments.parts import console
+from experiments.parts import plots
+from experiments.parts import recipe
+from experiments.parts import sources
 from jaxdiff import data
 from jaxdiff import grids
 from jaxdiff import processes
@@ -68,10 +68,10 @@ def rows_of(out):
         "sample",
         "frontier",
         "search",
-        "bench_distill",
-        "bench_overhead",
-        "bench_sample",
-        "bench_search",
+        "bench.distill",
+        "bench.overhead",
+        "bench.sample",
+        "bench.search",
       )
     ),
   ],

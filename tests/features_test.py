@@ -163,7 +163,7 @@ def test_the_shipped_digits_classifier_reads_digits():
 @pytest.mark.slow
 def test_the_digits_classifier_generalises():
   """Trained anew, on 1,437 digits, it reads the 360 others."""
-  from experiments import digits_features
+  from experiments.pages import digits_features
 
   learn, test = digits_features.split()
   params = digits.train(jax.random.key(1), learn["image"], learn["label"])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import flops
+from experiments.bench import flops
 
 A = jax.ShapeDtypeStruct((64, 32), jnp.float32)
 B = jax.ShapeDtypeStruct((32, 32), jnp.float32)

@@ -5,8 +5,8 @@ import pytest
 
 import jaxdiff as jd
 from experiments import frontier
-from experiments import frontier_table
 from experiments.configs import frontier_table as base
+from experiments.pages import frontier_table
 
 
 def results(rule=0.5, best=0.4):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import network_table
+from experiments.pages import network_table
 from jaxdiff import networks
 
 PUBLISHED = [

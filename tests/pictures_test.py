@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import prepare_data
-from experiments import sources
+from experiments.parts import sources
 from jaxdiff import data
 from jaxdiff.data import images
 from jaxdiff.data import named

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from experiments import distill
-from experiments import recipe
 from experiments import train
 from experiments.configs import base
+from experiments.parts import recipe
 
 
 def config(**fields):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from experiments import zoo as script
+from experiments.pages import zoo as script
 from jaxdiff import data
 from jaxdiff import metrics
 from jaxdiff import training

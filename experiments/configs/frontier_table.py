@@ -1,4 +1,4 @@
-"""What `experiments.frontier_table` measures: see there."""
+"""What `experiments.pages.frontier_table` measures: see there."""
 
 import ml_collections
 

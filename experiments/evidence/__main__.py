@@ -13,7 +13,7 @@ import pathlib
 
 from absl import flags
 
-from .. import console
+from ..parts import console
 
 _SYSTEM = flags.DEFINE_string(
   "system", None, "A system of docs/systems.md, several by commas, or 'all'."

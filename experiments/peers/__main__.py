@@ -15,7 +15,7 @@ import subprocess
 
 from absl import flags
 
-from .. import console
+from ..parts import console
 
 _CODE = flags.DEFINE_string("code", None, "Folder with published code.")
 _DOCS = flags.DEFINE_string("docs", None, "Markdown file to write.")

@@ -3,7 +3,7 @@
 Two convolutions, a layer of 64 features, ten logits: 13,706 numbers in
 digits.npz, trained in seconds by
 
-  python -m experiments.digits_features
+  python -m experiments.pages.digits_features
 
 on 1,437 of the 1,797 digits. Distances in its features are called FD-digits.
 """
@@ -94,7 +94,7 @@ def load(path: pathlib.Path = WEIGHTS) -> Any:
   Raises:
     ValueError: it holds something else.
   """
-  mend = "It is made by: python -m experiments.digits_features."
+  mend = "It is made by: python -m experiments.pages.digits_features."
   arrays = archives.read(path, mend)
   params = flax.traverse_util.unflatten_dict(arrays, sep="/")
   image = jax.ShapeDtypeStruct((1, *SHAPE), np.float32)
@@ -104,6 +104,6 @@ def load(path: pathlib.Path = WEIGHTS) -> Any:
   if shapes(params) != shapes(expected):
     raise ValueError(
       f"weights: {str(path)!r} does not hold the classifier of digits; make one"
-      " with: python -m experiments.digits_features"
+      " with: python -m experiments.pages.digits_features"
     )
   return params

@@ -1,6 +1,6 @@
 """What a population of tables in one program saves over one table at a time.
 
-  python -m experiments.bench_search
+  python -m experiments.bench.search
 
 1,000 random solver schedules (bred by `jaxdiff.search.s3`) of 8 calls on the
 digits mixture under EDM noise, judged by their rmse to the converged ODE from
@@ -29,7 +29,7 @@ from jaxdiff.search import populations
 from jaxdiff.search import s3
 from jaxdiff.search import usf
 
-from . import console
+from ..parts import console
 
 _TABLES = flags.DEFINE_integer("tables", 1000, "Candidates.", lower_bound=2)
 _CALLS = flags.DEFINE_integer("calls", 8, "Network calls.", lower_bound=2)

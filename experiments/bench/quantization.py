@@ -1,7 +1,7 @@
 """What 8-bit quantization saves and costs: size, speed, error.
 
-  python -m experiments.bench_quantization
-  python -m experiments.bench_quantization --network=digits_mlp --width=1024
+  python -m experiments.bench.quantization
+  python -m experiments.bench.quantization --network=digits_mlp --width=1024
 
 A fresh network with random kernels (size and speed do not depend on training),
 calibrated on the path of its own sampler: bytes of the parameters, the median
@@ -27,7 +27,7 @@ from jaxdiff import processes
 from jaxdiff import quantization
 from jaxdiff import solvers
 
-from . import console
+from ..parts import console
 
 _NETWORK = flags.DEFINE_enum(
   "network", "digits_mlp", ["digits_mlp", "digits_unet"], "The network."

@@ -1,6 +1,6 @@
 """Parameters and cost of every network at its published settings.
 
-  python -m experiments.network_table --output=docs/networks.md
+  python -m experiments.pages.network_table --output=docs/networks.md
 
 Nothing is computed or compiled: parameters are counted by their shapes,
 operations by XLA's analysis of the program for one image. A minute.
@@ -21,8 +21,8 @@ _ONLY = flags.DEFINE_list("only", [], "networks to look at; all by default")
 
 _TEXT = """# Networks
 
-Made by `python -m experiments.network_table --output=docs/networks.md`: the
-networks of `networks.NETWORKS` at published settings, or as they are by
+Made by `python -m experiments.pages.network_table --output=docs/networks.md`:
+the networks of `networks.NETWORKS` at published settings, or as they are by
 default.
 
 Parameters are those of our network: outputs that stand for a variance are

@@ -1,6 +1,6 @@
 r"""Trains a model of the zoo and writes it into the package.
 
-  python -m experiments.zoo --name=digits --workdir=runs/zoo/digits
+  python -m experiments.pages.zoo --name=digits --workdir=runs/zoo/digits
 
 It is `experiments.train` with the configuration named in RECIPES, then the
 averaged parameters in float16, with measures of their samples, in
@@ -38,9 +38,9 @@ from jaxdiff import solvers
 from jaxdiff import training
 from jaxdiff import zoo
 
-from . import console
-from . import plots
-from . import train
+from .. import train
+from ..parts import console
+from ..parts import plots
 
 STEPS = 20  # of EDM's Heun, for the measures and the picture
 ROUNDED = 256  # samples that show what rounding does
@@ -166,8 +166,8 @@ def readme() -> str:
     "# The zoo",
     "",
     "Trained models that come with the library: `jaxdiff.zoo.load(NAME)`."
-    " Written by `experiments/zoo.py`, which says how the measures are taken."
-    " Parameters are stored in float16.",
+    " Written by `experiments/pages/zoo.py`, which says how the measures are"
+    " taken. Parameters are stored in float16.",
     "",
     "| name | what | shape | classes | parameters | kB | steps | loss |"
     " Frechet (floor) | change by float16 (bfloat16) | command, seed |",
@@ -206,7 +206,9 @@ def main() -> None:
   stored = training.load_config(training.checkpoint_directory(workdir))
   record = {
     "what": RECIPES[name].what,
-    "command": f"python -m experiments.zoo --name={name} --workdir=WORKDIR",
+    "command": (
+      f"python -m experiments.pages.zoo --name={name} --workdir=WORKDIR"
+    ),
     "seed": config.seed,
     "steps": config.steps,
     "loss": final_loss(workdir),

@@ -1,7 +1,7 @@
 r"""What one update of distillation costs: as one program, in parts, by JVPs.
 
-  python -m experiments.bench_distill
-  python -m experiments.bench_distill --cases=unet --batch=256 --json=bench.json
+  python -m experiments.bench.distill
+  python -m experiments.bench.distill --cases=unet --batch=256 --json=bench.json
 
 First an update of DMD with five steps of the fake score. The library's is one
 jitted function with donated state, its inner steps a scan. It stands beside the
@@ -46,7 +46,7 @@ from jaxdiff import networks
 from jaxdiff import processes
 from jaxdiff import training
 
-from . import console
+from ..parts import console
 from . import flops
 
 FLAGS = flags.FLAGS

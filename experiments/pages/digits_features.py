@@ -1,6 +1,6 @@
 r"""Trains the classifier behind FD-digits and writes its weights (4 s).
 
-  python -m experiments.digits_features
+  python -m experiments.pages.digits_features
 
 It should reach 98.9 % on the 360 digits that it does not see.
 """
@@ -12,7 +12,7 @@ from absl import flags
 from jaxdiff import data
 from jaxdiff.metrics.features import digits
 
-from . import console
+from ..parts import console
 
 FLAGS = flags.FLAGS
 TEST = 360

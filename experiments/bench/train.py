@@ -1,7 +1,7 @@
 r"""What an update of `training` costs beside a bare one, and what it holds.
 
-  python -m experiments.bench_train
-  python -m experiments.bench_train --config=experiments/configs/cifar10.py \
+  python -m experiments.bench.train
+  python -m experiments.bench.train --config=experiments/configs/cifar10.py \
       --updates=50 --json=bench.json
 
 Throughput of the whole loop (data, reports, guards, averages) over that of the
@@ -28,10 +28,10 @@ from absl import flags
 from jaxdiff import data
 from jaxdiff import training
 
-from . import console
+from ..parts import console
+from ..parts import recipe
+from ..parts import sources
 from . import flops
-from . import recipe
-from . import sources
 
 FLAGS = flags.FLAGS
 

@@ -117,7 +117,7 @@ def peak(dtype: Any = jnp.bfloat16, device: jax.Device | None = None) -> Peak:
   for name, half, single in PEAKS:
     if name in kind:
       return Peak(1e12 * (half if narrow else single), f"data sheet, {name}")
-  return Peak(math.nan, f"{kind} is not in experiments.flops.PEAKS")
+  return Peak(math.nan, f"{kind} is not in experiments.bench.flops.PEAKS")
 
 
 def _measured(dtype: Any, device: jax.Device, size: int = 1024) -> float:

@@ -1,6 +1,6 @@
 """Samples of the public MNIST network by few calls, beside the converged ODE.
 
-  python -m experiments.mnist_samples --config.target=ddpm_mnist.npz
+  python -m experiments.pages.mnist_samples --config.target=ddpm_mnist.npz
 
 after a run of `experiments.frontier` with configs/frontier_mnist.py, whose
 noises and reference it takes. Draws --config.out/samples.png: for each solver
@@ -16,9 +16,9 @@ import numpy as np
 from jaxdiff import grids
 from jaxdiff import solvers
 
-from . import console
-from . import frontier
-from . import plots
+from .. import frontier
+from ..parts import console
+from ..parts import plots
 
 CALLS = (10, 20, 50)
 SHOWN = 8

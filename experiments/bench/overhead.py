@@ -1,6 +1,6 @@
 """What the sampling loop costs beside the bare network.
 
-  python -m experiments.bench_overhead
+  python -m experiments.bench.overhead
 
 Wall time of a 20-call run over 20 x the time of one jitted network call, in the
 same process, on the demo's U-Net at batch 64; the median of 20 pairs, each
@@ -27,7 +27,7 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 
-from . import console
+from ..parts import console
 
 _BATCH = flags.DEFINE_integer("batch", 64, "Batch size.", lower_bound=1)
 _CALLS = flags.DEFINE_integer("calls", 20, "Network calls.", lower_bound=1)

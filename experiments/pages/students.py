@@ -1,8 +1,8 @@
 r"""All methods of distillation side by side: docs/distillation.md.
 
-  python -m experiments.students --tasks=mixture                # half an hour
-  python -m experiments.students --tasks=digits --methods=dmd,sim
-  python -m experiments.students --tasks=                       # the page alone
+  python -m experiments.pages.students --tasks=mixture  # half an hour
+  python -m experiments.pages.students --tasks=digits --methods=dmd,sim
+  python -m experiments.pages.students --tasks=  # the page alone
 
 A task is a teacher: "mixture" (25 Gaussians, the exact denoiser), "digits" and
 "patches8" (trained first, by experiments.train, if they are not there). Every
@@ -34,14 +34,14 @@ from absl import flags
 from jaxdiff import metrics
 from jaxdiff import training
 
-from . import console
-from . import distill
-from . import plots
-from . import sources
-from .configs import digits_mlp
-from .configs import distill as configs
-from .configs import patches8
-from .evidence import _grid
+from .. import distill
+from ..configs import digits_mlp
+from ..configs import distill as configs
+from ..configs import patches8
+from ..evidence import _grid
+from ..parts import console
+from ..parts import plots
+from ..parts import sources
 
 _RESULTS, _PAGE = "experiments/results/students.json", "docs/distillation.md"
 _MARKS = "<!-- generated -->\n", "<!-- end -->"
@@ -88,7 +88,7 @@ def configuration(task: str, method: str, runs: pathlib.Path) -> Any:
 
 def teach(task: str, runs: pathlib.Path) -> None:
   """Trains a task's teacher, if it is not there."""
-  from . import train
+  from .. import train
 
   if task in _TEACHERS:
     train.train(_TEACHERS[task].get_config(), runs / task / "teacher")

@@ -1,14 +1,14 @@
 r"""How fast a model samples: images a second, and utilisation of the device.
 
-  python -m experiments.bench_sample
-  python -m experiments.bench_sample --workdir=runs/cifar10 --batches=256,1024 \
+  python -m experiments.bench.sample
+  python -m experiments.bench.sample --workdir=runs/cifar10 --batches=256,1024 \
       --dtypes=bfloat16,float32
 
 Measures every batch size, dtype and number of devices, after one run to
 compile, and writes OUT/bench_sample.json and .md. Utilisation is model FLOPs a
-second over the peak of the devices (experiments/flops.py). For each cell it
-also asserts in the compiled program that all network calls are one loop of one
-program, which nothing on the host interrupts. Half a minute on two cores.
+second over the peak of the devices (experiments/bench/flops.py). For each cell
+it also asserts in the compiled program that all network calls are one loop of
+one program, which nothing on the host interrupts. Half a minute on two cores.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from . import console
+from ..parts import console
 
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Run of experiments.train; without one --network is taken."
@@ -66,8 +66,8 @@ def measure(
     repeats: timed runs.
     dtype: that the network computes in.
   """
+  from .. import sample_job
   from . import flops
-  from . import sample_job
 
   devices = job.mesh.size if job.mesh else 1
   index = np.arange(batch)
@@ -103,7 +103,7 @@ def measure(
 
 def program_of(job: Any, batch: int) -> Any:
   """Returns the compiled program that draws a batch."""
-  from . import sample_job
+  from .. import sample_job
 
   def draw(model: Any) -> Any:
     own = dataclasses.replace(job, model=model)
@@ -167,7 +167,7 @@ def main() -> None:
   from jaxdiff import solvers
   from jaxdiff import training
 
-  from . import sample_job
+  from .. import sample_job
 
   if _WORKDIR.value:
     config = training.load_config(training.checkpoint_directory(_WORKDIR.value))

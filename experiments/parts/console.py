@@ -16,7 +16,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
-_FOLDER = pathlib.Path(__file__).resolve().parent
+_FOLDER = pathlib.Path(__file__).resolve().parent.parent
 _CONFIGS = _FOLDER / "configs"
 _LIBRARY = pathlib.Path(importlib.util.find_spec("jaxdiff").origin).parent
 _CODE = (_LIBRARY.resolve(), _FOLDER)

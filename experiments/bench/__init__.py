@@ -1,0 +1,1 @@
+"""What the library's loop, losses and searches cost: `jaxdiff bench NAME`."""
