@@ -28,8 +28,8 @@ from absl import flags
 from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
+from jaxdiff import models
 from jaxdiff import pickles
-from jaxdiff import training
 from jaxdiff import weights
 
 from .parts import console
@@ -135,14 +135,14 @@ def load(form: str, source: pathlib.Path, **options: Any) -> tuple[Any, Any]:
 
 
 def write(
-  out: pathlib.Path, config: training.ModelConfig, params: Any
+  out: pathlib.Path, config: models.ModelConfig, params: Any
 ) -> pathlib.Path:
   """Writes a model as the run folder that `training.load_denoiser` reads.
 
   Raises:
     ValueError: if the folder holds a model already.
   """
-  folder = training.checkpoint_directory(out)
+  folder = models.checkpoint_directory(out)
   if folder.is_dir() and any(folder.iterdir()):
     raise ValueError(
       f"{out} holds a model already; give another --out, or delete it"
@@ -152,7 +152,7 @@ def write(
     opened.save(0, {"ema_params": params}, wait=True)
   finally:
     opened.close()
-  training.save_config(folder, config)  # last: a folder without is no model
+  models.save_config(folder, config)  # last: a folder without is no model
   return folder
 
 
@@ -202,7 +202,7 @@ def check(
   return "\n".join(lines)
 
 
-def describe(config: training.ModelConfig, params: Any) -> str:
+def describe(config: models.ModelConfig, params: Any) -> str:
   """Returns what a converted model is, in lines."""
   size = sum(v.size for v in jax.tree.leaves(params))
   classes = f", {config.num_classes} classes" if config.num_classes else ""
@@ -263,7 +263,7 @@ def main() -> None:
     FLAGS.format, source, config=FLAGS.config, heads=FLAGS.heads
   )
   params = jax.tree.map(jnp.asarray, params)
-  model = dataclasses.replace(training.make_denoiser(config), params=params)
+  model = dataclasses.replace(models.make_denoiser(config), params=params)
   images = None
   if FLAGS.data:
     held = data.load(FLAGS.data, **_options(FLAGS.data_options))

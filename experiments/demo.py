@@ -12,6 +12,8 @@ import time
 
 from absl import flags
 
+from jaxdiff import models
+
 from .parts import console
 
 _OUT = flags.DEFINE_string("out", "runs/demo", "Folder for all results.")
@@ -26,7 +28,6 @@ _NOISES = flags.DEFINE_integer(
 def main() -> None:
   # after the flags, so that --help answers at once
   from jaxdiff import solvers
-  from jaxdiff import training
 
   from . import frontier
   from . import sample
@@ -46,7 +47,7 @@ def main() -> None:
 
   print("2/3  Drawing 100 digits with 18 network calls each.", flush=True)
   table = solvers.default(model.process, 18, to_zero=True)
-  model_config = training.load_config(training.checkpoint_directory(workdir))
+  model_config = models.load_config(models.checkpoint_directory(workdir))
   images, _ = sample.draw(
     model,
     table,

@@ -45,16 +45,17 @@ from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import distillation
+from jaxdiff import jobs
 from jaxdiff import locks
 from jaxdiff import losses
 from jaxdiff import metrics
+from jaxdiff import models
 from jaxdiff import oracles
 from jaxdiff import parallel
 from jaxdiff import processes
 from jaxdiff import training
 from jaxdiff import zoo
 
-from . import sample_job
 from . import train
 from .configs import distill as configs
 from .parts import console
@@ -76,7 +77,7 @@ class Task(NamedTuple):
     source: the data.
   """
 
-  config: training.ModelConfig
+  config: models.ModelConfig
   teacher: Any
   network: denoisers.Denoiser | None
   source: Any
@@ -95,7 +96,7 @@ def task(config: config_dict.ConfigDict) -> Task:
   if name in zoo.names():
     model_config, network = zoo.describe(name).config, zoo.load(name)
   else:
-    model_config = training.load_config(training.checkpoint_directory(name))
+    model_config = models.load_config(models.checkpoint_directory(name))
     network = training.load_denoiser(name)
   teacher = network
   if config.guidance_scale != 1.0:
@@ -123,7 +124,7 @@ def _mixture(config: config_dict.ConfigDict) -> Task:
   options = dict(sigma_min=0.02, sigma_max=20.0)
   x, _ = law.sample(jax.random.key(0), _POOL)
   return Task(
-    training.ModelConfig(
+    models.ModelConfig(
       shape=(2,),
       network="mlp",
       network_options=dict(features=(128, 128, 128), gain=8.0),
@@ -156,7 +157,7 @@ def student(
   on: Task,
   workdir: pathlib.Path,
   progress: bool = True,
-) -> tuple[training.ModelConfig, denoisers.Denoiser]:
+) -> tuple[models.ModelConfig, denoisers.Denoiser]:
   """Returns the student before its training: a copy of the teacher.
 
   One of an exact teacher imitates it first; the result is kept in the folder
@@ -166,13 +167,13 @@ def student(
   changes = recipe.plain(config, "student")
   model_config = dataclasses.replace(on.config, jumps=config.jumps, **changes)
   if changes:  # another kind of network: it begins anew
-    return model_config, training.make_denoiser(model_config, key)
+    return model_config, models.make_denoiser(model_config, key)
   if on.network is not None:
     return model_config, distillation.student_of(
       key, on.network, on.config.shape, jumps=config.jumps
     )
   steps = config.imitation_steps
-  fresh = training.make_denoiser(model_config, key)
+  fresh = models.make_denoiser(model_config, key)
   chosen = distillation.imitation(
     on.teacher,
     fresh,
@@ -180,7 +181,7 @@ def student(
     times=losses.times.uniform_log_snr(fresh.process),
   )
   opened = checkpoints.open(workdir / "start", keep=1)
-  training.save_config(workdir / "start", model_config)
+  models.save_config(workdir / "start", model_config)
   try:
     if progress and opened.latest() != steps:
       print("The student imitates its exact teacher first.", flush=True)
@@ -351,8 +352,8 @@ def draw(
     to_zero=config.to_zero,
   )
   model, table = distillation.sampler(model, grid, gamma=config.gamma)
-  job = sample_job.Job(model, table, shape, seed=config.seed, classes=classes)
-  x, _ = sample_job.launch(job, np.arange(num))
+  job = jobs.Job(model, table, shape, seed=config.seed, classes=classes)
+  x, _ = jobs.launch(job, np.arange(num))
   return np.asarray(x)
 
 
@@ -408,7 +409,7 @@ def _distil(config, workdir, progress):
   if config.tensorboard:
     writers.append(training.tensorboard_writer(workdir / "tensorboard"))
   on = task(config)
-  directory = training.checkpoint_directory(workdir)
+  directory = models.checkpoint_directory(workdir)
   opened = checkpoints.open(directory, keep=config.keep)
   try:
     model_config, begin = student(config, on, workdir, progress)
@@ -418,8 +419,8 @@ def _distil(config, workdir, progress):
       model_config, bounds=getattr(chosen.student, "bounds", ())
     )
     if opened.latest() is not None:
-      training.check_config(directory, model_config)
-    training.save_config(directory, model_config)
+      models.check_config(directory, model_config)
+    models.save_config(directory, model_config)
     state = distillation.init_state(jax.random.key(config.seed), chosen)
     mesh = parallel.data_mesh(config.devices or None)
     shardings = train.shardings_of(config, mesh, lambda: state)

@@ -41,6 +41,7 @@ from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import locks
 from jaxdiff import metrics
+from jaxdiff import models
 from jaxdiff import networks
 from jaxdiff import oracles
 from jaxdiff import processes
@@ -116,8 +117,8 @@ def load_target(config: ml_collections.ConfigDict) -> Target:
     return Target(model, process, draws.shape[1:], draws)
   if pathlib.Path(config.target).is_dir():
     model = training.load_denoiser(config.target)
-    folder = training.checkpoint_directory(config.target)
-    stored = training.load_config(folder)
+    folder = models.checkpoint_directory(config.target)
+    stored = models.load_config(folder)
     if stored.num_classes:  # every class in turn
       label = jnp.arange(config.noises) % stored.num_classes
       model = denoisers.with_label(model, label)
@@ -142,7 +143,7 @@ def load_target(config: ml_collections.ConfigDict) -> Target:
   )
 
 
-def _data_of(name: str, stored: training.ModelConfig, run: str) -> np.ndarray:
+def _data_of(name: str, stored: models.ModelConfig, run: str) -> np.ndarray:
   """Returns the images to compare a run's samples with."""
   if not name and not stored.dataset:
     raise ValueError(

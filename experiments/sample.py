@@ -42,7 +42,9 @@ from jaxdiff import denoisers
 from jaxdiff import diagnostics
 from jaxdiff import distillation
 from jaxdiff import grids
+from jaxdiff import jobs
 from jaxdiff import locks
+from jaxdiff import models
 from jaxdiff import parallel
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -53,7 +55,6 @@ from jaxdiff.data import shards
 from jaxdiff.solvers import model_statistics
 from jaxdiff.solvers import specs
 
-from . import sample_job
 from .parts import console
 from .parts import plots
 from .parts import sources
@@ -118,22 +119,22 @@ def draw(
     shape: of one sample.
     num: number of samples.
     batch: samples drawn at a time; the last batch is padded to it.
-    **options: seed, classes, label and others of `sample_job.Job`.
+    **options: seed, classes, label and others of `jobs.Job`.
 
   Raises:
     ValueError: for options that do not go together.
   """
-  job = sample_job.Job(model, table, shape, **options)
+  job = jobs.Job(model, table, shape, **options)
   spans = [
-    sample_job.Span(0, first, min(first + batch, num))
+    jobs.Span(0, first, min(first + batch, num))
     for first in range(0, num, batch)
   ]
-  parts = [x for _, x in sample_job.draw(job, spans, batch)]
+  parts = [x for _, x in jobs.draw(job, spans, batch)]
   return np.concatenate(parts), job.labels(np.arange(num))
 
 
 def setting_of(
-  config: training.ModelConfig, model: denoisers.Denoiser, step: int | None
+  config: models.ModelConfig, model: denoisers.Denoiser, step: int | None
 ) -> dict[str, Any]:
   """Returns everything that the samples depend on, as JSON can store it.
 
@@ -199,13 +200,13 @@ def first_images(folder: pathlib.Path, count: int) -> np.ndarray | None:
       image = shards.read(folder, len(parts))["image"]
     except (FileNotFoundError, ValueError):  # still to be drawn, or anew
       return None
-    parts.append(sample_job.decode(image))
+    parts.append(jobs.decode(image))
     held += len(image)
   return np.concatenate(parts)[:count]
 
 
 def trajectory(
-  job: sample_job.Job, path: pathlib.Path, rows: int = 8, columns: int = 12
+  job: jobs.Job, path: pathlib.Path, rows: int = 8, columns: int = 12
 ) -> str:
   """Draws what the network took for the clean samples, call after call.
 
@@ -221,7 +222,7 @@ def trajectory(
   collect = sampling.every(every, sampling.denoised)
   devices = job.mesh.size if job.mesh else 1
   index = np.arange(-(-rows // devices) * devices)
-  _, kept = sample_job.launch(job, index, collect)
+  _, kept = jobs.launch(job, index, collect)
   images = np.swapaxes(np.asarray(kept), 0, 1)[:rows]  # f32[rows, calls, ...]
   flat = images.reshape(-1, *images.shape[2:])
   title = f"denoised previews, one in {every} of {job.table.nfe} calls"
@@ -310,7 +311,7 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     "format",
     None,
-    sample_job.FORMATS,
+    jobs.FORMATS,
     "What samples are stored as. By default shards of images with 1 or 3"
     " channels hold uint8, 0..255 for [-1, 1]; all else is float32.",
   )
@@ -323,7 +324,7 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     "params",
     "replicated",
-    sample_job.PARAMS,
+    jobs.PARAMS,
     "Parameters: copied to every device, or split over them and gathered where"
     " they are used.",
   )
@@ -368,7 +369,7 @@ _OWN_GRID = (solvers.default, solvers.gamma_sampling)
 
 
 def statistics_of(
-  config: training.ModelConfig,
+  config: models.ModelConfig,
   model: denoisers.Denoiser,
   setting: dict[str, Any],
   folder: pathlib.Path,
@@ -415,7 +416,7 @@ def statistics_of(
   label = sample.get("label", np.arange(len(x0)) % max(config.num_classes, 1))
   if FLAGS.label is not None:
     label = np.full(len(x0), FLAGS.label)
-  chosen = sample_job.conditional(
+  chosen = jobs.conditional(
     model,
     label.astype(np.int32),
     classes=config.num_classes,
@@ -435,8 +436,8 @@ def main() -> None:
   check_solver()
   process = process_of()
   workdir = FLAGS.workdir
-  config = training.load_config(training.checkpoint_directory(workdir))
-  mesh = sample_job.mesh_of(FLAGS.devices)
+  config = models.load_config(models.checkpoint_directory(workdir))
+  mesh = jobs.mesh_of(FLAGS.devices)
   model = training.load_denoiser(
     workdir,
     step=FLAGS.step,
@@ -455,7 +456,7 @@ def main() -> None:
 
 def _sample(config, model, mesh, step, out, process):
   setting = setting_of(config, model, step)
-  model = sample_job.place(model, mesh, FLAGS.params)
+  model = jobs.place(model, mesh, FLAGS.params)
   solver, given = specs.parse(FLAGS.solver)
   if solver is solvers.gamma_sampling:
     grid = distillation.few_step_grid(
@@ -476,7 +477,7 @@ def _sample(config, model, mesh, step, out, process):
     )
     if solver is solvers.dpm_solver_v3:
       setting["table"] = tree.digest(table)
-  job = sample_job.Job(
+  job = jobs.Job(
     model,
     table,
     config.shape,
@@ -500,11 +501,9 @@ def _sample(config, model, mesh, step, out, process):
     text = json.dumps(setting | dict(num=FLAGS.num), sort_keys=True)
     code = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = out / f".samples-{code}"
-  stored = sample_job.stored_setting(folder)
+  stored = jobs.stored_setting(folder)
   size = FLAGS.shard_size or stored.get("shard_size") or FLAGS.batch
-  sample_job.keep_setting(
-    folder, setting | dict(num=FLAGS.num, shard_size=size)
-  )
+  jobs.keep_setting(folder, setting | dict(num=FLAGS.num, shard_size=size))
   title = f"{FLAGS.solver}, {table.nfe} calls"
   if solver not in _OWN_GRID:
     title += f", {FLAGS.grid} grid"
@@ -515,7 +514,7 @@ def _sample(config, model, mesh, step, out, process):
     if images is not None:
       shown.append(plots.samples(images, out / "samples.png", title=title))
 
-  drawn = sample_job.write(
+  drawn = jobs.write(
     job,
     folder,
     num=FLAGS.num,
@@ -534,7 +533,7 @@ def _sample(config, model, mesh, step, out, process):
       f" ({FLAGS.num} samples, {table.nfe} calls each; {drawn} drawn now)."
     )
   else:
-    sample_job.merge(folder, out / "samples.npz")
+    jobs.merge(folder, out / "samples.npz")
     shutil.rmtree(folder)
     print(
       f"Wrote {out}/samples.npz ({FLAGS.num} samples, {table.nfe} calls each)."

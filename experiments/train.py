@@ -41,6 +41,7 @@ from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import locks
 from jaxdiff import losses
+from jaxdiff import models
 from jaxdiff import parallel
 from jaxdiff import training
 
@@ -85,14 +86,14 @@ def _train(config, workdir, progress):
   sample = sources.subset(source)
   _check_labels(config, sources.labels(source, sample))
   model = recipe.model(config, sample)
-  denoiser = training.make_denoiser(model)
+  denoiser = models.make_denoiser(model)
   optimizer = recipe.optimizer(config)
   init_key, run_key = jax.random.split(jax.random.key(config.seed))
 
   def begin() -> training.TrainState:
     return training.init_state(
       run_key,
-      training.make_denoiser(model, init_key).params,
+      models.make_denoiser(model, init_key).params,
       optimizer,
       loss_params=losses.uncertainty.init() if config.learned_weighting else (),
       averages=len(config.averages),
@@ -112,13 +113,13 @@ def _train(config, workdir, progress):
   )
   # Made where it will be: a state that needs all devices never is on one.
   state = jax.jit(begin, out_shardings=shardings and shardings[0])()
-  directory = training.checkpoint_directory(workdir)
+  directory = models.checkpoint_directory(workdir)
   snapshots = None
   with_checkpoints = checkpoints.open(directory, keep=config.keep)
   try:
     if with_checkpoints.latest() is not None:
-      training.check_config(directory, model)
-    training.save_config(directory, model)
+      models.check_config(directory, model)
+    models.save_config(directory, model)
     if config.averages:
       snapshots = training.open_snapshots(workdir, config.averages)
     with data.to_device(

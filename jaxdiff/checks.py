@@ -109,6 +109,28 @@ def falling_grid(
   return grid
 
 
+def rising_times(process: Any, times: Any) -> np.ndarray:
+  """Returns times as f64[n] after checking that they rise within a process.
+
+  Args:
+    process: a process; its range is (t_min, t_max].
+    times: 1-D times, or one.
+
+  Raises:
+    ValueError: if one is outside of the range, or they do not rise.
+  """
+  times = np.atleast_1d(np.asarray(times, np.float64))
+  inside = (times > process.t_min) & (times <= process.t_max * (1 + 1e-9))
+  if not inside.all():
+    raise ValueError(
+      f"the time {times[~inside][0]:.6g} is outside of ({process.t_min:.6g},"
+      f" {process.t_max:.6g}], the times that the score is known at"
+    )
+  if np.any(np.diff(times) <= 0):
+    raise ValueError(f"the times T must rise, got {times}")
+  return times
+
+
 def order(value: int | None, steps: int, highest: int, name: str) -> int:
   """Returns a multistep order that the grid can carry.
 

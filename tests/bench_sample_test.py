@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import sample_job
 from experiments.bench import sample
 from jaxdiff import grids
+from jaxdiff import jobs
+from jaxdiff import models
 from jaxdiff import sampling
 from jaxdiff import solvers
-from jaxdiff import training
 
 SHAPE = (2, 2, 1)
 CALLS = 3
@@ -17,14 +17,14 @@ CALLS = 3
 
 @pytest.fixture(scope="module")
 def job():
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     shape=SHAPE, network="mlp", network_options=dict(features=(8,), embedding=8)
   )
-  model = training.make_denoiser(config)
+  model = models.make_denoiser(config)
   zeros = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype)
   model = jax.tree.map(zeros, model)
   table = solvers.euler(model.process, grids.karras(model.process, CALLS))
-  return sample_job.Job(model, table, SHAPE)
+  return jobs.Job(model, table, SHAPE)
 
 
 def test_a_job_is_one_loop_and_is_counted(job):

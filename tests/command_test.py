@@ -165,7 +165,7 @@ def raised(e):
 # --- whatever a command line can get wrong ends in one line -------------------
 
 PROGRAM = """
-from experiments import console
+from experiments.parts import console
 console.define_config_file(None, "What to do.")
 console.run(lambda: print(console.config_like("base").steps))
 """
@@ -213,7 +213,7 @@ def test_a_configuration_that_is_none_is_refused_in_a_line(tmp_path):
 
 def test_a_device_that_is_not_there_is_named_in_a_line(tmp_path):
   program = (
-    "from experiments import console\n"
+    "from experiments.parts import console\n"
     "def main():\n  import jax\n  jax.devices()\n"
     "console.run(main)\n"
   )
@@ -231,7 +231,7 @@ def test_a_device_that_is_not_there_is_named_in_a_line(tmp_path):
 
 def test_a_bug_keeps_its_traceback(tmp_path):
   program = (
-    "from experiments import console\n"
+    "from experiments.parts import console\n"
     "def main():\n  assert 1 + 1 == 3\n"
     "console.run(main)\n"
   )

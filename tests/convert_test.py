@@ -11,9 +11,10 @@ import pytest
 
 from experiments import convert
 from experiments import sample
+from jaxdiff import models
 from jaxdiff import training
 
-CONFIG = training.ModelConfig(
+CONFIG = models.ModelConfig(
   shape=(4, 4, 1), network="mlp", network_options=dict(features=(8,))
 )
 
@@ -21,7 +22,7 @@ CONFIG = training.ModelConfig(
 @pytest.fixture(scope="module")
 def model():
   """Returns a small denoiser none of whose parameters is zero."""
-  made = training.make_denoiser(CONFIG)
+  made = models.make_denoiser(CONFIG)
   draw = np.random.default_rng(0)
   fill = lambda v: jnp.asarray(0.3 * draw.normal(size=v.shape), v.dtype)
   return dataclasses.replace(made, params=jax.tree.map(fill, made.params))

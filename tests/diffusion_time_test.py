@@ -10,11 +10,11 @@ from jaxdiff import grids
 from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import solvers
-from jaxdiff.diagnostics import auxiliary
+from jaxdiff.densities import auxiliary_prior
+from jaxdiff.densities import expectation_maximization
+from jaxdiff.densities import realnvp
 from jaxdiff.diagnostics import diffusion_time
-from jaxdiff.diagnostics import expectation_maximization
 from jaxdiff.diagnostics import gauge
-from jaxdiff.diagnostics import realnvp
 
 VP = processes.vp_linear()
 EDM = processes.edm(0.01, 20.0)
@@ -185,7 +185,7 @@ def test_realnvp_inverts_itself_and_integrates_to_one():
 def fitted():
   law = oracles.g2()
   x0 = law.sample(jax.random.key(0), 2000)[0]
-  return law, auxiliary.fit_auxiliary(
+  return law, auxiliary_prior.fit_auxiliary(
     jax.random.key(1), VP, x0, 0.3, components=(1, 4)
   )
 
@@ -195,13 +195,13 @@ def test_an_auxiliary_starts_any_table_at_its_time(fitted):
   assert len(aux.density.means) == 4  # what held-out points liked better
   model = oracles.exact(law, VP)
   table = solvers.dpmpp_2m(VP, grids.log_snr(VP, 12, start=0.3))
-  x = auxiliary.sample(jax.random.key(2), model, aux, table, 1000)
+  x = auxiliary_prior.sample(jax.random.key(2), model, aux, table, 1000)
   data = law.sample(jax.random.key(3), 1000)[0]
   np.testing.assert_allclose(x.mean(0), data.mean(0), atol=0.2)
   np.testing.assert_allclose(x.std(0), data.std(0), atol=0.2)
   with pytest.raises(ValueError, match="start=0.3"):
     late = solvers.dpmpp_2m(VP, grids.log_snr(VP, 12))
-    auxiliary.sample(jax.random.key(2), model, aux, late, 10)
+    auxiliary_prior.sample(jax.random.key(2), model, aux, late, 10)
 
 
 def test_draws_of_an_auxiliary_depend_on_their_index(fitted):
@@ -234,13 +234,15 @@ def test_refusals_of_the_diffusion_time_room():
   x0 = jnp.zeros((20, 3))
   for tau in (2.0, 1e-4):
     with pytest.raises(ValueError, match="outside of"):
-      auxiliary.fit_auxiliary(jax.random.key(0), VP, x0, tau)
+      auxiliary_prior.fit_auxiliary(jax.random.key(0), VP, x0, tau)
   with pytest.raises(ValueError, match="at least 480 points"):
-    auxiliary.fit_auxiliary(jax.random.key(0), VP, x0, 0.3)
+    auxiliary_prior.fit_auxiliary(jax.random.key(0), VP, x0, 0.3)
   with pytest.raises(ValueError, match="family"):
-    auxiliary.fit_auxiliary(jax.random.key(0), VP, x0, 0.3, "glow")
+    auxiliary_prior.fit_auxiliary(jax.random.key(0), VP, x0, 0.3, "glow")
   with pytest.raises(ValueError, match="family='gmm'"):
-    auxiliary.fit_auxiliary(jax.random.key(0), VP, x0[:, :1], 0.3, "realnvp")
+    auxiliary_prior.fit_auxiliary(
+      jax.random.key(0), VP, x0[:, :1], 0.3, "realnvp"
+    )
   model = oracles.exact(oracles.gaussian(np.zeros(3), 1.0), VP)
   with pytest.raises(ValueError, match="must rise"):
     diffusion_time.elbo_curve(jax.random.key(0), model, VP, x0, [0.5, 0.2])

@@ -10,6 +10,7 @@ import pytest
 from experiments import distill
 from experiments.configs import distill as configs
 from jaxdiff import distillation
+from jaxdiff import models
 from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import training
@@ -27,7 +28,7 @@ def teacher(tmp_path_factory):
     image=rng.normal(size=(64, 2)).astype(np.float32),
     label=(np.arange(64) % 2).astype(np.int32),
   )
-  model = training.ModelConfig(
+  model = models.ModelConfig(
     shape=(2,),
     network="mlp",
     network_options=dict(features=(8,), embedding=8),
@@ -35,9 +36,9 @@ def teacher(tmp_path_factory):
     process_options=dict(sigma_min=0.02, sigma_max=20.0),
     dataset=f"npz:{folder}/a.npz",
   )
-  params = training.make_denoiser(model, jax.random.key(0)).params
-  directory = training.checkpoint_directory(folder)
-  training.save_config(directory, model)
+  params = models.make_denoiser(model, jax.random.key(0)).params
+  directory = models.checkpoint_directory(folder)
+  models.save_config(directory, model)
   opened = checkpoints.open(directory)
   opened.save(1, {"ema_params": params})
   opened.close()

@@ -23,6 +23,7 @@ from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import distillation
 from jaxdiff import grids
+from jaxdiff import models
 from jaxdiff import sampling
 from jaxdiff import training
 from jaxdiff.training import alternating
@@ -364,14 +365,14 @@ def test_an_infinite_loss_that_was_skipped_is_told_and_is_no_divergence():
 
 def test_a_student_that_jumps_is_read_back_from_its_run(tmp_path):
   """Its averaged and its last parameters, as the model that was trained."""
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     shape=(4,),
     network="mlp",
     network_options=dict(features=(8,), embedding=8),
     process="edm",
     process_options=dict(sigma_min=0.02, sigma_max=20.0),
   )
-  teacher = training.make_denoiser(config, jax.random.key(0))
+  teacher = models.make_denoiser(config, jax.random.key(0))
   student = distillation.student_of(
     jax.random.key(1), teacher, config.shape, jumps=True
   )
@@ -382,7 +383,7 @@ def test_a_student_that_jumps_is_read_back_from_its_run(tmp_path):
     )
   }
   method = distillation.Method(student, players)
-  training.save_config(tmp_path, dataclasses.replace(config, jumps=True))
+  models.save_config(tmp_path, dataclasses.replace(config, jumps=True))
   opened = checkpoints.open(tmp_path)
   state = training.train(
     distillation.init_state(jax.random.key(2), method),

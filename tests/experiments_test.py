@@ -23,10 +23,10 @@ from experiments.parts import recipe
 from experiments.parts import sources
 from jaxdiff import data
 from jaxdiff import grids
+from jaxdiff import models
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
-from jaxdiff import training
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -296,7 +296,7 @@ def test_sample_refuses_a_class_that_the_model_lacks_and_a_small_budget(demo):
 
 def test_ctrl_c_says_how_to_go_on():
   program = (
-    "from experiments import console\n"
+    "from experiments.parts import console\n"
     "def main():\n"
     "  raise KeyboardInterrupt\n"
     "console.run(main)\n"
@@ -342,7 +342,7 @@ def sweep_config(run, out, **options):
 
 
 def test_a_run_knows_its_data_and_measures_their_deviation(points):
-  config = training.load_config(training.checkpoint_directory(points))
+  config = models.load_config(models.checkpoint_directory(points))
   assert config.shape == (2,)
   assert config.sigma_data == 0.25
   assert config.dataset.endswith("points.npz")
@@ -455,8 +455,8 @@ def test_another_network_and_process_are_chosen_on_the_command_line(tmp_path):
   assert "patch" in line and '--config.network_options="{}"' in line
   flags += ["--config.network_options={'width': 8}"]
   start("experiments.train", *flags, "--config.process_options={}")
-  folder = training.checkpoint_directory(tmp_path / "run")
-  config = training.load_config(folder)
+  folder = models.checkpoint_directory(tmp_path / "run")
+  config = models.load_config(folder)
   assert (config.network, config.process) == ("residual_mlp", "vp_linear")
   assert config.network_options == dict(width=8)
 

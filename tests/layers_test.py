@@ -36,9 +36,10 @@ LAYERS = [
   ),
   ("1b", {"grids", "tableau"}),
   ("2a", {"denoisers", "fields", "guidance", "losses", "solvers", "oracles"}),
+  ("2b", {"models"}),
   ("3", {"sampling", "training", "discrete"}),
-  ("3b", {"samplers", "weights"}),
-  ("3c", {"likelihood", "diagnostics", "zoo"}),
+  ("3b", {"samplers", "jobs"}),
+  ("3c", {"likelihood", "diagnostics", "densities", "zoo", "weights"}),
   (
     "4",
     {

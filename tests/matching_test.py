@@ -13,12 +13,12 @@ from jaxdiff import distillation
 from jaxdiff import grids
 from jaxdiff import guidance
 from jaxdiff import losses
+from jaxdiff import models
 from jaxdiff import networks
 from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
-from jaxdiff import training
 from jaxdiff.distillation.dmd import pairs
 from jaxdiff.distillation.experts import one_by_one
 from jaxdiff.distillation.layer_dropping import at_budget
@@ -390,7 +390,7 @@ def test_budgets_are_checked():
 def test_a_dropped_student_is_stored_as_data(tmp_path):
   teacher, student = _dropped((0, 2))
   module = student.apply.module
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     shape=(2,),
     network="layer_dropped",
     network_options=dict(
@@ -401,8 +401,8 @@ def test_a_dropped_student_is_stored_as_data(tmp_path):
     ),
     process_options=dict(sigma_min=0.02, sigma_max=20.0),
   )
-  training.save_config(tmp_path, config)
-  again = training.make_denoiser(training.load_config(tmp_path))
+  models.save_config(tmp_path, config)
+  again = models.make_denoiser(models.load_config(tmp_path))
   again = distillation.with_params(again, student.params)
   np.testing.assert_array_equal(
     again(BATCH["image"], 1.0).x0, student(BATCH["image"], 1.0).x0

@@ -21,11 +21,13 @@ import pytest
 import jaxdiff as jd
 from jaxdiff import checkpoints
 from jaxdiff import data
+from jaxdiff import densities
 from jaxdiff import distillation
 from jaxdiff import learning
 from jaxdiff import likelihood
 from jaxdiff import losses
 from jaxdiff import metrics
+from jaxdiff import models
 from jaxdiff import networks
 from jaxdiff import parallel
 from jaxdiff import processes
@@ -66,10 +68,10 @@ def held() -> types.SimpleNamespace:
   x = jnp.ones((2, 3))
   params = Dense().init(key, x, None)["params"]
   mixture = jd.oracles.mixture(np.eye(3), np.ones(3))
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     (3,), "mlp", dict(features=(4,), embedding=8), num_classes=3
   )
-  classes = training.make_denoiser(config, key)
+  classes = models.make_denoiser(config, key)
   state = training.init_state(key, params, SGD)
   denoiser = jd.from_linen(Dense(), params, EDM)
   jd.sample(key, toy, TABLE, (2, 3), process=EDM)  # warms what is eager
@@ -83,7 +85,7 @@ def held() -> types.SimpleNamespace:
     exact=jd.exact(mixture, EDM),
     config=config,
     classes=classes,
-    abstract=training.make_denoiser(config),
+    abstract=models.make_denoiser(config),
     denoiser=denoiser,
     state=state,
     mesh=parallel.data_mesh(1),
@@ -160,7 +162,7 @@ DOORS = [
   ("key: likelihood", lambda h: likelihood.log_likelihood(None, toy, EDM, h.x), TypeError, ["PRNG key", "got None", "jax.random.key"]),
   ("key: picard", lambda h: samplers.picard(7, toy, TABLE, h.x, process=EDM), TypeError, ["PRNG key", "got 7", "jax.random.key"]),
   ("key: init_state", lambda h: training.init_state(0, h.params, SGD), TypeError, ["PRNG key", "got 0", "jax.random.key"]),
-  ("key: make_denoiser", lambda h: training.make_denoiser(h.config, 3), TypeError, ["PRNG key", "got 3"]),
+  ("key: make_denoiser", lambda h: models.make_denoiser(h.config, 3), TypeError, ["PRNG key", "got 3"]),
   ("key: run", lambda h: jd.run(3, lambda k, r, s: (s, None), jnp.arange(3), h.x), TypeError, ["PRNG key", "got 3"]),
   ("key: dequantize", lambda h: likelihood.dequantize(0, h.ints), TypeError, ["PRNG key", "got 0"]),
   ("key: prior", lambda h: EDM.prior(0, (2, 3)), TypeError, ["PRNG key", "got 0"]),
@@ -379,18 +381,18 @@ DOORS = [
   ("trace: last before first", lambda h: training.Trace("x", 5, 3), ValueError, ["first", "last", "5", "3"]),
   ("guard: factor 1", lambda h: training.Guard(factor=1.0), ValueError, ["factor", "> 1"]),
   ("exponential: decay negative", lambda h: training.ema.exponential(-0.1), ValueError, ["[0, 1)", "-0.1"]),
-  ("config: shape a number", lambda h: training.ModelConfig(8), TypeError, ["shape", "got 8", "(8,)"]),
-  ("config: shape with 0", lambda h: training.ModelConfig((0, 8)), TypeError, ["shape", "at least 1", "(0, 8)"]),
-  ("config: sigma_data 0", lambda h: training.ModelConfig((3,), sigma_data=0.0), ValueError, ["sigma_data", "more than 0"]),
-  ("config: num_classes negative", lambda h: training.ModelConfig((3,), num_classes=-1), ValueError, ["num_classes", "at least 0"]),
-  ("config: process misspelt", lambda h: training.make_denoiser(training.ModelConfig((3,), process="emd")), ValueError, ["'emd'", "did you mean 'edm'?"]),
-  ("config: an option of no network", lambda h: training.make_denoiser(training.ModelConfig((3,), "mlp", dict(featurs=(4,)))), ValueError, ["featurs", "did you mean 'features'?"]),
-  ("config: an option of no process", lambda h: training.make_denoiser(training.ModelConfig((3,), "mlp", process_options=dict(sigma=1.0))), ValueError, ["sigma", "sigma_max"]),
-  ("config: a dict", lambda h: training.make_denoiser(dict(shape=(3,))), TypeError, ["a ModelConfig", "dict", "ModelConfig(shape"]),
-  ("digits: steps 0", lambda h: training.digits_denoiser(steps=0), ValueError, ["steps", "at least 1"]),
-  ("digits: learning rate NaN", lambda h: training.digits_denoiser(learning_rate=math.nan), ValueError, ["learning_rate", "nan"]),
-  ("digits: learning rate 0", lambda h: training.digits_denoiser(learning_rate=0.0), ValueError, ["learning_rate", "more than 0"]),
-  ("likelihood training: steps 0", lambda h: training.maximum_likelihood(h.key, toy, h.params, h.x, steps=0), ValueError, ["steps", "at least 1"]),
+  ("config: shape a number", lambda h: models.ModelConfig(8), TypeError, ["shape", "got 8", "(8,)"]),
+  ("config: shape with 0", lambda h: models.ModelConfig((0, 8)), TypeError, ["shape", "at least 1", "(0, 8)"]),
+  ("config: sigma_data 0", lambda h: models.ModelConfig((3,), sigma_data=0.0), ValueError, ["sigma_data", "more than 0"]),
+  ("config: num_classes negative", lambda h: models.ModelConfig((3,), num_classes=-1), ValueError, ["num_classes", "at least 0"]),
+  ("config: process misspelt", lambda h: models.make_denoiser(models.ModelConfig((3,), process="emd")), ValueError, ["'emd'", "did you mean 'edm'?"]),
+  ("config: an option of no network", lambda h: models.make_denoiser(models.ModelConfig((3,), "mlp", dict(featurs=(4,)))), ValueError, ["featurs", "did you mean 'features'?"]),
+  ("config: an option of no process", lambda h: models.make_denoiser(models.ModelConfig((3,), "mlp", process_options=dict(sigma=1.0))), ValueError, ["sigma", "sigma_max"]),
+  ("config: a dict", lambda h: models.make_denoiser(dict(shape=(3,))), TypeError, ["a ModelConfig", "dict", "ModelConfig(shape"]),
+  ("digits: steps 0", lambda h: zoo.digits_denoiser(steps=0), ValueError, ["steps", "at least 1"]),
+  ("digits: learning rate NaN", lambda h: zoo.digits_denoiser(learning_rate=math.nan), ValueError, ["learning_rate", "nan"]),
+  ("digits: learning rate 0", lambda h: zoo.digits_denoiser(learning_rate=0.0), ValueError, ["learning_rate", "more than 0"]),
+  ("likelihood training: steps 0", lambda h: densities.maximum_likelihood(h.key, toy, h.params, h.x, steps=0), ValueError, ["steps", "at least 1"]),
   ("denoising: weighting misspelt", lambda h: losses.denoising(h.denoiser, weighting="edn"), ValueError, ["weighting", "did you mean 'edm'?"]),
   ("denoising: dropout above 1", lambda h: losses.denoising(h.denoiser, num_classes=3, label_dropout=1.5), ValueError, ["label_dropout", "1.5"]),
   ("denoising: buckets 0", lambda h: losses.denoising(h.denoiser, learned_weighting=True, buckets=0), ValueError, ["buckets", "at least 1"]),

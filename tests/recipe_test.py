@@ -9,6 +9,7 @@ from experiments import distill
 from experiments import train
 from experiments.configs import base
 from experiments.parts import recipe
+from jaxdiff import models
 
 
 def config(**fields):
@@ -83,11 +84,10 @@ def test_optimizers_and_schedules_that_are_not_there(fields, message):
   ],
 )
 def test_augmentations_that_cannot_be(fields, message):
-  from jaxdiff import training
 
-  model = training.ModelConfig((8, 8, 1), "mlp")
+  model = models.ModelConfig((8, 8, 1), "mlp")
   with pytest.raises(ValueError, match=message):
-    recipe.loss(config(**fields), training.make_denoiser(model))
+    recipe.loss(config(**fields), models.make_denoiser(model))
 
 
 @pytest.mark.parametrize(

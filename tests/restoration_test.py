@@ -15,12 +15,12 @@ from jaxdiff import denoisers
 from jaxdiff import distillation
 from jaxdiff import grids
 from jaxdiff import losses
+from jaxdiff import models
 from jaxdiff import networks
 from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
-from jaxdiff import training
 from jaxdiff import tree
 from jaxdiff.distillation.instarevive import CLOCKS
 from jaxdiff.distillation.instarevive import restored_at
@@ -154,11 +154,11 @@ def test_resshift_is_checked():
 
 def test_a_restorer_is_an_ordinary_model_that_is_stored_and_read(tmp_path):
   options = dict(network={"name": "mlp", "features": [4], "embedding": 4})
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     SHAPE, network="beside", network_options=options, process="resshift"
   )
-  training.save_config(tmp_path, config)
-  model = training.make_denoiser(training.load_config(tmp_path))
+  models.save_config(tmp_path, config)
+  model = models.make_denoiser(models.load_config(tmp_path))
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda s: jnp.asarray(0.3 * rng.standard_normal(s.shape), s.dtype),
@@ -594,12 +594,12 @@ def test_the_direction_of_two_gaussians_has_the_sign_of_the_error(x64):
   w = w / w.sum()
   for m, v, sigma in ((0.7, 0.5, 0.1), (-1.3, 2.0, 3.0)):
     process = processes.edm(0.01, 20.0)
-    models = [
+    twins = [
       oracles.exact(oracles.gaussian([mean], variance), process)
       for mean, variance in ((0.0, 1.0), (m, v))
     ]
     x = jnp.asarray(m + np.sqrt(v + sigma**2) * z)[:, None]
-    real, fake = (model(x, sigma).x0[:, 0] for model in models)
+    real, fake = (model(x, sigma).x0[:, 0] for model in twins)
     mean = float(w @ np.asarray(real - fake))
     assert mean == pytest.approx(-(sigma**2) * m / (1 + sigma**2), abs=1e-10)
 

@@ -11,8 +11,8 @@ import pathlib
 import sys
 import time
 
-from experiments import sample_job
 from jaxdiff import grids
+from jaxdiff import jobs
 from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import solvers
@@ -26,9 +26,9 @@ NUM, SHARD, BATCH = 18, 4, 2
 
 def draw(folder, **options):
   """Draws, or goes on with, 18 samples in shards of four; returns how many."""
-  job = sample_job.Job(options.pop("model", MODEL), TABLE, (2,), seed=3)
+  job = jobs.Job(options.pop("model", MODEL), TABLE, (2,), seed=3)
   sizes = dict(num=NUM, shard_size=SHARD, batch=BATCH) | options
-  return sample_job.write(job, pathlib.Path(folder), **sizes)
+  return jobs.write(job, pathlib.Path(folder), **sizes)
 
 
 def main(folder, number):

@@ -18,11 +18,12 @@ import pytest
 import sample_job_run as small
 
 from experiments import sample
-from experiments import sample_job
 from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import denoisers
+from jaxdiff import jobs
 from jaxdiff import locks
+from jaxdiff import models
 from jaxdiff import training
 from jaxdiff.data import shards
 
@@ -129,16 +130,16 @@ def test_a_larger_job_goes_on_from_a_smaller_one(whole, tmp_path):
 def run(tmp_path_factory):
   """A run folder of a small network on digits, with weights of no training."""
   workdir = tmp_path_factory.mktemp("run")
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     shape=(8, 8, 1),
     network="digits_mlp",
     network_options=dict(width=64),
     num_classes=10,
     sigma_data=0.75,
   )
-  folder = training.checkpoint_directory(workdir)
-  training.save_config(folder, config)
-  model = training.make_denoiser(config, jax.random.key(0))
+  folder = models.checkpoint_directory(workdir)
+  models.save_config(folder, config)
+  model = models.make_denoiser(config, jax.random.key(0))
   draw = np.random.default_rng(0)
   params = jax.tree.map(
     lambda leaf: draw.normal(0, 0.1, leaf.shape).astype(leaf.dtype),
@@ -229,13 +230,13 @@ def test_the_batch_changes_the_rounding_alone(whole, tmp_path):
 
 
 def test_a_nan_is_named_by_sample_and_step(tmp_path, monkeypatch):
-  launch = sample_job.launch
+  launch = jobs.launch
 
   def breaking(job, index):
     x, since = launch(job, index)
     return x, np.where(index == 9, 1, since)
 
-  monkeypatch.setattr(sample_job, "launch", breaking)
+  monkeypatch.setattr(jobs, "launch", breaking)
   with pytest.raises(
     FloatingPointError, match="sample 9 holds NaN.* step 1 of"
   ):
@@ -245,20 +246,20 @@ def test_a_nan_is_named_by_sample_and_step(tmp_path, monkeypatch):
 
 def test_pixels_are_rounded_and_come_back():
   pixels = np.arange(256, dtype=np.uint8)
-  exact = sample_job.decode(pixels)
-  assert np.array_equal(sample_job.encode(exact, "uint8"), pixels)
+  exact = jobs.decode(pixels)
+  assert np.array_equal(jobs.encode(exact, "uint8"), pixels)
   x = np.linspace(-1, 1, 999, dtype=np.float32)
-  back = sample_job.decode(sample_job.encode(x, "uint8"))
+  back = jobs.decode(jobs.encode(x, "uint8"))
   assert np.abs(back - x).max() <= 1 / 255 + 1e-6
   outside = np.array([-1.5, 1.5], np.float32)
-  assert sample_job.encode(outside, "uint8").tolist() == [0, 255]
-  assert np.array_equal(sample_job.encode(outside, "float32"), outside)
+  assert jobs.encode(outside, "uint8").tolist() == [0, 255]
+  assert np.array_equal(jobs.encode(outside, "float32"), outside)
 
 
 def test_values_that_no_pixel_holds_are_warned_of(capsys):
-  sample_job.warn_of_cut(np.linspace(-1.15, 1.15, 99))
+  jobs.warn_of_cut(np.linspace(-1.15, 1.15, 99))
   assert not capsys.readouterr().out
-  sample_job.warn_of_cut(np.linspace(-3, 3, 99))
+  jobs.warn_of_cut(np.linspace(-3, 3, 99))
   assert "of the values lie outside of [-1, 1]" in capsys.readouterr().out
 
 
@@ -267,10 +268,10 @@ def test_a_trajectory_is_drawn_of_images_alone(tmp_path):
   plain = lambda params, x, c: jax.numpy.zeros_like(x)
   model = denoisers.from_function(plain, {}, process)
   path = tmp_path / "trajectory.png"
-  job = sample_job.Job(model, small.TABLE, (4, 4, 1))
+  job = jobs.Job(model, small.TABLE, (4, 4, 1))
   assert "Wrote" in sample.trajectory(job, path, rows=2)
   assert path.read_bytes()[:4] == b"\x89PNG"
-  job = sample_job.Job(model, small.TABLE, (2,))
+  job = jobs.Job(model, small.TABLE, (2,))
   assert "No trajectory" in sample.trajectory(job, path)
 
 
@@ -282,26 +283,26 @@ SETTING = dict(solver="ddpm", seed=3, label=None, num=18, shard_size=4)
 def test_a_folder_of_another_setting_is_refused_and_a_longer_job_is_not(
   tmp_path,
 ):
-  sample_job.keep_setting(tmp_path, SETTING)
-  sample_job.keep_setting(tmp_path, SETTING)
+  jobs.keep_setting(tmp_path, SETTING)
+  jobs.keep_setting(tmp_path, SETTING)
   said = r"seed is 3 there and 4 here; label is None there and 1 here.*--out"
   with pytest.raises(ValueError, match=said):
-    sample_job.keep_setting(tmp_path, SETTING | dict(seed=4, label=1))
+    jobs.keep_setting(tmp_path, SETTING | dict(seed=4, label=1))
   with pytest.raises(ValueError, match="shard_size is 4 there and 8 here"):
-    sample_job.keep_setting(tmp_path, SETTING | dict(shard_size=8))
-  sample_job.keep_setting(tmp_path, SETTING | dict(num=30))
-  assert sample_job.stored_setting(tmp_path)["num"] == 30
+    jobs.keep_setting(tmp_path, SETTING | dict(shard_size=8))
+  jobs.keep_setting(tmp_path, SETTING | dict(num=30))
+  assert jobs.stored_setting(tmp_path)["num"] == 30
   with pytest.raises(ValueError, match="a job of 30 samples, of which num=18"):
-    sample_job.keep_setting(tmp_path, SETTING)
+    jobs.keep_setting(tmp_path, SETTING)
   (tmp_path / "setting.json").write_text("{")
   with pytest.raises(ValueError, match="not valid JSON"):
-    sample_job.keep_setting(tmp_path, SETTING)
+    jobs.keep_setting(tmp_path, SETTING)
 
 
 def test_shards_of_an_unknown_setting_are_refused(tmp_path):
   shards.path_of(tmp_path, 0).touch()
   with pytest.raises(ValueError, match=r"holds shards but no setting\.json"):
-    sample_job.keep_setting(tmp_path, SETTING)
+    jobs.keep_setting(tmp_path, SETTING)
 
 
 # --- read ---------------------------------------------------------------------
@@ -385,8 +386,8 @@ def refused(run, out, *flags):
 
 
 def test_v3_estimates_its_models_statistics_once(run, tmp_path, monkeypatch):
-  folder = training.checkpoint_directory(run)
-  config = dataclasses.replace(training.load_config(folder), dataset="digits")
+  folder = models.checkpoint_directory(run)
+  config = dataclasses.replace(models.load_config(folder), dataset="digits")
   model = training.load_denoiser(run)
   if not sample.FLAGS.is_parsed():
     sample.FLAGS.mark_as_parsed()

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import sample_job
 from jaxdiff import checkpoints
 from jaxdiff import denoisers
 from jaxdiff import grids
+from jaxdiff import jobs
+from jaxdiff import models
 from jaxdiff import networks
 from jaxdiff import parallel
 from jaxdiff import predictions
@@ -65,7 +66,7 @@ def digest(x):
 
 def run(case):
   devices, kind = case.split("-")
-  mesh = sample_job.mesh_of(int(devices))
+  mesh = jobs.mesh_of(int(devices))
   own = dict(gathers=gathers, loaded=loaded, elementwise=elementwise)
   return own[kind](mesh) if kind in own else with_unet(mesh, kind)
 
@@ -78,10 +79,10 @@ def held(model):
 
 
 def with_unet(mesh, params):
-  model = sample_job.place(unet(), mesh, params)
+  model = jobs.place(unet(), mesh, params)
   table = solvers.ddpm(EDM, grids.karras(EDM, 4))
-  job = sample_job.Job(model, table, SHAPE, classes=3, mesh=mesh)
-  x, noise = sample_job.launch(job, np.arange(16), NOISE)
+  job = jobs.Job(model, table, SHAPE, classes=3, mesh=mesh)
+  x, noise = jobs.launch(job, np.arange(16), NOISE)
   return dict(
     devices=len(x.sharding.device_set),
     held=held(model),
@@ -111,7 +112,7 @@ def gathers(mesh):
   sharding = parallel.batch_sharding(mesh)
   x = jax.device_put(jnp.ones((16, *SHAPE)), sharding)
   table = solvers.euler(EDM, grids.karras(EDM, 4))
-  gathered = sample_job.place(unet(), mesh, "sharded")
+  gathered = jobs.place(unet(), mesh, "sharded")
   plain = dataclasses.replace(gathered, apply=unet().apply)
   out = {}
   for name, model in dict(gathered=gathered, plain=plain).items():
@@ -129,11 +130,11 @@ def gathers(mesh):
 def loaded(mesh):
   """Returns what a device holds of parameters read from a checkpoint."""
   model = unet()
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     shape=SHAPE, network="unet", network_options=OPTIONS, num_classes=3
   )
   with tempfile.TemporaryDirectory() as folder:
-    training.save_config(folder, config)
+    models.save_config(folder, config)
     opened = checkpoints.open(folder)
     opened.save(1, {"ema_params": model.params})
     opened.close()

@@ -21,7 +21,9 @@ import pytest
 import training_run
 
 from jaxdiff import checkpoints
+from jaxdiff import models
 from jaxdiff import training
+from jaxdiff import zoo
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -537,7 +539,7 @@ def test_the_metrics_file_survives_a_crash_and_a_resumed_run(tmp_path):
 
 @pytest.mark.parametrize("process", ["edm", "rectified_flow"])
 def test_a_model_is_rebuilt_from_its_working_directory(tmp_path, process):
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     shape=(4, 4, 1),
     network="residual_mlp",
     network_options=dict(width=8, blocks=1, embedding=8),
@@ -545,9 +547,9 @@ def test_a_model_is_rebuilt_from_its_working_directory(tmp_path, process):
     process=process,
     sigma_data=0.7,
   )
-  model = training.make_denoiser(config, jax.random.key(0))
-  folder = training.checkpoint_directory(tmp_path)
-  training.save_config(folder, config)
+  model = models.make_denoiser(config, jax.random.key(0))
+  folder = models.checkpoint_directory(tmp_path)
+  models.save_config(folder, config)
   opened = checkpoints.open(folder)
   scaled = jax.tree.map(lambda p: 2 * p, model.params)
   opened.save(5, dict(ema_params=model.params, params=scaled))
@@ -556,20 +558,20 @@ def test_a_model_is_rebuilt_from_its_working_directory(tmp_path, process):
   assert (back.process, back.sigma_data) == (model.process, 0.7)
   assert back.apply == model.apply
   chex.assert_trees_all_equal(back.params, model.params)
-  training.check_config(folder, config)
+  models.check_config(folder, config)
   other = dataclasses.replace(config, network_options=dict(width=9))
   with pytest.raises(ValueError, match=r"network_options = .*'width': 8"):
-    training.check_config(folder, other)
+    models.check_config(folder, other)
   last = training.load_denoiser(folder, ema=False)
   chex.assert_trees_all_equal(last.params, scaled)
 
 
 def test_the_digits_model_is_trained_once(tmp_path):
   options = dict(steps=4, batch_size=8, width=8, blocks=1, cache=tmp_path)
-  first = training.digits_denoiser(**options)
+  first = zoo.digits_denoiser(**options)
   (folder,) = tmp_path.iterdir()
   stamp = folder.stat().st_mtime_ns
-  again = training.digits_denoiser(**options)
+  again = zoo.digits_denoiser(**options)
   assert folder.stat().st_mtime_ns == stamp
   chex.assert_trees_all_equal(first.params, again.params)
 
@@ -585,7 +587,7 @@ def test_refusals_say_how_to_mend(options, message):
 
 def small_config(**options):
   fields = dict(shape=(2,), network="residual_mlp") | options
-  return training.ModelConfig(**fields)
+  return models.ModelConfig(**fields)
 
 
 @pytest.mark.parametrize(
@@ -603,18 +605,18 @@ def small_config(**options):
 )
 def test_options_of_another_network_or_process_are_named(options, message):
   with pytest.raises(ValueError, match=message):
-    training.make_denoiser(small_config(**options))
+    models.make_denoiser(small_config(**options))
 
 
 def test_the_data_set_may_move_and_older_models_do_not_name_it(tmp_path):
   config = small_config(dataset="digits")
-  training.save_config(tmp_path, config)
-  training.check_config(tmp_path, dataclasses.replace(config, dataset="x"))
+  models.save_config(tmp_path, config)
+  models.check_config(tmp_path, dataclasses.replace(config, dataset="x"))
   fields = checkpoints.read_config(tmp_path)["model"]
   del fields["dataset"], fields["dataset_options"]
   checkpoints.write_config(tmp_path, {"model": fields})
-  training.check_config(tmp_path, config)
-  assert training.load_config(tmp_path).dataset == ""
+  models.check_config(tmp_path, config)
+  assert models.load_config(tmp_path).dataset == ""
 
 
 @pytest.mark.parametrize(
@@ -624,7 +626,7 @@ def test_the_data_set_may_move_and_older_models_do_not_name_it(tmp_path):
 def test_a_config_of_something_else_names_its_path(tmp_path, model, message):
   checkpoints.write_config(tmp_path, {"model": model})
   with pytest.raises(ValueError, match=rf"{tmp_path}.*config.json.*{message}"):
-    training.load_config(tmp_path)
+    models.load_config(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ import pytest
 import reference_networks as reference
 import weights_test
 
+from jaxdiff import models
 from jaxdiff import pickles
-from jaxdiff import training
 from jaxdiff import weights
 from jaxdiff.networks import edm2
 
@@ -42,7 +42,7 @@ def test_pickled_networks_denoise_as_their_own_code(name, tmp_path):
     pickle.dump(dict(ema=net, loss_fn=None, dataset_kwargs=dict(path="x")), f)
   converter = weights.edm2 if name.startswith("edm2") else weights.edm
   config, params = converter.load(path)
-  model = dataclasses.replace(training.make_denoiser(config), params=params)
+  model = dataclasses.replace(models.make_denoiser(config), params=params)
   error = np.abs(weights_test.denoised(model, golden, name) - output["x0"])
   size = np.abs(output["x0"]).max(axis=(1, 2, 3))
   assert (error.max(axis=(1, 2, 3)) <= 1e-5 * np.maximum(1, size)).all()

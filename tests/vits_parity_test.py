@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import vits_reference as reference
 
+from jaxdiff import models
 from jaxdiff import sampling
 from jaxdiff import solvers
-from jaxdiff import training
 from jaxdiff import weights
 
 torch = pytest.importorskip("torch")
@@ -29,7 +29,7 @@ CHECKOUTS = ("DiT", "SiT", "U-ViT")
 
 
 def denoiser(model, params):
-  made = training.make_denoiser(model)
+  made = models.make_denoiser(model)
   return dataclasses.replace(made, params=jax.tree.map(jnp.asarray, params))
 
 

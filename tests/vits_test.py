@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import vits_reference as reference
 
+from jaxdiff import models
 from jaxdiff import networks
 from jaxdiff import predictions
 from jaxdiff import processes
-from jaxdiff import training
 from jaxdiff.networks import embeddings
 from jaxdiff.networks import positions
 from jaxdiff.weights import diffusers
@@ -135,7 +135,7 @@ def test_a_directory_tells_the_process(golden, tmp_path, monkeypatch):
   arrays = drawn(golden, "unet")
   folder = directory(tmp_path / "unet", "unet", monkeypatch, arrays)
   model, params = diffusers.load_unet(folder)
-  denoiser = training.make_denoiser(model)
+  denoiser = models.make_denoiser(model)
   assert jax.tree.structure(denoiser.params) == jax.tree.structure(params)
   assert model.prediction == "eps"
   assert model.shape == (8, 8, 3)
@@ -162,7 +162,7 @@ def test_a_directory_tells_the_process(golden, tmp_path, monkeypatch):
       assert told["prediction"] == prediction
   short, _ = diffusers.load_unet(tmp_path, betas=[0.1, 0.2])
   assert short.process_options == {"betas": [0.1, 0.2]}
-  denoiser = training.make_denoiser(short)
+  denoiser = models.make_denoiser(short)
   x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
   seen = jax.eval_shape(lambda model, x: model(x, 0.5), denoiser, x)
   assert isinstance(seen, predictions.Prediction)

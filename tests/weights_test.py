@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import reference_networks as reference
 
-from jaxdiff import training
+from jaxdiff import models
 from jaxdiff import weights
 from jaxdiff.weights import diffusers_folder
 
@@ -25,7 +25,7 @@ def converted(name):
     config, params = weights.edm2.convert(kwargs, arrays)
   else:
     config, params = weights.edm.convert(cls, kwargs, arrays)
-  model = training.make_denoiser(config)
+  model = models.make_denoiser(config)
   return golden, dataclasses.replace(model, params=params)
 
 
@@ -105,7 +105,7 @@ def test_score_sde_networks_predict_as_their_own_code(name, tmp_path, x64):
   state |= dict(params_ema=nested, model_state={}, rng=np.zeros(2, np.uint32))
   path.write_bytes(flax.serialization.msgpack_serialize(state))
   config, params = weights.score_sde.load(path, song_config(name))
-  model = dataclasses.replace(training.make_denoiser(config), params=params)
+  model = dataclasses.replace(models.make_denoiser(config), params=params)
   x = reference.inputs(name, np.zeros(3), 3).astype(np.float64)
   t = golden["t"].astype(np.float64)
   if config.process == "vp_discrete":

@@ -14,7 +14,7 @@ import jaxdiff as jd
 from experiments.pages import zoo as script
 from jaxdiff import data
 from jaxdiff import metrics
-from jaxdiff import training
+from jaxdiff import models
 from jaxdiff import zoo
 
 FOLDER = pathlib.Path(zoo.__file__).parent
@@ -22,7 +22,7 @@ FOLDER = pathlib.Path(zoo.__file__).parent
 
 def tiny():
   """A model config, and parameters that round in float16."""
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     shape=(2,),
     network="mlp",
     network_options=dict(features=[8], embedding=4),
@@ -33,7 +33,7 @@ def tiny():
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
-    training.make_denoiser(config).params,
+    models.make_denoiser(config).params,
   )
   return config, params
 

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from jaxdiff import models
+
 from ..parts import console
 
 _WORKDIR = flags.DEFINE_string(
@@ -61,12 +63,13 @@ def measure(
   """Returns speed and memory of drawing batches of a job.
 
   Args:
-    job: a `sample_job.Job`.
+    job: a `jobs.Job`.
     batch: samples at a time.
     repeats: timed runs.
     dtype: that the network computes in.
   """
-  from .. import sample_job
+  from jaxdiff import jobs
+
   from . import flops
 
   devices = job.mesh.size if job.mesh else 1
@@ -74,7 +77,7 @@ def measure(
 
   def seconds() -> float:
     begin = time.perf_counter()
-    jax.block_until_ready(sample_job.launch(job, index))
+    jax.block_until_ready(jobs.launch(job, index))
     return time.perf_counter() - begin
 
   compile_s = seconds()
@@ -103,11 +106,11 @@ def measure(
 
 def program_of(job: Any, batch: int) -> Any:
   """Returns the compiled program that draws a batch."""
-  from .. import sample_job
+  from jaxdiff import jobs
 
   def draw(model: Any) -> Any:
     own = dataclasses.replace(job, model=model)
-    return sample_job.launch(own, np.arange(batch))
+    return jobs.launch(own, np.arange(batch))
 
   return jax.jit(draw).lower(job.model).compile()
 
@@ -164,36 +167,35 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
   # after the flags, so that --help answers at once
   from jaxdiff import grids
+  from jaxdiff import jobs
   from jaxdiff import solvers
   from jaxdiff import training
 
-  from .. import sample_job
-
   if _WORKDIR.value:
-    config = training.load_config(training.checkpoint_directory(_WORKDIR.value))
+    config = models.load_config(models.checkpoint_directory(_WORKDIR.value))
     params = training.load_denoiser(_WORKDIR.value).params
   else:
-    config = training.ModelConfig(
+    config = models.ModelConfig(
       shape=tuple(int(d) for d in _SHAPE.value),
       network=_NETWORK.value,
       network_options=json.loads(_OPTIONS.value),
       num_classes=_CLASSES.value,
     )
-    params = training.make_denoiser(config, jax.random.key(0)).params
+    params = models.make_denoiser(config, jax.random.key(0)).params
   rows = []
   for devices in _DEVICES.value or [jax.local_device_count()]:
-    mesh = sample_job.mesh_of(int(devices))
+    mesh = jobs.mesh_of(int(devices))
     for dtype in _DTYPES.value:
       options = {**config.network_options, "dtype": dtype}
-      model = training.make_denoiser(
+      model = models.make_denoiser(
         dataclasses.replace(config, network_options=options)
       )
       model = dataclasses.replace(model, params=params)
       table = solvers.euler(
         model.process, grids.vp_quadratic(model.process, _CALLS.value)
       )
-      job = sample_job.Job(
-        sample_job.place(model, mesh, _PARAMS.value),
+      job = jobs.Job(
+        jobs.place(model, mesh, _PARAMS.value),
         table,
         config.shape,
         classes=config.num_classes,

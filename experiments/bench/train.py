@@ -26,6 +26,7 @@ import optax
 from absl import flags
 
 from jaxdiff import data
+from jaxdiff import models
 from jaxdiff import training
 
 from ..parts import console
@@ -40,9 +41,9 @@ def main() -> None:
   config = console.config_like("base")
   source = data.load(config.dataset, **recipe.plain(config, "dataset_options"))
   model = recipe.model(config, sources.subset(source))
-  denoiser = training.make_denoiser(model)
+  denoiser = models.make_denoiser(model)
   optimizer = recipe.optimizer(config)
-  params = training.make_denoiser(model, jax.random.key(0)).params
+  params = models.make_denoiser(model, jax.random.key(0)).params
 
   waits = []
   update = training.make_update(

@@ -23,7 +23,7 @@ from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
-from jaxdiff.diagnostics import auxiliary
+from jaxdiff.densities import auxiliary_prior
 from jaxdiff.diagnostics import diffusion_time
 from jaxdiff.diagnostics import gauge
 
@@ -82,7 +82,7 @@ def _quality(seed: int, d: int, components: int, tau: float):
   model = oracles.exact(law, _PROCESS)
   keys = jax.random.split(jax.random.key(seed), 6)
   data, other = (law.sample(k, _N)[0] for k in keys[:2])
-  fit = lambda family: auxiliary.fit_auxiliary(
+  fit = lambda family: auxiliary_prior.fit_auxiliary(
     keys[2], _PROCESS, law.sample(keys[3], 4000)[0], tau, family
   )
   single, eight = fit("gauss"), fit("gmm")
@@ -94,7 +94,7 @@ def _quality(seed: int, d: int, components: int, tau: float):
     if aux is None:
       x = sampling.sample(keys[5], model, table, noise)
     else:
-      x = auxiliary.sample(keys[5], model, aux, table, _N)
+      x = auxiliary_prior.sample(keys[5], model, aux, table, _N)
     return _sw(seed, x, data)
 
   distance = dict(

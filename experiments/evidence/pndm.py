@@ -17,7 +17,7 @@ from jaxdiff import grids
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
-from jaxdiff import training
+from jaxdiff import zoo
 
 from . import _flows
 from . import report
@@ -84,7 +84,7 @@ def measure(seed: int) -> dict[str, float]:
 
 @functools.cache
 def _network():
-  trained = training.digits_denoiser(steps=1500)
+  trained = zoo.digits_denoiser(steps=1500)
   return dataclasses.replace(trained, process=processes.vp_linear(t_max=0.9))
 
 

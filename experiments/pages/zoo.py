@@ -33,9 +33,9 @@ from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import metrics
+from jaxdiff import models
 from jaxdiff import sampling
 from jaxdiff import solvers
-from jaxdiff import training
 from jaxdiff import zoo
 
 from .. import train
@@ -99,7 +99,7 @@ RECIPES = {
 def configuration(name: str) -> Any:
   """Returns the configuration of experiments.train for a model."""
   recipe = RECIPES[name]
-  module = importlib.import_module(f".configs.{recipe.config}", __package__)
+  module = importlib.import_module(f"..configs.{recipe.config}", __package__)
   config = module.get_config()
   with config.ignore_type():
     for entry, value in recipe.changes.items():
@@ -122,7 +122,7 @@ def draw(
 
 
 def measures(
-  model: denoisers.Denoiser, config: training.ModelConfig
+  model: denoisers.Denoiser, config: models.ModelConfig
 ) -> dict[str, float]:
   """Returns the measures of the module's docstring."""
   images = data.load(config.dataset, **config.dataset_options)["image"]
@@ -203,7 +203,7 @@ def main() -> None:
   if steps is not None:
     config.steps = steps
   model = train.train(config, workdir)
-  stored = training.load_config(training.checkpoint_directory(workdir))
+  stored = models.load_config(models.checkpoint_directory(workdir))
   record = {
     "what": RECIPES[name].what,
     "command": (

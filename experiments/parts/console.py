@@ -177,7 +177,7 @@ def config_like(name: str) -> Any:
       script does.
   """
   config, flag = flags.FLAGS.config, flags.FLAGS["config"]
-  module = importlib.import_module(f".configs.{name}", __package__)
+  module = importlib.import_module(f"..configs.{name}", __package__)
   needed = module.get_config()
   missing = [n for n in needed if n not in config] if _is_config(config) else 0
   if missing == []:

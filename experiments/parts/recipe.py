@@ -11,6 +11,7 @@ from ml_collections import config_dict
 from jaxdiff import checks
 from jaxdiff import data
 from jaxdiff import losses
+from jaxdiff import models
 from jaxdiff import training
 
 TIMES = ("uniform", "log_normal", "logit_normal", "uniform_log_snr")
@@ -63,14 +64,14 @@ def check(config: config_dict.ConfigDict) -> None:
 
 def model(
   config: config_dict.ConfigDict, sample: Mapping[str, np.ndarray]
-) -> training.ModelConfig:
+) -> models.ModelConfig:
   """Returns the model that a configuration asks for, to fit the data.
 
   Args:
     config: the configuration.
     sample: of the data, "image" f[n, ...].
   """
-  return training.ModelConfig(
+  return models.ModelConfig(
     shape=tuple(sample["image"].shape[1:]),
     network=config.network,
     network_options=plain(config, "network_options"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdiff import data
 from jaxdiff import denoisers
-from jaxdiff import training
+from jaxdiff import models
 from jaxdiff import weights
 
 _VALUES = 32_000_000  # numbers held at once, at most
@@ -76,4 +76,4 @@ def pretrained(path: str | os.PathLike) -> denoisers.Denoiser:
     ValueError: if the file holds the weights of another network.
   """
   config, params = weights.ddpm_mnist.load(path)
-  return dataclasses.replace(training.make_denoiser(config), params=params)
+  return dataclasses.replace(models.make_denoiser(config), params=params)

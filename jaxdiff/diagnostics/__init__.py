@@ -1,6 +1,5 @@
 """What a learned field is: equations, gauge, flow, statistics, convention."""
 
-from jaxdiff.diagnostics import auxiliary
 from jaxdiff.diagnostics import conservativity
 from jaxdiff.diagnostics import convention
 from jaxdiff.diagnostics import diffusion_time
@@ -11,7 +10,6 @@ from jaxdiff.diagnostics import model_statistics
 from jaxdiff.diagnostics import wasserstein_flow
 
 __all__ = [
-  "auxiliary",
   "conservativity",
   "convention",
   "diffusion_time",

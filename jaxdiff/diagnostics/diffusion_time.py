@@ -83,7 +83,7 @@ def elbo_curve(
   """
   _check_bound(process, "elbo_curve")
   agreement.check(model, None, process, "elbo_curve")
-  times = checked_times(process, times)
+  times = checks.rising_times(process, times)
   log_nu = standard_prior(process) if log_nu is None else log_nu
   if not callable(log_nu):
     raise TypeError(
@@ -155,7 +155,7 @@ def score_gap(
   _check_bound(process, "score_gap")
   for asked in (model, exact):
     agreement.check(asked, None, process, "score_gap")
-  times = checked_times(process, times)
+  times = checks.rising_times(process, times)
   at, weight = quadrature(process, times, nodes)
 
   def gap(models, x0):
@@ -205,22 +205,3 @@ def _check_bound(process, name):
     " normal steps alone",
     "take likelihood.log_likelihood, which is right for any noise",
   )
-
-
-@checks.door
-def checked_times(process: GaussianProcess, times: Any) -> np.ndarray:
-  """Returns f64[n] after checking that they rise within (t_min, t_max].
-
-  Raises:
-    ValueError: otherwise, with the range.
-  """
-  times = np.atleast_1d(np.asarray(times, np.float64))
-  inside = (times > process.t_min) & (times <= process.t_max * (1 + 1e-9))
-  if not inside.all():
-    raise ValueError(
-      f"the time {times[~inside][0]:.6g} is outside of ({process.t_min:.6g},"
-      f" {process.t_max:.6g}], the times that the score is known at"
-    )
-  if np.any(np.diff(times) <= 0):
-    raise ValueError(f"the times T must rise, got {times}")
-  return times

@@ -32,8 +32,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff import checks
+from jaxdiff import densities
 from jaxdiff import networks
-from jaxdiff import training
 from jaxdiff import tree
 from jaxdiff.distillation.method import Method
 from jaxdiff.distillation.sinsr import sinsr
@@ -169,7 +169,7 @@ def fit_details(
   log_prob = lambda p, x: dataclasses.replace(start, params=p).log_prob(x)
   size = tree.sample_size(x)
   x = x + noise * tree.normal(jax.random.fold_in(key, steps + 1), x)
-  params = training.maximum_likelihood(
+  params = densities.maximum_likelihood(
     key,
     lambda p, x: log_prob(p, x) / size,
     start.params,

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdiff import archives
 from jaxdiff import checks
-from jaxdiff import training
+from jaxdiff import models
 from jaxdiff.networks import ddpm_mnist
 from jaxdiff.weights import fitting
 
@@ -18,7 +18,7 @@ _UNUSED = (
   "network.b_out.2.ln.weight",
   "network.b_out.2.ln.bias",
 )
-_CONFIG = training.ModelConfig(
+_CONFIG = models.ModelConfig(
   shape=ddpm_mnist.SHAPE,
   network="ddpm_mnist",
   process="vp_discrete",
@@ -31,7 +31,7 @@ _CONFIG = training.ModelConfig(
 @checks.door
 def load(
   path: str | os.PathLike,
-) -> tuple[training.ModelConfig, dict[str, Any]]:
+) -> tuple[models.ModelConfig, dict[str, Any]]:
   """Returns the model and its parameters.
 
   Args:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from jaxdiff import checks
-from jaxdiff import training
+from jaxdiff import models
 from jaxdiff.weights import diffusers_folder
 from jaxdiff.weights import diffusers_unet
 from jaxdiff.weights import torch_layout
@@ -36,7 +36,7 @@ _TIME = "time_embedding.linear_1.weight"
 @checks.door
 def load_unet(
   path: str | os.PathLike, *, betas: Any = None, prediction: str | None = None
-) -> tuple[training.ModelConfig, dict[str, Any]]:
+) -> tuple[models.ModelConfig, dict[str, Any]]:
   """Returns a `UNet2DModel` as the network "unet2d".
 
   A class embedding has no row for "no class": the null label gets zeros. If
@@ -74,7 +74,7 @@ def load_unet(
   ):
     if name in arrays:  # what is missing is named by `fit`
       arrays[name] = change(arrays[name])
-  model = training.ModelConfig(
+  model = models.ModelConfig(
     shape=shape,
     network="unet2d",
     network_options=options,
@@ -89,7 +89,7 @@ def load_unet(
 @checks.door
 def load_dit(
   path: str | os.PathLike, *, betas: Any = None, prediction: str | None = None
-) -> tuple[training.ModelConfig, dict[str, Any]]:
+) -> tuple[models.ModelConfig, dict[str, Any]]:
   """Returns a `DiTTransformer2DModel` as the network "dit", scan=True.
 
   Two of diffusers' constants differ from those of facebookresearch/DiT: the
@@ -129,7 +129,7 @@ def load_dit(
   arrays.pop("pos_embed.pos_embed", None)  # computed, and by us too
   arrays, own = _embeddings(_joined_projections(arrays), depth)
   num_classes = config.get("num_embeds_ada_norm", 1000)
-  model = training.ModelConfig(
+  model = models.ModelConfig(
     shape=shape,
     network="dit",
     network_options=options | dict(own_conditions=own),

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import models
 from jaxdiff import networks
-from jaxdiff import training
 from jaxdiff.networks import positions
 from jaxdiff.weights import torch_layout
 
@@ -29,7 +29,7 @@ _LABELS = "y_embedder.embedding_table.weight"
 @checks.door
 def from_dit(
   arrays: Mapping[str, np.ndarray], *, heads: int | None = None
-) -> tuple[training.ModelConfig, Params]:
+) -> tuple[models.ModelConfig, Params]:
   """Returns a DiT as the network "dit", scan=True, under DDPM's process.
 
   The half of the outputs that is a variance is dropped; the images (latents,
@@ -58,7 +58,7 @@ def from_dit(
 @checks.door
 def from_sit(
   arrays: Mapping[str, np.ndarray], *, heads: int | None = None
-) -> tuple[training.ModelConfig, Params]:
+) -> tuple[models.ModelConfig, Params]:
   """Returns a SiT of the linear path that predicts velocity, as "dit".
 
   Its process is `rectified_flow`, its prediction "flow". Args and Raises are
@@ -90,7 +90,7 @@ def _converted(
   heads: int | None,
   source: str,
   **fields: Any,
-) -> tuple[training.ModelConfig, Params]:
+) -> tuple[models.ModelConfig, Params]:
   rest = dict(arrays)
   take = torch_layout.take
   kernel = take(rest, "x_embedder.proj.weight", source, keep=True)
@@ -109,7 +109,7 @@ def _converted(
     rest, "final_layer.linear", outputs, channels
   )
   depth = torch_layout.depth(rest, "blocks")
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     shape=(side * patch, side * patch, channels),
     network="dit",
     network_options=dict(

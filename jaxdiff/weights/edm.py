@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import models
 from jaxdiff import pickles
-from jaxdiff import training
 from jaxdiff.weights import fitting
 from jaxdiff.weights import torch_modules
 
@@ -71,7 +71,7 @@ _IGNORED = ("use_fp16", "label_dropout", "sigma_min", "sigma_max", "epsilon_t")
 @checks.door
 def load(
   path: str | os.PathLike,
-) -> tuple[training.ModelConfig, dict[str, Any]]:
+) -> tuple[models.ModelConfig, dict[str, Any]]:
   """Returns the model in a pickle of EDM, and its parameters.
 
   Args:
@@ -115,7 +115,7 @@ def network(
 @checks.door
 def convert(
   precond: str, kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> tuple[training.ModelConfig, dict[str, Any]]:
+) -> tuple[models.ModelConfig, dict[str, Any]]:
   """Returns (config, params) from a network's class, arguments and state.
 
   Args:
@@ -140,7 +140,7 @@ def convert(
   name = "adm"
   if kind == "SongUNet":
     name = "ncsnpp" if options["encoder"] == "residual" else "ddpmpp"
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     shape=shape,
     network=name,
     network_options=options | ours,

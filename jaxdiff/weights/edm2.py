@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import models
 from jaxdiff import pickles
-from jaxdiff import training
 from jaxdiff.weights import edm
 from jaxdiff.weights import fitting
 from jaxdiff.weights import torch_modules
@@ -49,7 +49,7 @@ _TURN = 2 * math.pi
 @checks.door
 def load(
   path: str | os.PathLike,
-) -> tuple[training.ModelConfig, dict[str, Any]]:
+) -> tuple[models.ModelConfig, dict[str, Any]]:
   """Returns the model in a pickle of EDM2, and its parameters.
 
   Args:
@@ -84,7 +84,7 @@ def load_log_variance(path: str | os.PathLike) -> dict[str, np.ndarray]:
 @checks.door
 def convert(
   kwargs: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> tuple[training.ModelConfig, dict[str, Any]]:
+) -> tuple[models.ModelConfig, dict[str, Any]]:
   """Returns (config, params) from the arguments and the state of a Precond.
 
   Args:
@@ -100,7 +100,7 @@ def convert(
   classes = given.pop("label_dim", 0)
   data = given.pop("sigma_data", 0.5)
   options = torch_modules.options(given, _OPTIONS, _IGNORED)
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     shape=shape,
     network="edm2",
     network_options=options,

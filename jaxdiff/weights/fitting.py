@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import training
+from jaxdiff import models
 
 
 def fill(
-  config: training.ModelConfig,
+  config: models.ModelConfig,
   arrays: Mapping[str, np.ndarray],
   source: Callable[[tuple[str, ...]], tuple[str, Callable]],
 ) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def fill(
       finite; it is named.
   """
   left = dict(arrays)
-  expected = training.make_denoiser(config).params
+  expected = models.make_denoiser(config).params
 
   def leaf(path, like):
     name, layout = source(tuple(key.key for key in path))

@@ -34,7 +34,7 @@ import flax.traverse_util
 import numpy as np
 
 from jaxdiff import checks
-from jaxdiff import training
+from jaxdiff import models
 from jaxdiff.weights import fitting
 
 _STEPS = 1000
@@ -48,7 +48,7 @@ def _config(
   continuous: bool = True,
   sigma_max: float = 50.0,
   **options: Any,
-) -> training.ModelConfig:
+) -> models.ModelConfig:
   """Returns the model of a configuration; sigma_max is that of [0, 1]."""
   options = dict(dropout=0.1, augment_dim=0) | options
   if process == "ve":
@@ -62,7 +62,7 @@ def _config(
     process, noise, time = "vp_discrete", dict(betas=betas.tolist()), "steps"
   if time == "t":
     options["time_scale"] = _STEPS - 1.0
-  return training.ModelConfig(
+  return models.ModelConfig(
     shape=(size, size, 3),
     network=network,
     network_options=options,
@@ -73,7 +73,7 @@ def _config(
   )
 
 
-def _configs() -> dict[str, training.ModelConfig]:
+def _configs() -> dict[str, models.ModelConfig]:
   """Returns the published configurations of DDPM, DDPM++ and NCSN++."""
   base = dict(channels=128, multipliers=(1, 2, 2, 2), attention=(16,))
   small = dict(base, multipliers=(1, 1, 2, 2, 4, 4), blocks=2, dropout=0.0)
@@ -136,8 +136,8 @@ CONFIGS = _configs()
 
 @checks.door
 def load(
-  path: str | os.PathLike, config: str | training.ModelConfig | None = None
-) -> tuple[training.ModelConfig, dict[str, Any]]:
+  path: str | os.PathLike, config: str | models.ModelConfig | None = None
+) -> tuple[models.ModelConfig, dict[str, Any]]:
   """Returns the model in a checkpoint of score_sde, and its parameters.
 
   Args:
@@ -186,7 +186,7 @@ def load(
 
 @checks.door
 def convert(
-  config: training.ModelConfig, params_ema: Mapping[str, Any]
+  config: models.ModelConfig, params_ema: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Returns the parameters of a model from those of score_sde.
 
@@ -210,7 +210,7 @@ def convert(
   return fitting.fill(config, arrays, lambda path: _source(path, names))
 
 
-def _names(config: training.ModelConfig) -> dict[str, str]:
+def _names(config: models.ModelConfig) -> dict[str, str]:
   """Returns our modules' names as score_sde's: Flax numbers them as called."""
   counts, names = collections.Counter(), {}
   size, options = config.shape[0], config.network_options

@@ -16,12 +16,12 @@ from typing import Any
 import flax
 import numpy as np
 
+from jaxdiff import models
 from jaxdiff import networks
-from jaxdiff import training
 
 
 def fit(
-  config: training.ModelConfig,
+  config: models.ModelConfig,
   arrays: Mapping[str, np.ndarray],
   names: Mapping[str, str],
   source: str,
@@ -39,7 +39,7 @@ def fit(
     ValueError: if an array is missing, left over, of another shape or not
       finite; it is named.
   """
-  expected = training.make_denoiser(config).params
+  expected = models.make_denoiser(config).params
   expected = flax.traverse_util.flatten_dict(expected, sep="/")
   left, params = dict(arrays), {}
   for path, leaf in expected.items():
@@ -112,8 +112,8 @@ def depth(arrays: Mapping[str, np.ndarray], prefix: str) -> int:
 
 
 def scanned(
-  config: training.ModelConfig, params: dict[str, Any], *kinds: str
-) -> tuple[training.ModelConfig, dict[str, Any]]:
+  config: models.ModelConfig, params: dict[str, Any], *kinds: str
+) -> tuple[models.ModelConfig, dict[str, Any]]:
   """Returns a model and its parameters with stacks of blocks as one each.
 
   Args:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxdiff import checks
-from jaxdiff import training
+from jaxdiff import models
 from jaxdiff.weights import torch_layout
 
 Params = dict[str, Any]
@@ -18,7 +18,7 @@ def from_uvit(
   *,
   heads: int,
   null_label: bool = True,
-) -> tuple[training.ModelConfig, Params]:
+) -> tuple[models.ModelConfig, Params]:
   """Returns a U-ViT as the network "uvit", scan=True, told 999 t.
 
   The pixel networks were trained on `vp_linear`, whose process this is; those
@@ -88,7 +88,7 @@ def from_uvit(
       ("skip", "skip_linear"),
     ):
       names[f"{ours}/{a}"] = f"{theirs}.{b}"
-  config = training.ModelConfig(
+  config = models.ModelConfig(
     shape=shape,
     network="uvit",
     network_options=options,

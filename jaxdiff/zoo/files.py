@@ -1,7 +1,7 @@
 """A model in one .npz file: parameters in float16, and a card that tells all.
 
 The file holds every parameter under its path in the tree, "down0_0/kernel", and
-under "card" a JSON text: the model as `training.ModelConfig` has it, and the
+under "card" a JSON text: the model as `models.ModelConfig` has it, and the
 record of its training. float16 keeps 11 bits, bfloat16 8; no weight of a
 trained network comes near 65,504, where float16 ends.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from jaxdiff import archives
 from jaxdiff import checks
 from jaxdiff import denoisers
-from jaxdiff import training
+from jaxdiff import models
 
 PyTree = Any
 
@@ -41,7 +41,7 @@ class Card:
   """
 
   name: str
-  config: training.ModelConfig
+  config: models.ModelConfig
   record: Mapping[str, Any]
   parameters: int
   bytes: int
@@ -96,7 +96,7 @@ def load(name: str | os.PathLike) -> denoisers.Denoiser:
       the network that its card names.
   """
   path, fields, arrays = _read(name)
-  denoiser = training.make_denoiser(_config(fields))
+  denoiser = models.make_denoiser(_config(fields))
   shapes = _named(denoiser.params)
   for key in sorted({*arrays, *shapes}):
     stored = arrays[key].shape if key in arrays else None
@@ -115,7 +115,7 @@ def load(name: str | os.PathLike) -> denoisers.Denoiser:
 @checks.door
 def write(
   path: str | os.PathLike,
-  config: training.ModelConfig,
+  config: models.ModelConfig,
   params: PyTree,
   record: Mapping[str, Any],
 ) -> None:
@@ -167,9 +167,9 @@ def _read(
   return path, json.loads(str(arrays.pop(_CARD))), arrays
 
 
-def _config(fields: Mapping[str, Any]) -> training.ModelConfig:
+def _config(fields: Mapping[str, Any]) -> models.ModelConfig:
   stored = fields["config"]
-  return training.ModelConfig(**(stored | {"shape": tuple(stored["shape"])}))
+  return models.ModelConfig(**(stored | {"shape": tuple(stored["shape"])}))
 
 
 def _named(params: PyTree) -> dict[str, Any]:

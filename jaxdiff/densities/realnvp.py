@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import training
+from jaxdiff import densities
 from jaxdiff import tree
 from jaxdiff.networks import invertible
 
@@ -137,7 +137,7 @@ def fit_realnvp(
     network=network,
   )
   log_prob = lambda p, x: dataclasses.replace(start, params=p).log_prob(x)
-  params = training.maximum_likelihood(
+  params = densities.maximum_likelihood(
     key,
     log_prob,
     start.params,

@@ -20,8 +20,8 @@ from jaxdiff import checks
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import losses
+from jaxdiff import models
 from jaxdiff.training import loop
-from jaxdiff.training import models
 from jaxdiff.training import state as states
 from jaxdiff.training import update as updates
 

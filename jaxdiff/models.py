@@ -1,7 +1,6 @@
 """A model as data: what `config.json` holds, and the denoiser it stands for."""
 
 import dataclasses
-import hashlib
 import inspect
 import json
 import os
@@ -16,9 +15,7 @@ from jaxdiff import checkpoints
 from jaxdiff import checks
 from jaxdiff import denoisers
 from jaxdiff import networks
-from jaxdiff import parallel
 from jaxdiff import processes
-from jaxdiff.training import snapshots
 
 _FOLDER = "checkpoints"
 # Those whose arguments are numbers or lists, which config.json can hold.
@@ -227,82 +224,9 @@ def checkpoint_directory(workdir: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(workdir).expanduser().absolute() / _FOLDER
 
 
-def _existing(workdir: str | os.PathLike) -> pathlib.Path:
+def existing_directory(workdir: str | os.PathLike) -> pathlib.Path:
   """Returns the folder of checkpoints of a run, or the folder itself."""
   directory = checkpoint_directory(workdir)
   if directory.is_dir():
     return directory
   return pathlib.Path(workdir).expanduser().absolute()
-
-
-@checks.door
-def fingerprint(workdir: str | os.PathLike) -> str:
-  """Returns a name of the latest checkpoint that changes with the network.
-
-  It is the step and a hash of config.json and of the sizes and times of the
-  checkpoint's files: other parameters under the same step have another name.
-
-  Args:
-    workdir: the run's working directory, or its folder of checkpoints.
-
-  Raises:
-    FileNotFoundError: if there is no config.json.
-  """
-  directory = _existing(workdir)
-  text = [json.dumps(checkpoints.read_config(directory), sort_keys=True)]
-  steps = [int(p.name) for p in directory.iterdir() if p.name.isdigit()]
-  step = max(steps, default=0)
-  for path in sorted((directory / str(step)).rglob("*")):
-    if path.is_file():
-      stat = path.stat()
-      name = path.relative_to(directory)
-      text.append(f"{name} {stat.st_size} {stat.st_mtime_ns}")
-  code = hashlib.sha256("\n".join(text).encode()).hexdigest()[:12]
-  return f"{step}-{code}"
-
-
-@checks.door
-def load_denoiser(
-  workdir: str | os.PathLike,
-  *,
-  step: int | None = None,
-  ema: bool = True,
-  sigma_rel: float | None = None,
-  mesh: jax.sharding.Mesh | None = None,
-) -> denoisers.Denoiser:
-  """Returns the denoiser of a finished or running training.
-
-  Args:
-    workdir: the run's working directory, or its folder of checkpoints.
-    step: which checkpoint; the latest by default.
-    ema: the averaged parameters rather than the last ones.
-    sigma_rel: width of an average that is put together now, from the snapshots
-      of a run that kept them (see `ema`); `step` is then one of theirs.
-    mesh: devices to read the parameters onto, fully sharded: each reads its
-      part, and none ever holds them all.
-
-  Raises:
-    FileNotFoundError: if there is no such run, or no checkpoint in it yet.
-    ValueError: if the checkpoint does not fit config.json.
-  """
-  directory = _existing(workdir)
-  denoiser = make_denoiser(load_config(directory))
-  params = denoiser.params
-  if mesh is not None:
-    params = jax.tree.map(
-      lambda leaf, sharding: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=sharding
-      ),
-      params,
-      parallel.fully_sharded(params, mesh),
-    )
-  if sigma_rel is not None:
-    params = snapshots.reconstruct(workdir, params, sigma_rel, step)
-    return dataclasses.replace(denoiser, params=params)
-  opened = checkpoints.open(directory, create=False)
-  name = "ema_params" if ema else "params"
-  try:
-    state, _ = opened.restore({name: params}, step)
-  finally:
-    opened.close()
-  return dataclasses.replace(denoiser, params=state[name])

@@ -3,7 +3,7 @@ r"""An auxiliary prior at a small time: where a shortened diffusion begins.
 The noise at tau smooths the data, so that a small model nu, fitted by maximum
 likelihood to x_tau, is close to p_tau where N(0, I) is not. Sampling draws
 x_tau from nu and walks any table on from there; the bound on the likelihood is
-`diffusion_time.elbo_curve` with log_nu=auxiliary.log_nu. It beats that of T >
+`diffusion_time.elbo_curve` with log_nu=prior.log_nu. It beats that of T >
 tau if KL(p_tau || nu) <= G(T) - G(tau) + KL(p_T || N). Reference: Franzese et
 al. (2022), https://arxiv.org/abs/2206.05173, section 4.
 """
@@ -18,9 +18,8 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import sampling
-from jaxdiff.diagnostics.diffusion_time import checked_times
-from jaxdiff.diagnostics.expectation_maximization import fit_mixture
-from jaxdiff.diagnostics.realnvp import fit_realnvp
+from jaxdiff.densities.expectation_maximization import fit_mixture
+from jaxdiff.densities.realnvp import fit_realnvp
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
 
@@ -87,7 +86,7 @@ def fit_auxiliary(
       fewer points than the family needs.
   """
   checks.one_of(family, FAMILIES, "family")
-  checked_times(process, tau)
+  checks.rising_times(process, tau)
   noise, fit = jax.random.split(key)
   x, _ = process.perturb(noise, x0, float(tau))
   shape, x = x.shape[1:], x.reshape(len(x), -1)
