@@ -39,10 +39,10 @@ from absl import flags
 
 from jaxdiff import data
 from jaxdiff import denoisers
-from jaxdiff import diagnostics
 from jaxdiff import distillation
 from jaxdiff import grids
 from jaxdiff import jobs
+from jaxdiff import learning
 from jaxdiff import locks
 from jaxdiff import models
 from jaxdiff import parallel
@@ -52,8 +52,8 @@ from jaxdiff import tableau as tables
 from jaxdiff import training
 from jaxdiff import tree
 from jaxdiff.data import shards
-from jaxdiff.solvers import model_statistics
 from jaxdiff.solvers import specs
+from jaxdiff.solvers import v3_statistics
 
 from .parts import console
 from .parts import plots
@@ -374,7 +374,7 @@ def statistics_of(
   setting: dict[str, Any],
   folder: pathlib.Path,
   keep: bool,
-) -> model_statistics.ModelStatistics:
+) -> v3_statistics.ModelStatistics:
   """Returns the model's statistics for dpm_solver_v3, estimated once.
 
   Args:
@@ -392,9 +392,9 @@ def statistics_of(
   code = hashlib.sha256(text.encode()).hexdigest()[:16]
   path = folder / f"dpm_solver_v3-{code}.npz"
   if path.is_file():
-    return model_statistics.load(path, model.process)
+    return v3_statistics.load(path, model.process)
   mend = (
-    "; give a file of jaxdiff.solvers.model_statistics.save:"
+    "; give a file of jaxdiff.solvers.v3_statistics.save:"
     " --solver=\"dpm_solver_v3(statistics='FILE.npz')\""
   )
   if not config.dataset:
@@ -423,12 +423,12 @@ def statistics_of(
     scale=FLAGS.guidance_scale,
   )
   print("Estimating the model's statistics for dpm_solver_v3.", flush=True)
-  found = diagnostics.model_statistics.estimate(
+  found = learning.v3_statistics.estimate(
     jax.random.key(0), chosen, model.process, x0, **_STATISTICS
   )
   if keep:
     folder.mkdir(parents=True, exist_ok=True)
-    model_statistics.save(path, found)
+    v3_statistics.save(path, found)
   return found
 
 

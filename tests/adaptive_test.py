@@ -16,12 +16,12 @@ from jaxdiff import samplers
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tree
-from jaxdiff.samplers import embedded
+from jaxdiff.samplers import embedded_pairs
 
 KEY = jax.random.key(0)
 EDM = processes.edm(0.05, 20.0)
 SINGLE = oracles.gaussian([1.0, -0.5], [0.25, 1.5])
-METHODS = tuple(embedded.PAIRS)
+METHODS = tuple(embedded_pairs.PAIRS)
 adaptive = functools.partial(samplers.adaptive, max_calls=100_000)
 
 
@@ -44,7 +44,7 @@ def error(solved, x, process=EDM):
 
 def one_step(method, h):
   """One step of length h in lambda from t = 2, and its error estimate."""
-  pair = embedded.PAIRS[method]
+  pair = embedded_pairs.PAIRS[method]
   model = oracles.exact(oracles.g2(), EDM)
   x = jnp.asarray([[1.2, -0.4], [0.3, 0.9], [-1.0, 0.1]])
   lam = EDM.log_snr(2.0)
@@ -64,7 +64,7 @@ def one_step(method, h):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_local_errors_of_a_pair_have_its_orders(method, x64):
   """x' errs by h^(order + 1), the estimate by h^(lower order + 1)."""
-  pair = embedded.PAIRS[method]
+  pair = embedded_pairs.PAIRS[method]
   model = oracles.exact(oracles.g2(), EDM)
 
   def errors(h):
@@ -83,7 +83,7 @@ def test_the_local_errors_of_a_pair_have_its_orders(method, x64):
 
 @pytest.mark.parametrize("method", ["bogacki_shampine", "dormand_prince"])
 def test_butcher_arrays_satisfy_the_quadrature_conditions(method):
-  pair = embedded.PAIRS[method]
+  pair = embedded_pairs.PAIRS[method]
   c = np.asarray(pair.places)
   other = np.subtract(pair.weights, pair.error)
   for weights, order in ((pair.weights, pair.order), (other, pair.lower)):
@@ -122,7 +122,7 @@ def test_dpm_solver_12_and_23_are_the_papers(output, x64):
     return base(r) + gain * (f - f0)
 
   def ours(method, outputs):
-    pair = embedded.PAIRS[name + method]
+    pair = embedded_pairs.PAIRS[name + method]
     plan = pair.step(process, [at(r) for r in (*pair.places, 1.0)], h)
     combined = [
       c * x + np.dot(w, outputs[: len(w)])
@@ -149,7 +149,7 @@ def test_the_error_follows_the_tolerance_and_the_work_its_root(method, x64):
   """error ~ tol, calls ~ tol^(-1 / (lower order + 1)), by one program."""
   x = start()
   model = oracles.exact(SINGLE, EDM)
-  pair = embedded.PAIRS[method]
+  pair = embedded_pairs.PAIRS[method]
   tolerances = (1e-5, 1e-8) if pair.lower > 1 else (1e-4, 1e-6)
   solved = [
     adaptive(model, EDM, x, method=method, rtol=tol, atol=tol)
@@ -242,7 +242,7 @@ def test_the_calls_are_counted(method, per_sample):
   assert (np.asarray(solved.rejected) > 0).all()
   # the count of one sample, from its steps: a first call is asked for again
   # after an accepted step only, and not at all if the last place is it
-  pair = embedded.PAIRS[method]
+  pair = embedded_pairs.PAIRS[method]
   attempts = np.asarray(solved.accepted + solved.rejected)
   firsts = 1 if pair.last_is_first else np.asarray(solved.accepted)
   expected = attempts * (len(pair.places) - 1) + firsts

@@ -441,7 +441,7 @@ def test_a_table_of_another_process_is_refused_by_name(name):
       KEY, model_of(p), m, p, X, [0.5]
     ),
     lambda m, p: diagnostics.wasserstein_flow.audit(KEY, m, p, X, [0.5]),
-    lambda m, p: diagnostics.model_statistics.estimate(KEY, m, p, X),
+    lambda m, p: learning.v3_statistics.estimate(KEY, m, p, X),
     lambda m, p: oracles.unexplained(KEY, model_of(p), m, p, X, [0.5]),
     lambda m, p: sampling.sample(
       KEY, m, tables.under(TABLE, None), (2, 2), process=p

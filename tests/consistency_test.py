@@ -22,13 +22,13 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import tableau as tables
 from jaxdiff import tree
-from jaxdiff.distillation import consistency
-from jaxdiff.distillation import critic as critics
-from jaxdiff.distillation import jumps
-from jaxdiff.distillation import teacher_steps
-from jaxdiff.distillation.balance import balance
 from jaxdiff.distillation.ict import intervals
-from jaxdiff.distillation.jumps import flow_map
+from jaxdiff.distillation.parts import consistency
+from jaxdiff.distillation.parts import critic as critics
+from jaxdiff.distillation.parts import jumps
+from jaxdiff.distillation.parts import teacher_steps
+from jaxdiff.distillation.parts.balance import balance
+from jaxdiff.distillation.parts.jumps import flow_map
 from jaxdiff.distillation.progressive import annealed
 from jaxdiff.distillation.progressive import solved
 from jaxdiff.distillation.progressive import student_grid

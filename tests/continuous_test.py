@@ -20,10 +20,10 @@ from jaxdiff import predictions
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
-from jaxdiff.distillation import tangents
-from jaxdiff.distillation import trigflow
 from jaxdiff.distillation.mean_flow import correction
 from jaxdiff.distillation.mean_flow import mean_velocity
+from jaxdiff.distillation.parts import tangents
+from jaxdiff.distillation.parts import trigflow
 from jaxdiff.distillation.reflow import line
 from jaxdiff.distillation.scm import field as field_of
 from jaxdiff.distillation.scm import tangent

@@ -18,7 +18,7 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff.diagnostics import fokker_planck
-from jaxdiff.processes import fokker_planck as equation
+from jaxdiff.losses.fokker_planck import gradient
 
 EDM = processes.edm(0.05, 20.0)
 VP = processes.vp_linear()
@@ -59,7 +59,7 @@ def places(process, d=2, n=64, dtype=jnp.float64):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def residual_of(u, process, x, t, probes=None):
-  return equation.potential_residual(u, process, x, t, probes=probes)
+  return losses.potential_residual(u, process, x, t, probes=probes)
 
 
 # --- Jacobians ---------------------------------------------------------------
@@ -133,8 +133,8 @@ def test_the_residual_of_the_score_is_the_gradient_of_the_potentials(x64, name):
   u = potential_of(mixture(), process)
   wrong = lambda x, t: u(x, t) + jnp.sin(x[:, 0] * x[:, 1]) * jnp.exp(-t)
   x, t = places(process)
-  score = lambda x, t: equation.gradient(wrong, x, t)
-  by_score = jax.jit(lambda x: equation.score_residual(score, process, x, t))(x)
+  score = lambda x, t: gradient(wrong, x, t)
+  by_score = jax.jit(lambda x: losses.score_residual(score, process, x, t))(x)
   by_potential = jax.jit(
     jax.grad(lambda x: residual_of(wrong, process, x, t).sum())
   )(x)
@@ -285,12 +285,12 @@ def test_a_potential_makes_a_conservative_model_that_samples(prediction):
 def test_refusals_of_the_fokker_planck_room():
   x, t = places(OU, dtype=jnp.float32)
   with pytest.raises(TypeError, match="score_residual"):
-    equation.potential_residual(lambda x, t: x, OU, x, t)
+    losses.potential_residual(lambda x, t: x, OU, x, t)
   relu = lambda x, t: jnp.sum(jax.nn.relu(x), axis=1) + t
   with pytest.raises(ValueError, match="smooth activation"):
-    equation.potential_residual(relu, OU, x, t)
+    losses.potential_residual(relu, OU, x, t)
   with pytest.raises(ValueError, match="singular"):
-    equation.potential_residual(
+    losses.potential_residual(
       potential_of(mixture(), OU), OU, x, jnp.zeros(len(x))
     )
   with pytest.raises(ValueError, match="box"):

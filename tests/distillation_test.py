@@ -20,8 +20,8 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
-from jaxdiff.distillation import discriminator
 from jaxdiff.distillation.dmd import direction
+from jaxdiff.distillation.parts import discriminator
 from jaxdiff.training import alternating
 
 EDM = processes.edm(0.02, 20.0)

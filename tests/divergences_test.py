@@ -16,8 +16,8 @@ from jaxdiff import networks
 from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import sampling
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import implicit
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import implicit
 
 # the methods' names hide their modules
 sid = sys.modules["jaxdiff.distillation.sid"]

@@ -16,8 +16,8 @@ from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import tree
-from jaxdiff.diagnostics import model_statistics as estimation
-from jaxdiff.solvers import model_statistics
+from jaxdiff.learning import v3_statistics as estimation
+from jaxdiff.solvers import v3_statistics
 
 PROCESS = processes.edm(0.02, 20.0)
 MEAN = np.asarray([1.0, -0.5, 0.3])
@@ -48,7 +48,7 @@ def one_step_error(process, m):
   """Of one first-order step from noise to data, against the closed form."""
   single = oracles.gaussian(MEAN, VARIANCE)
   grid = np.asarray([process.t_max, process.t_min])
-  statistics = model_statistics.of_gaussian(process, MEAN, VARIANCE, m=m)
+  statistics = v3_statistics.of_gaussian(process, MEAN, VARIANCE, m=m)
   table = solvers.dpm_solver_v3(process, grid, statistics)
   model = solvers.recentred(
     oracles.exact(single, process), process, grid, statistics
@@ -76,7 +76,7 @@ def test_without_b_centred_data_is_exact_and_other_is_not(x64):
   x = noise(PROCESS, 3)
   for mean, exact in ((0.0 * MEAN, True), (MEAN, False)):
     single = oracles.gaussian(mean, VARIANCE)
-    statistics = model_statistics.of_gaussian(PROCESS, mean, VARIANCE)
+    statistics = v3_statistics.of_gaussian(PROCESS, mean, VARIANCE)
     table = solvers.dpm_solver_v3(PROCESS, grid, statistics)
     out = sample(oracles.exact(single, PROCESS), table, x)
     truth = oracles.flow_map(single, x, (1.0, 20.0), (1.0, 0.02))
@@ -92,7 +92,7 @@ def test_b_makes_the_solver_blind_to_translations(order, x64):
   grid = grids.log_snr(PROCESS, 5)
   outs = []
   for mixture, mean in ((data, np.zeros(2)), (moved, shift)):
-    statistics = model_statistics.of_gaussian(PROCESS, mean, 2.0)
+    statistics = v3_statistics.of_gaussian(PROCESS, mean, 2.0)
     table = solvers.dpm_solver_v3(
       PROCESS, grid, statistics, order=order, corrector=True
     )
@@ -108,7 +108,7 @@ def test_to_sigma_zero_and_from_alpha_zero_a_point_is_hit(x64):
   process = processes.rectified_flow()
   point = oracles.gaussian([0.7, -0.2], [0.0, 0.0])
   grid = grids.uniform(process, 5, to_zero=True)
-  statistics = model_statistics.of_gaussian(process, [0.6, -0.3], [0.1, 0.2])
+  statistics = v3_statistics.of_gaussian(process, [0.6, -0.3], [0.1, 0.2])
   table = solvers.dpm_solver_v3(process, grid, statistics)
   model = solvers.recentred(
     oracles.exact(point, process), process, grid, statistics
@@ -129,7 +129,7 @@ def test_degenerate_statistics_are_dpm_solver_and_plus_plus(
   """Order 1 is DDIM, order p the exponential multistep method of order p."""
   process = INSIDE[name]
   grid = grids.karras(process, 6)
-  statistics = model_statistics.degenerate(process, kind)
+  statistics = v3_statistics.degenerate(process, kind)
   build = functools.partial(
     solvers.dpm_solver_v3, process, grid, statistics, corrector=False
   )
@@ -159,10 +159,10 @@ def test_any_statistics_give_the_same_limit(x64):
   fine = solvers.rk4(PROCESS, grids.log_snr(PROCESS, 200))
   truth = sample(model, fine, x)
   rng = np.random.default_rng(0)
-  lam = model_statistics.nodes(PROCESS, 40)
+  lam = v3_statistics.nodes(PROCESS, 40)
   curves = rng.uniform(-0.5, 1.0, (3, 40, 2))
   curves[1] -= 0.5
-  statistics = model_statistics.ModelStatistics(lam, *curves)
+  statistics = v3_statistics.ModelStatistics(lam, *curves)
   errors = []
   for n in (300, 600):
     grid = grids.log_snr(PROCESS, n)
@@ -174,7 +174,7 @@ def test_any_statistics_give_the_same_limit(x64):
 
 def test_corrector_keeps_what_is_extrapolated(x64):
   """N = sigma eps - l x of the call goes on; only the sample is corrected."""
-  statistics = model_statistics.of_gaussian(PROCESS, 0.0, 2.0)
+  statistics = v3_statistics.of_gaussian(PROCESS, 0.0, 2.0)
   grid = grids.log_snr(PROCESS, 6)
   build = functools.partial(
     solvers.dpm_solver_v3, PROCESS, grid, statistics, order=2
@@ -197,7 +197,7 @@ def test_corrector_keeps_what_is_extrapolated(x64):
 
 
 def test_corrector_is_for_few_calls_by_default():
-  statistics = model_statistics.of_gaussian(PROCESS)
+  statistics = v3_statistics.of_gaussian(PROCESS)
   memory = lambda n: (
     solvers.dpm_solver_v3(PROCESS, grids.log_snr(PROCESS, n), statistics).memory
   )
@@ -206,7 +206,7 @@ def test_corrector_is_for_few_calls_by_default():
 
 def test_pseudo_derivatives_are_the_leading_newton_differences():
   """They agree with the exact ones up to two nodes, and differ at three."""
-  statistics = model_statistics.of_gaussian(PROCESS, 0.0, 2.0)
+  statistics = v3_statistics.of_gaussian(PROCESS, 0.0, 2.0)
   grid = grids.karras(PROCESS, 6)
   build = functools.partial(
     solvers.dpm_solver_v3, PROCESS, grid, statistics, corrector=False
@@ -268,7 +268,7 @@ def test_estimates_on_gaussian_data_are_the_closed_form(name, x64):
   ours = estimation.estimate(
     KEY, oracles.exact(single, process), process, data.astype(float), m=61
   )
-  exact = model_statistics.of_gaussian(process, MEAN, VARIANCE, m=61)
+  exact = v3_statistics.of_gaussian(process, MEAN, VARIANCE, m=61)
   np.testing.assert_allclose(ours.l, exact.l, atol=1e-12)
   np.testing.assert_array_equal(ours.s, 0.0)  # f does not vary
   np.testing.assert_allclose(ours.b, exact.b, atol=1e-3)
@@ -302,7 +302,7 @@ def test_hutchinson_is_exact_for_diagonal_jacobians_and_else_close(x64):
     estimation.estimate, KEY, process=PROCESS, m=21, trace="hutchinson"
   )
   ours = run(oracles.exact(single, PROCESS), data=data.astype(float))
-  exact = model_statistics.of_gaussian(PROCESS, MEAN, VARIANCE, m=21)
+  exact = v3_statistics.of_gaussian(PROCESS, MEAN, VARIANCE, m=21)
   np.testing.assert_allclose(ours.l, exact.l, atol=1e-12)
   model = oracles.exact(oracles.g2(), PROCESS)
   data, _ = oracles.g2().sample(jax.random.key(1), 1000)
@@ -348,27 +348,27 @@ def test_f1_is_the_derivative_of_f_along_the_flow(x64):
 
 
 def test_statistics_are_saved_and_belong_to_their_process(tmp_path):
-  statistics = model_statistics.of_gaussian(PROCESS, MEAN, VARIANCE, m=11)
+  statistics = v3_statistics.of_gaussian(PROCESS, MEAN, VARIANCE, m=11)
   path = tmp_path / "statistics.npz"
-  model_statistics.save(path, statistics._replace(note="cfg 4"))
-  again = model_statistics.load(path, PROCESS, note="cfg 4")
+  v3_statistics.save(path, statistics._replace(note="cfg 4"))
+  again = v3_statistics.load(path, PROCESS, note="cfg 4")
   for name in ("lam", "l", "s", "b"):
     np.testing.assert_array_equal(
       getattr(again, name), getattr(statistics, name)
     )
-  assert model_statistics.load(path, processes.edm(0.05, 5.0)).note == "cfg 4"
+  assert v3_statistics.load(path, processes.edm(0.05, 5.0)).note == "cfg 4"
   with pytest.raises(ValueError, match=r"estimated under NoiseLevel.*LinearVP"):
-    model_statistics.load(path, processes.vp_linear())
+    v3_statistics.load(path, processes.vp_linear())
   with pytest.raises(ValueError, match=r"statistics of 'cfg 4', asked was 'x'"):
-    model_statistics.load(path, note="x")
+    v3_statistics.load(path, note="x")
   np.savez(path, lam=np.zeros(3))
   with pytest.raises(ValueError, match="holds no model statistics"):
-    model_statistics.load(path)
+    v3_statistics.load(path)
 
 
 def test_tables_of_scalars_join_tables_of_coordinates(x64):
   """A leaf without data dimensions is the same for every coordinate."""
-  statistics = model_statistics.of_gaussian(PROCESS, [0.0, 0.0], [0.5, 2.0])
+  statistics = v3_statistics.of_gaussian(PROCESS, [0.0, 0.0], [0.5, 2.0])
   grid = grids.log_snr(PROCESS, 6)
   first = solvers.ddim(PROCESS, grid[:4])
   second = solvers.dpm_solver_v3(PROCESS, grid[3:], statistics)
@@ -382,7 +382,7 @@ def test_tables_of_scalars_join_tables_of_coordinates(x64):
   )
   stacked, lengths = tables.stack([first, second])
   assert stacked.output.shape == (2, 3, 2, 2) and lengths.tolist() == [3, 3]
-  wide = model_statistics.of_gaussian(PROCESS, np.zeros(3))
+  wide = v3_statistics.of_gaussian(PROCESS, np.zeros(3))
   with pytest.raises(ValueError, match="samples of different shapes"):
     tables.concat(second, solvers.dpm_solver_v3(PROCESS, grid[3:], wide))
 
@@ -390,15 +390,15 @@ def test_tables_of_scalars_join_tables_of_coordinates(x64):
 def test_mistakes_are_named():
   grid = grids.log_snr(PROCESS, 4)
   build = functools.partial(solvers.dpm_solver_v3, PROCESS, grid)
-  good = model_statistics.of_gaussian(PROCESS, m=11)
+  good = v3_statistics.of_gaussian(PROCESS, m=11)
   with pytest.raises(TypeError, match="takes a model's statistics, got None"):
     build(None)
-  narrow = model_statistics.of_gaussian(PROCESS, span=(-1.0, 1.0))
+  narrow = v3_statistics.of_gaussian(PROCESS, span=(-1.0, 1.0))
   with pytest.raises(ValueError, match=r"cover log-SNRs from -1 to 1, but.*-2"):
     build(narrow)
   other = processes.vp_linear()
   with pytest.raises(ValueError, match="estimated under LinearVP"):
-    build(model_statistics.of_gaussian(other, span=(-4.0, 5.0)))
+    build(v3_statistics.of_gaussian(other, span=(-4.0, 5.0)))
   with pytest.raises(ValueError, match="order 5|orders 1..3"):
     build(good, order=5)
   with pytest.raises(ValueError, match="estimate it from more samples"):
@@ -410,9 +410,9 @@ def test_mistakes_are_named():
   with pytest.raises(ValueError, match="at least 4 rising log-SNRs"):
     build(good._replace(lam=good.lam[::-1]))
   with pytest.raises(ValueError, match="kind must be one of"):
-    model_statistics.degenerate(PROCESS, "v")
+    v3_statistics.degenerate(PROCESS, "v")
   with pytest.raises(ValueError, match="variance of data is positive"):
-    model_statistics.of_gaussian(PROCESS, variance=0.0)
+    v3_statistics.of_gaussian(PROCESS, variance=0.0)
   model = oracles.exact(oracles.g2(), PROCESS)
   with pytest.raises(ValueError, match="trace must be one of"):
     estimation.estimate(KEY, model, PROCESS, jnp.zeros((2, 2)), trace="all")

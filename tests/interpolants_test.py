@@ -9,17 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import fields
 from jaxdiff import grids
-from jaxdiff import losses
+from jaxdiff import interpolants
+from jaxdiff import likelihood
 from jaxdiff import metrics
 from jaxdiff import networks
 from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
-from jaxdiff.processes import interpolants
-from jaxdiff.samplers import interpolants as samplers
+from jaxdiff.interpolants import bridge as bridges
 
 KEY = jax.random.key(7)
 TWO_SIDED = [
@@ -29,7 +28,7 @@ TWO_SIDED = [
   ("trig", "brownian"),
   ("encoding_decoding", "sin2"),
 ]
-BROWNIAN = processes.interpolant("linear", "brownian", 2.0)
+BROWNIAN = interpolants.interpolant("linear", "brownian", 2.0)
 
 
 def ring():
@@ -49,7 +48,7 @@ def everything(exact, x, t):
 
 @functools.cache
 def exact_ring(bridge=BROWNIAN):
-  return oracles.exact_fields(bridge, *ring())
+  return interpolants.exact_fields(bridge, *ring())
 
 
 # --- the bridge --------------------------------------------------------------
@@ -57,7 +56,7 @@ def exact_ring(bridge=BROWNIAN):
 
 @pytest.mark.parametrize(("path", "gamma"), TWO_SIDED)
 def test_a_bridge_ends_where_it_should(path, gamma):
-  bridge = processes.interpolant(path, gamma)
+  bridge = interpolants.interpolant(path, gamma)
   x0, x1, z = (jax.random.normal(jax.random.key(i), (4, 2)) for i in range(3))
   for t, end in ((0.0, x0), (1.0, x1)):
     x = bridge.interpolate(jnp.float32(t), x0, x1, z)
@@ -66,7 +65,7 @@ def test_a_bridge_ends_where_it_should(path, gamma):
 
 @pytest.mark.parametrize(("path", "gamma"), [*TWO_SIDED, ("mirror", "sin2")])
 def test_rates_are_the_derivatives(path, gamma):
-  bridge = processes.interpolant(path, gamma, 0.7)
+  bridge = interpolants.interpolant(path, gamma, 0.7)
   t, h = np.linspace(0.05, 0.95, 18), 1e-6
   slope = lambda f: (f(t + h) - f(t - h)) / (2 * h)
   alpha, beta = bridge.path_rates(t)
@@ -83,10 +82,10 @@ def test_gamma_gamma_dot_is_finite_at_the_ends_of_a_brownian_bridge():
   )
 
 
-@pytest.mark.parametrize("path", interpolants.ONE_SIDED)
+@pytest.mark.parametrize("path", bridges.ONE_SIDED)
 def test_one_sided_is_its_gaussian_process(path):
-  bridge = processes.one_sided(path)
-  process = processes.interpolants.one_sided_process(path)
+  bridge = interpolants.one_sided(path)
+  process = interpolants.one_sided_process(path)
   t = np.linspace(0.01, 0.99, 9)
   np.testing.assert_allclose(bridge.beta(t), process.alpha(1 - t), rtol=1e-12)
   np.testing.assert_allclose(bridge.gamma(t), process.sigma(1 - t), rtol=1e-12)
@@ -100,7 +99,7 @@ def test_one_sided_is_its_gaussian_process(path):
 
 @pytest.mark.parametrize(("path", "gamma"), TWO_SIDED)
 def test_velocity_and_score_agree_with_the_pair(path, gamma, x64):
-  bridge = processes.interpolant(path, gamma)
+  bridge = interpolants.interpolant(path, gamma)
   exact = exact_ring(bridge)
   x = np.random.default_rng(0).standard_normal((16, 2)) * 2.0
   for t in (0.1, 0.37, 0.8):
@@ -113,16 +112,16 @@ def test_velocity_and_score_agree_with_the_pair(path, gamma, x64):
     mended = v + bridge.gamma_dot(t) * eta
     np.testing.assert_allclose(b, mended, rtol=1e-9, atol=1e-10)
   if gamma != "none":
-    s_of_pair = fields.score(exact, bridge)(x, t)
+    s_of_pair = interpolants.score(exact, bridge)(x, t)
     np.testing.assert_allclose(s_of_pair, s, rtol=1e-9)
-  b_of_pair = fields.velocity(exact, bridge)(x, t)
+  b_of_pair = interpolants.velocity(exact, bridge)(x, t)
   np.testing.assert_allclose(b_of_pair, b, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("path", ["linear", "encoding_decoding"])
 def test_the_density_obeys_the_transport_equation(path, x64):
   """d rho / dt + div(b rho) = 0, divided by rho; s is grad log rho."""
-  exact = exact_ring(processes.interpolant(path, "sin2", 0.5))
+  exact = exact_ring(interpolants.interpolant(path, "sin2", 0.5))
 
   @jax.jit
   def sides(x, t):
@@ -146,7 +145,7 @@ def test_full_covariances_and_one_time_for_each_sample(x64):
   roots = rng.standard_normal((2, 3, 3))
   s0, s1 = roots @ roots.transpose(0, 2, 1)
   mu, nu = rng.standard_normal((2, 3))
-  exact = oracles.exact_fields(
+  exact = interpolants.exact_fields(
     BROWNIAN, oracles.gaussian(mu, s0), oracles.gaussian(nu, s1)
   )
   t = np.asarray([0.2, 0.9])
@@ -184,7 +183,7 @@ def law(bridge, table, backwards=False):
 
 def law_error(bridge, grid, **options):
   backwards = bool(grid[0] > grid[-1])
-  table = solvers.transport(bridge, grid, **options)
+  table = interpolants.transport(bridge, grid, **options)
   mean, variance = law(bridge, table, backwards)
   target = (MU, S0) if backwards else (NU, S1)
   return max(abs(mean - target[0]).max(), abs(variance - target[1]).max())
@@ -194,7 +193,7 @@ def law_error(bridge, grid, **options):
   ("method", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2), ("rk4", 4)]
 )
 def test_order_of_the_ode(method, order):
-  bridge = processes.interpolant("trig", "quadratic", 2.0, t_min=0.0)
+  bridge = interpolants.interpolant("trig", "quadratic", 2.0, t_min=0.0)
   n = np.asarray([20, 40, 80])
   e = [law_error(bridge, np.linspace(0, 1, k + 1), method=method) for k in n]
   slope = -np.polyfit(np.log(n), np.log(e), 1)[0]
@@ -205,7 +204,7 @@ def test_order_of_the_ode(method, order):
 @pytest.mark.parametrize("backwards", [False, True])
 def test_weak_order_of_the_sde(method, order, backwards):
   """Mean and variance, propagated exactly, reach the other end's."""
-  bridge = processes.interpolant("linear", "quadratic", 16.0, t_min=0.0)
+  bridge = interpolants.interpolant("linear", "quadratic", 16.0, t_min=0.0)
   eps = lambda t: 4.0 * (t * (1.0 - t)) ** 2  # eps / gamma stays finite
   safe = dataclasses.replace(bridge, t_min=1e-9)
   n = np.asarray([30, 60, 120])
@@ -220,7 +219,7 @@ def test_weak_order_of_the_sde(method, order, backwards):
   [(0.0, 0.25), (0.0, 1.0), (0.25, 0.5), (1.0, 1.0), (4.0, 0.75)],
 )
 def test_ode_and_sdes_share_the_law_of_the_bridge(eps, end):
-  table = solvers.transport(
+  table = interpolants.transport(
     BROWNIAN, np.linspace(0.0, end, 2001), method="euler", diffusion=eps
   )
   mean, variance = law(BROWNIAN, table)
@@ -252,7 +251,7 @@ def test_a_mixture_reaches_the_two_sample_floor(grid, eps):
   first = {0.0: x0, 1.0: x1}[grid[0]]
   last, other = {0.0: (y0, x0), 0.5: (again, middle), 1.0: (y1, x1)}[grid[1]]
   distance = jax.jit(lambda a, b: metrics.sliced_wasserstein(KEY, a, b))
-  table = solvers.transport(
+  table = interpolants.transport(
     BROWNIAN, np.linspace(*grid, 401), method="euler", diffusion=eps
   )
   x = sampling.sample(KEY, exact_ring(), table, first)
@@ -263,9 +262,11 @@ def test_a_mixture_reaches_the_two_sample_floor(grid, eps):
 
 def test_one_sided_trig_is_ddim_of_vp_step_for_step(x64):
   """From the interpolant's own (v, eta), in x / b."""
-  bridge = processes.one_sided("trig")
+  bridge = interpolants.one_sided("trig")
   target = oracles.g2()
-  model = fields.as_denoiser(oracles.exact_fields(bridge, None, target), bridge)
+  model = interpolants.as_denoiser(
+    interpolants.exact_fields(bridge, None, target), bridge
+  )
   process = interpolants.one_sided_process("trig")
   times = grids.uniform(process, 12)
   table = solvers.ddim(process, times)
@@ -316,11 +317,11 @@ def test_the_gradient_vanishes_at_the_closed_form(heads, antithetic):
     w[k * 3 : k * 3 + 3, k * 3 : k * 3 + 3] = np.diag(slope)
     shift[k * 3 : k * 3 + 3] = at_center - slope * center
   params = dict(w=jnp.asarray(w, jnp.float32), b=jnp.asarray(shift, np.float32))
-  model = fields.from_function(linear, params, bridge, heads)
-  loss = losses.interpolant(
+  model = interpolants.from_function(linear, params, bridge, heads)
+  loss = interpolants.regression(
     model, antithetic=antithetic, times=lambda key, n: jnp.full((n,), u)
   )
-  exact = oracles.exact_fields(
+  exact = interpolants.exact_fields(
     bridge, oracles.gaussian(MU, S0), oracles.gaussian(NU, S1)
   )
   _, x0, x1 = exact.sample(KEY, u, n)
@@ -341,12 +342,12 @@ def test_the_gradient_vanishes_at_the_closed_form(heads, antithetic):
 def test_antithetic_pairs_tame_the_ends():
   """The variance of L_b near t = 0 for a Brownian bridge."""
   params = dict(w=jnp.eye(4), b=jnp.ones(4))
-  model = fields.from_function(linear, params, BROWNIAN, ("b", "s"))
+  model = interpolants.from_function(linear, params, BROWNIAN, ("b", "s"))
   x = jax.random.normal(KEY, (64, 2))
   batch = dict(x0=x, x1=x + 1.0)
 
   def spread(antithetic):
-    loss = losses.interpolant(
+    loss = interpolants.regression(
       model, antithetic=antithetic, times=lambda k, n: jnp.full((n,), 1e-3)
     )
     one = jax.jit(jax.vmap(lambda key: loss(key, params, batch)[0]))
@@ -357,13 +358,13 @@ def test_antithetic_pairs_tame_the_ends():
 
 def test_a_network_learns_both_heads():
   network = networks.MLP(features=(8,))
-  bridge = processes.interpolant("linear", "quadratic")
+  bridge = interpolants.interpolant("linear", "quadratic")
   init = network.init(KEY, jnp.zeros((1, 4)), jnp.zeros(1))["params"]
   apply = lambda params, x, t: network.apply({"params": params}, x, t)
-  model = fields.from_function(apply, init, bridge)
+  model = interpolants.from_function(apply, init, bridge)
   x0 = jax.random.normal(KEY, (32, 2))
   batch = dict(x0=x0, x1=x0 + 2.0)
-  loss = losses.interpolant(model)
+  loss = interpolants.regression(model)
   value, grads = jax.jit(jax.value_and_grad(lambda p: loss(KEY, p, batch)[0]))(
     init
   )
@@ -383,8 +384,8 @@ def test_a_network_learns_both_heads():
 def test_log_likelihood_along_the_ode_of_any_table(x64):
   exact = exact_ring()
   x1 = exact.sample(KEY, 0.0, 16)[2]
-  model = fields.with_divergence(exact)
-  table = solvers.transport(
+  model = likelihood.with_divergence(exact)
+  table = interpolants.transport(
     dataclasses.replace(BROWNIAN, t_min=1e-5),
     1.0 - np.linspace(0, 1, 101) ** 2 * (3 - 2 * np.linspace(0, 1, 101)),
     method="rk4",
@@ -399,10 +400,10 @@ def test_hutchinson_is_unbiased_over_probes(x64):
   x = np.random.default_rng(0).standard_normal((3, 2)) * 2.0
   state = (x, jnp.zeros(3))
   answer = jax.jit(lambda model: model(state, 0.4))
-  whole = answer(fields.with_divergence(exact))
+  whole = answer(likelihood.with_divergence(exact))
   signs = itertools.product((-1.0, 1.0), repeat=2)  # all Rademacher probes
   probes = [np.broadcast_to(s, x.shape) for s in signs]
-  parts = [answer(fields.with_divergence(exact, p)) for p in probes]
+  parts = [answer(likelihood.with_divergence(exact, p)) for p in probes]
   for half in (0, 1):
     mean = np.mean([p[half][1] for p in parts], axis=0)
     np.testing.assert_allclose(mean, whole[half][1], rtol=1e-9)
@@ -413,7 +414,7 @@ def test_the_sde_estimates_the_likelihood():
   """Unbiased with exact fields: a mean over paths, and its standard error."""
   exact, paths = exact_ring(), 600
   points = np.repeat([[3.0, 0.2], [1.0, 2.0]], paths, axis=0)
-  value = samplers.log_likelihood(
+  value = interpolants.log_likelihood(
     KEY,
     exact,
     BROWNIAN,
@@ -433,18 +434,18 @@ def test_the_bound_holds_and_its_best_diffusion():
   """KL between Gaussians: the learned drift is wrong by a constant."""
   bridge, eps, shift = BROWNIAN, 0.7, np.asarray([0.3, 0.0, -0.2])
   ends = oracles.gaussian(MU, S0), oracles.gaussian(NU, S1)
-  exact = oracles.exact_fields(bridge, *ends)
+  exact = interpolants.exact_fields(bridge, *ends)
   wrong = lambda x, t: exact(x, t)._replace(x0=exact(x, t).x0 + shift)
   _, x0, x1 = exact.sample(KEY, 0.5, 512)
   batch = dict(x0=x0, x1=x1)
   found = jax.jit(
-    lambda: losses.errors(KEY, wrong, exact, bridge, batch, eps)
+    lambda: interpolants.errors(KEY, wrong, exact, bridge, batch, eps)
   )()
-  tight, loose = losses.kl_bound(found, eps)
+  tight, loose = interpolants.kl_bound(found, eps)
   square = float(np.sum(shift**2))
   assert tight == pytest.approx(square / (4 * eps), rel=1e-4)
   assert loose == pytest.approx(square / (2 * eps), rel=1e-4)
-  table = solvers.transport(
+  table = interpolants.transport(
     bridge, np.linspace(0, 1, 1001), method="euler", diffusion=eps
   )
   # a constant error of the drift moves the mean alone; linearly, so twice
@@ -458,7 +459,7 @@ def test_the_bound_holds_and_its_best_diffusion():
   kl = 0.5 * np.sum(moved**2 / S1)
   assert 0.0 < kl < tight
   assert float(
-    losses.best_diffusion(losses.Errors(8.0, 2.0, 0.0))
+    interpolants.best_diffusion(interpolants.Errors(8.0, 2.0, 0.0))
   ) == pytest.approx(2.0)
 
 
@@ -469,7 +470,7 @@ def test_gaussian_bridge_solves_its_sde(x64):
   """Its drift, Euler-Maruyama in law, carries one Gaussian to the other."""
   s0 = np.asarray([[1.0, 0.4], [0.4, 0.5]])
   s1 = np.asarray([[0.3, -0.2], [-0.2, 0.9]])
-  bridge = oracles.schroedinger_gaussian(
+  bridge = interpolants.schroedinger_gaussian(
     oracles.gaussian([1.0, 0.0], s0), oracles.gaussian([0.0, 2.0], s1), 0.3
   )
   n = 4000
@@ -494,7 +495,7 @@ def test_gaussian_bridge_has_the_markov_coupling():
   """Entropic optimality: log of the coupling's density has no more than a
   product term x0 . x1 / (2 eps) in both (Sinkhorn's form)."""
   eps = 0.4
-  bridge = oracles.schroedinger_gaussian(
+  bridge = interpolants.schroedinger_gaussian(
     oracles.gaussian([0.0, 0.0], [0.5, 2.0]),
     oracles.gaussian([0.0, 0.0], [1.5, 0.3]),
     eps,
@@ -523,7 +524,7 @@ def control_cost(alpha, beta, gamma2, s0, s1, eps):
 def test_the_objective_is_minus_the_control_cost(x64):
   """Estimated at the best u, for the linear bridge."""
   eps, s0, s1 = 0.5, 1.0, 0.4
-  bridge = processes.interpolant("linear", "brownian", 1.0)
+  bridge = interpolants.interpolant("linear", "brownian", 1.0)
   variance = lambda t: (1 - t) ** 2 * s0 + t**2 * s1 + t * (1 - t)
 
   def u(x, t):
@@ -535,7 +536,7 @@ def test_the_objective_is_minus_the_control_cost(x64):
   x1 = jax.random.normal(jax.random.fold_in(KEY, 1), (n, 1)) * np.sqrt(s1)
   batch = dict(x0=x0, x1=x1)
   objective = jax.jit(
-    lambda shift: losses.schroedinger(
+    lambda shift: interpolants.schroedinger(
       KEY, bridge, lambda x, t: u(x, t) + shift, batch, eps
     )
   )
@@ -549,7 +550,7 @@ def test_the_objective_is_minus_the_control_cost(x64):
 
 def test_the_bridge_of_least_cost_is_the_closed_form():
   eps, s0, s1 = 0.5, 1.0, 0.4
-  exact = oracles.schroedinger_gaussian(
+  exact = interpolants.schroedinger_gaussian(
     oracles.gaussian([0.0], s0), oracles.gaussian([0.0], s1), eps
   )
   c = float(exact.coupling[0, 0])
@@ -572,48 +573,46 @@ def test_the_bridge_of_least_cost_is_the_closed_form():
 @pytest.mark.parametrize(
   ("call", "message"),
   [
-    (lambda: processes.interpolant("bent"), "path must be one of"),
-    (lambda: processes.interpolant("linear", "odd"), "gamma must be one of"),
-    (lambda: processes.interpolant(a=0.0), "a is a factor"),
-    (lambda: processes.interpolant("trig", "sin2"), "reaches gamma"),
-    (lambda: processes.one_sided("mirror"), "path must be one of"),
+    (lambda: interpolants.interpolant("bent"), "path must be one of"),
+    (lambda: interpolants.interpolant("linear", "odd"), "gamma must be one of"),
+    (lambda: interpolants.interpolant(a=0.0), "a is a factor"),
+    (lambda: interpolants.interpolant("trig", "sin2"), "reaches gamma"),
+    (lambda: interpolants.one_sided("mirror"), "path must be one of"),
     (
-      lambda: interpolants.from_functions(
-        lambda t: 1 - t, lambda t: t, lambda t: t
-      ),
+      lambda: bridges.from_functions(lambda t: 1 - t, lambda t: t, lambda t: t),
       "gamma_squared must be 0 at t = 0 and 0 at t = 1",
     ),
     (
-      lambda: interpolants.from_functions(
+      lambda: bridges.from_functions(
         lambda t: 1 - t, lambda t: 2 * t, lambda t: 0 * t
       ),
       "beta must be 0 at t = 0 and 1",
     ),
     (
-      lambda: interpolants.from_functions(
+      lambda: bridges.from_functions(
         lambda t: 1 - t, lambda t: t, lambda t: -t * (1 - t)
       ),
       "negative at t",
     ),
     (
-      lambda: solvers.transport(
-        processes.interpolant(gamma="none"), [0.0, 1.0], diffusion=1.0
+      lambda: interpolants.transport(
+        interpolants.interpolant(gamma="none"), [0.0, 1.0], diffusion=1.0
       ),
       "no score",
     ),
     (
-      lambda: solvers.transport(BROWNIAN, [0.0, 1.0], diffusion=-1.0),
+      lambda: interpolants.transport(BROWNIAN, [0.0, 1.0], diffusion=-1.0),
       "eps >= 0",
     ),
     (
-      lambda: solvers.transport(
+      lambda: interpolants.transport(
         BROWNIAN, [0.0, 1.0], diffusion=1.0, method="rk4"
       ),
       "ODE alone",
     ),
-    (lambda: solvers.transport(BROWNIAN, [0.0, 0.5, 0.5]), "strictly"),
-    (lambda: solvers.transport(BROWNIAN, [0.0, 1.5]), r"\[0, 1\]"),
-    (lambda: solvers.transport(BROWNIAN, [0.5]), "two times"),
+    (lambda: interpolants.transport(BROWNIAN, [0.0, 0.5, 0.5]), "strictly"),
+    (lambda: interpolants.transport(BROWNIAN, [0.0, 1.5]), r"\[0, 1\]"),
+    (lambda: interpolants.transport(BROWNIAN, [0.5]), "two times"),
     (
       lambda: BROWNIAN.interpolate(
         0.5, np.zeros((2, 3)), np.zeros((2, 2)), np.zeros((2, 2))
@@ -625,46 +624,49 @@ def test_the_bridge_of_least_cost_is_the_closed_form():
       "needs both",
     ),
     (
-      lambda: fields.score(print, processes.interpolant(gamma="none")),
+      lambda: interpolants.score(print, interpolants.interpolant(gamma="none")),
       "no score",
     ),
-    (lambda: fields.as_denoiser(None, BROWNIAN), "two-sided"),
+    (lambda: interpolants.as_denoiser(None, BROWNIAN), "two-sided"),
     (
-      lambda: fields.from_function(linear, {}, BROWNIAN, ("v",)),
+      lambda: interpolants.from_function(linear, {}, BROWNIAN, ("v",)),
       "latent noise",
     ),
     (
-      lambda: fields.from_function(linear, {}, BROWNIAN, ("w",)),
+      lambda: interpolants.from_function(linear, {}, BROWNIAN, ("w",)),
       "heads must be",
     ),
     (
-      lambda: losses.interpolant(fields.from_function(linear, {}, BROWNIAN))(
-        KEY, {}, dict(x1=np.zeros((2, 2)))
-      ),
+      lambda: interpolants.regression(
+        interpolants.from_function(linear, {}, BROWNIAN)
+      )(KEY, {}, dict(x1=np.zeros((2, 2)))),
       "x0 and x1",
     ),
     (
-      lambda: samplers.log_likelihood(
+      lambda: interpolants.log_likelihood(
         KEY, None, BROWNIAN, np.zeros((1, 2)), None, [1.0, 0.5]
       ),
       "from 1 to 0",
     ),
     (
-      lambda: samplers.log_likelihood(
+      lambda: interpolants.log_likelihood(
         KEY, None, BROWNIAN, np.zeros((1, 2)), None, [1.0, 0.0], diffusion=0.0
       ),
       "with_divergence",
     ),
-    (lambda: losses.kl_bound(losses.Errors(1.0, 1.0, 1.0), 0.0), "eps > 0"),
-    (lambda: oracles.exact_fields(BROWNIAN, None, ring()[1]), "both"),
     (
-      lambda: oracles.exact_fields(
+      lambda: interpolants.kl_bound(interpolants.Errors(1.0, 1.0, 1.0), 0.0),
+      "eps > 0",
+    ),
+    (lambda: interpolants.exact_fields(BROWNIAN, None, ring()[1]), "both"),
+    (
+      lambda: interpolants.exact_fields(
         BROWNIAN, oracles.gaussian([0.0], 1.0), ring()[1]
       ),
       "1 and 2 dimensions",
     ),
     (
-      lambda: oracles.schroedinger_gaussian(*ring(), 1.0),
+      lambda: interpolants.schroedinger_gaussian(*ring(), 1.0),
       "single Gaussians",
     ),
   ],
@@ -675,6 +677,6 @@ def test_refusals(call, message):
 
 
 def test_a_network_of_another_shape_is_refused():
-  model = fields.from_function(lambda p, x, t: x[:, :1], {}, BROWNIAN)
+  model = interpolants.from_function(lambda p, x, t: x[:, :1], {}, BROWNIAN)
   with pytest.raises(ValueError, match="last axis"):
     model(jnp.zeros((3, 2)), 0.5)

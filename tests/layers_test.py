@@ -35,11 +35,12 @@ LAYERS = [
     {"processes", "predictions", "networks", "data", "metrics"},
   ),
   ("1b", {"grids", "tableau"}),
-  ("2a", {"denoisers", "fields", "guidance", "losses", "solvers", "oracles"}),
+  ("2a", {"denoisers", "guidance", "losses", "solvers", "oracles"}),
   ("2b", {"models"}),
   ("3", {"sampling", "training", "discrete"}),
   ("3b", {"samplers", "jobs"}),
   ("3c", {"likelihood", "diagnostics", "densities", "zoo", "weights"}),
+  ("3d", {"interpolants", "phase_space"}),
   (
     "4",
     {

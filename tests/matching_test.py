@@ -20,8 +20,8 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff.distillation.dmd import pairs
-from jaxdiff.distillation.experts import one_by_one
 from jaxdiff.distillation.layer_dropping import at_budget
+from jaxdiff.distillation.parts.experts import one_by_one
 from jaxdiff.distillation.phased_dmd import bridge
 from jaxdiff.distillation.phased_dmd import further
 from jaxdiff.distillation.phased_dmd import unbiased

@@ -23,6 +23,7 @@ from jaxdiff import checkpoints
 from jaxdiff import data
 from jaxdiff import densities
 from jaxdiff import distillation
+from jaxdiff import interpolants
 from jaxdiff import learning
 from jaxdiff import likelihood
 from jaxdiff import losses
@@ -336,7 +337,7 @@ DOORS = [
   ("vp_discrete: betas above 1", lambda h: processes.vp_discrete([0.1, 1.5]), ValueError, ["(0, 1)", "1.5", "0.999"]),
   ("pfgmpp: 0 dimensions", lambda h: jd.pfgmpp(0), ValueError, ["aug_dim", "0"]),
   ("from_alpha_sigma: numbers", lambda h: jd.from_alpha_sigma(1.0, lambda t: t, 0.1, 1.0), TypeError, ["a function", "1.0"]),
-  ("interpolant: path misspelt", lambda h: processes.interpolant("linaer"), ValueError, ["path", "did you mean 'linear'?"]),
+  ("interpolant: path misspelt", lambda h: interpolants.interpolant("linaer"), ValueError, ["path", "did you mean 'linear'?"]),
   ("GaussianProcess: no schedule", lambda h: jd.GaussianProcess("edm", 0.1, 1.0), TypeError, ["schedule", "'edm'", "jaxdiff.edm()"]),
   ("GaussianProcess: text times", lambda h: dataclasses.replace(EDM, t_min="0.1"), TypeError, ["t_min", "'0.1'"]),
   # samplers

@@ -27,15 +27,14 @@ from jaxdiff import samplers
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff.diagnostics import fields
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import trigflow
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import trigflow
 from jaxdiff.distillation.rcm import random_simulation
 from jaxdiff.distillation.reflow import ends
 from jaxdiff.distillation.score_mismatching import score_loss
 from jaxdiff.distillation.sim import objective
 from jaxdiff.distillation.sim import score_distance
 from jaxdiff.predictions import Prediction
-from jaxdiff.processes import fokker_planck
 from jaxdiff.processes import schedules
 
 KEY = jax.random.key(3)
@@ -348,13 +347,13 @@ DOORS = {
     True,
   ),
   "potential_residual": (
-    lambda p: fokker_planck.potential_residual(
+    lambda p: losses.potential_residual(
       lambda x, t: potential(None, x, t), p, POINT, 1.0
     ),
     False,
   ),
   "score_residual": (
-    lambda p: fokker_planck.score_residual(lambda x, t: -x, p, POINT, 1.0),
+    lambda p: losses.score_residual(lambda x, t: -x, p, POINT, 1.0),
     False,
   ),
   "score_of": (lambda p: fields.score_of(seen, p), True),
@@ -474,9 +473,7 @@ def test_statistics_see_the_noise_of_the_process():
     jax.debug.callback(lambda x, t: asked.append((x, t)), x, t)
     return Prediction(0.0 * x, x / t)
 
-  diagnostics.model_statistics.estimate(
-    KEY, model, ONES, jnp.zeros((2, 1)), m=4
-  )
+  learning.v3_statistics.estimate(KEY, model, ONES, jnp.zeros((2, 1)), m=4)
   jax.effects_barrier()
   assert asked
   for x, t in asked:

@@ -18,8 +18,8 @@ from jaxdiff import samplers
 from jaxdiff import search
 from jaxdiff import solvers
 from jaxdiff.diagnostics import wasserstein_flow
-from jaxdiff.distillation import tangents
-from jaxdiff.distillation import trigflow
+from jaxdiff.distillation.parts import tangents
+from jaxdiff.distillation.parts import trigflow
 
 ROOM = pathlib.Path(jd.__file__).parent
 EDM = jd.edm()

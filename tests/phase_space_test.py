@@ -9,20 +9,19 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from jaxdiff import fields
-from jaxdiff import losses
 from jaxdiff import metrics
 from jaxdiff import networks
 from jaxdiff import oracles
+from jaxdiff import phase_space
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import tree
-from jaxdiff.processes import phase_space
-from jaxdiff.samplers import cld
+from jaxdiff.phase_space import sampler
+from jaxdiff.phase_space.process import transition_covariance
 
 KEY = jax.random.key(11)
-CLD = processes.CriticallyDamped()
-HEAVY = processes.CriticallyDamped(beta=3.0, mass=2.0, gamma=0.5)
+CLD = phase_space.CriticallyDamped()
+HEAVY = phase_space.CriticallyDamped(beta=3.0, mass=2.0, gamma=0.5)
 PROCESSES = pytest.mark.parametrize("process", [CLD, HEAVY])
 
 
@@ -63,7 +62,7 @@ def test_the_kernel_solves_the_sde(process, t):
 
 @pytest.mark.parametrize("gamma", [0.0, 0.04])
 def test_float32_keeps_the_digits_of_the_kernel(gamma):
-  process = processes.CriticallyDamped(gamma=gamma)
+  process = phase_space.CriticallyDamped(gamma=gamma)
   t = np.geomspace(1e-5, 1.0, 40)
   wide = process.kernel(t)
   for name, value in (
@@ -77,11 +76,11 @@ def test_float32_keeps_the_digits_of_the_kernel(gamma):
 @PROCESSES
 def test_the_prior_is_the_stationary_law(process):
   """From any data the law tends to it, and it does not move."""
-  q_xx, q_xw, q_ww = phase_space.transition_covariance(np.asarray(30.0))
+  q_xx, q_xw, q_ww = transition_covariance(np.asarray(30.0))
   np.testing.assert_allclose([q_xx, q_xw, q_ww], [1.0, 0.0, 1.0], atol=1e-12)
   u = 0.7
   e = np.exp(-u) * np.asarray([[1 + u, u], [-u, 1 - u]])
-  q = phase_space.transition_covariance(np.asarray(u))
+  q = transition_covariance(np.asarray(u))
   q = np.asarray([[q[0], q[1]], [q[1], q[2]]])
   np.testing.assert_allclose(e @ e.T + q, np.eye(2), atol=1e-14)
   state = process.prior(KEY, (20_000, 1))
@@ -120,14 +119,14 @@ def test_the_oracle_is_the_gradient_of_the_density_in_v(full, x64):
     root = rng.standard_normal((2, 2, 2))
     covariances = root @ root.transpose(0, 2, 1)
   mixture = oracles.mixture([[1.0, 0.0], [-1.0, 2.0]], covariances, [0.3, 0.7])
-  model = oracles.exact_phase(mixture, HEAVY)
-  state = processes.Phase(*rng.standard_normal((2, 6, 2)))
+  model = phase_space.exact_phase(mixture, HEAVY)
+  state = phase_space.Phase(*rng.standard_normal((2, 6, 2)))
   t = 0.4
 
   @jax.jit
   def both(state):
     grad = jax.grad(
-      lambda v: model.log_prob(processes.Phase(state.x, v), t).sum()
+      lambda v: model.log_prob(phase_space.Phase(state.x, v), t).sum()
     )
     return model(state, t), grad(state.v)
 
@@ -137,17 +136,19 @@ def test_the_oracle_is_the_gradient_of_the_density_in_v(full, x64):
 
 
 def test_the_density_is_normalized_over_phase_space():
-  model = oracles.exact_phase(oracles.mixture([[1.0], [-1.0]], [0.1, 0.2]), CLD)
+  model = phase_space.exact_phase(
+    oracles.mixture([[1.0], [-1.0]], [0.1, 0.2]), CLD
+  )
   side = jnp.linspace(-6.0, 6.0, 401)
   x, v = (g.reshape(-1, 1) for g in jnp.meshgrid(side, side))
-  p = jnp.exp(model.log_prob(processes.Phase(x, v), 0.2))
+  p = jnp.exp(model.log_prob(phase_space.Phase(x, v), 0.2))
   assert float(p.sum() * (side[1] - side[0]) ** 2) == pytest.approx(1, abs=1e-4)
 
 
 def test_the_error_of_the_exact_model_is_orthogonal_to_the_state():
   """Its hybrid loss has no gradient: the regression is what is claimed."""
   n, target = 20_000, oracles.g2()
-  model = oracles.exact_phase(target, CLD)
+  model = phase_space.exact_phase(target, CLD)
   x0 = target.sample(KEY, n)[0]
   t = jax.random.uniform(jax.random.fold_in(KEY, 1), (n,), minval=0.01)
   state, eps = CLD.perturb(jax.random.fold_in(KEY, 2), x0, t)
@@ -159,8 +160,8 @@ def test_the_error_of_the_exact_model_is_orthogonal_to_the_state():
 
 def test_a_network_of_zeros_is_exact_for_normal_data():
   zeros = lambda params, x, t: jnp.zeros_like(x)
-  model = fields.phase_field(zeros, {}, CLD, sigma_data=0.5)
-  exact = oracles.exact_phase(oracles.gaussian([0.0, 0.0], 0.25), CLD)
+  model = phase_space.phase_field(zeros, {}, CLD, sigma_data=0.5)
+  exact = phase_space.exact_phase(oracles.gaussian([0.0, 0.0], 0.25), CLD)
   state = CLD.prior(KEY, (8, 2))
   for t in (0.01, 0.3, 1.0):
     np.testing.assert_allclose(
@@ -172,8 +173,8 @@ def test_a_network_is_trained():
   network = networks.MLP(features=(8,))
   params = network.init(KEY, jnp.zeros((1, 4)), jnp.zeros(1))["params"]
   apply = lambda params, x, t: network.apply({"params": params}, x, t)
-  model = fields.phase_field(apply, params, CLD)
-  loss = losses.hybrid(model)
+  model = phase_space.phase_field(apply, params, CLD)
+  loss = phase_space.hybrid(model)
   batch = dict(image=jax.random.normal(KEY, (16, 2)))
   value, grads = jax.jit(jax.value_and_grad(lambda p: loss(KEY, p, batch)[0]))(
     params
@@ -214,10 +215,10 @@ def law_of(process, t, c):
 @pytest.mark.parametrize(("stages", "order"), [(1, 1), (2, 2)])
 def test_weak_order(stages, order):
   """The covariance of (x, w), propagated exactly on Gaussian data."""
-  process, c = processes.CriticallyDamped(t_min=0.05), 0.3
+  process, c = phase_space.CriticallyDamped(t_min=0.05), 0.3
   n, errors = np.asarray([40, 80, 160]), []
   for count in n:
-    row = cld.rows(process, np.linspace(1.0, 0.05, count + 1))
+    row = sampler.rows(process, np.linspace(1.0, 0.05, count + 1))
     p = law_of(process, 1.0, c)
     for i in range(count):
       matrix, noise = gaussian_step(process, row, i, c, stages)
@@ -230,8 +231,8 @@ def test_weak_order(stages, order):
 @PROCESSES
 def test_without_a_force_the_stationary_law_stays(process):
   """Data N(0, 1) with gamma = 1: the score cancels S, and A is exact."""
-  still = processes.CriticallyDamped(process.beta, process.mass, 1.0)
-  row = cld.rows(still, np.linspace(1.0, 0.01, 4))
+  still = phase_space.CriticallyDamped(process.beta, process.mass, 1.0)
+  row = sampler.rows(still, np.linspace(1.0, 0.01, 4))
   p = np.eye(2)
   for i in range(3):
     matrix, noise = gaussian_step(still, row, i, 1.0, 1)
@@ -243,11 +244,11 @@ def test_without_a_force_the_stationary_law_stays(process):
 def test_a_step_is_the_splitting(stages, x64):
   """One step of the program against matrices, with the noise it draws."""
   c, index = 0.3, jnp.arange(3)
-  model = oracles.exact_phase(oracles.gaussian([0.0], c), HEAVY)
+  model = phase_space.exact_phase(oracles.gaussian([0.0], c), HEAVY)
   start = HEAVY.prior(KEY, (3, 1), dtype=jnp.float64)
   grid = np.asarray([0.8, 0.6])
-  end = cld.sample(KEY, model, HEAVY, grid, start, stages=stages)
-  row, own = cld.rows(HEAVY, grid), jax.random.fold_in(KEY, 0)
+  end = sampler.sample(KEY, model, HEAVY, grid, start, stages=stages)
+  row, own = sampler.rows(HEAVY, grid), jax.random.fold_in(KEY, 0)
   half = row.half[0].reshape(2, 2)
   root = np.asarray([[row.root[0, 0], 0.0], row.root[0, 1:]])
   scale = math.sqrt(HEAVY.mass)
@@ -266,9 +267,9 @@ def test_a_step_is_the_splitting(stages, x64):
 
 def test_a_mixture_is_sampled():
   n, target = 4096, oracles.g2()
-  model = oracles.exact_phase(target, CLD)
+  model = phase_space.exact_phase(target, CLD)
   grid = CLD.t_min + (1.0 - CLD.t_min) * np.linspace(1.0, 0.0, 101) ** 2
-  state, kept = cld.sample(
+  state, kept = sampler.sample(
     KEY, model, CLD, grid, (n, 2), collect=sampling.first_nonfinite
   )
   assert int(kept) == 100
@@ -278,10 +279,10 @@ def test_a_mixture_is_sampled():
 
 
 def test_samples_do_not_depend_on_the_batch():
-  model = oracles.exact_phase(oracles.g2(), CLD)
+  model = phase_space.exact_phase(oracles.g2(), CLD)
   grid = np.linspace(1.0, CLD.t_min, 6)
-  whole = cld.sample(KEY, model, CLD, grid, (4, 2))
-  part = cld.sample(KEY, model, CLD, grid, (1, 2), index=np.asarray([2]))
+  whole = sampler.sample(KEY, model, CLD, grid, (4, 2))
+  part = sampler.sample(KEY, model, CLD, grid, (1, 2), index=np.asarray([2]))
   np.testing.assert_allclose(part.x[0], whole.x[2], rtol=1e-4, atol=1e-5)
 
 
@@ -291,48 +292,54 @@ def test_samples_do_not_depend_on_the_batch():
 @pytest.mark.parametrize(
   ("call", "message"),
   [
-    (lambda: processes.CriticallyDamped(mass=0.0), "mass must be positive"),
-    (lambda: processes.CriticallyDamped(beta=-1.0), "beta must be positive"),
-    (lambda: processes.CriticallyDamped(gamma=-1.0), "first velocity"),
-    (lambda: processes.CriticallyDamped(t_min=2.0), "t_min < t_max"),
-    (lambda: cld.rows(CLD, [0.5, 0.7]), "strictly decreasing"),
-    (lambda: cld.rows(CLD, [2.0, 0.7]), "outside of the process"),
+    (lambda: phase_space.CriticallyDamped(mass=0.0), "mass must be positive"),
+    (lambda: phase_space.CriticallyDamped(beta=-1.0), "beta must be positive"),
+    (lambda: phase_space.CriticallyDamped(gamma=-1.0), "first velocity"),
+    (lambda: phase_space.CriticallyDamped(t_min=2.0), "t_min < t_max"),
+    (lambda: sampler.rows(CLD, [0.5, 0.7]), "strictly decreasing"),
+    (lambda: sampler.rows(CLD, [2.0, 0.7]), "outside of the process"),
     (
-      lambda: cld.sample(KEY, None, CLD, [1.0, 0.5], (2, 1), stages=3),
+      lambda: sampler.sample(KEY, None, CLD, [1.0, 0.5], (2, 1), stages=3),
       "stages must be",
     ),
     (
-      lambda: cld.sample(KEY, None, CLD, [1.0, 0.5], np.zeros((2, 1))),
+      lambda: sampler.sample(KEY, None, CLD, [1.0, 0.5], np.zeros((2, 1))),
       "Phase",
     ),
     (
-      lambda: cld.sample(
+      lambda: sampler.sample(
         KEY,
         None,
         CLD,
         [1.0, 0.5],
-        processes.Phase(jnp.zeros((2, 1)), jnp.zeros((2, 2))),
+        phase_space.Phase(jnp.zeros((2, 1)), jnp.zeros((2, 2))),
       ),
       "the velocity",
     ),
     (
-      lambda: cld.sample(KEY, None, CLD, [0.01, 0.005], (2, 1)),
+      lambda: sampler.sample(KEY, None, CLD, [0.01, 0.005], (2, 1)),
       "the signal exceeds the noise",
     ),
     (
-      lambda: cld.sample(
-        KEY, oracles.exact_phase(oracles.g2(), HEAVY), CLD, [1.0, 0.5], (2, 2)
+      lambda: sampler.sample(
+        KEY,
+        phase_space.exact_phase(oracles.g2(), HEAVY),
+        CLD,
+        [1.0, 0.5],
+        (2, 2),
       ),
       "the model is of CriticallyDamped",
     ),
     (
-      lambda: fields.phase_field(lambda p, x, t: x[:, :1], {}, CLD)(
+      lambda: phase_space.phase_field(lambda p, x, t: x[:, :1], {}, CLD)(
         CLD.prior(KEY, (2, 1)), 0.5
       ),
       "side by side",
     ),
     (
-      lambda: losses.hybrid(fields.phase_field(None, {}, CLD))(KEY, {}, {}),
+      lambda: phase_space.hybrid(phase_space.phase_field(None, {}, CLD))(
+        KEY, {}, {}
+      ),
       "a batch is a dict",
     ),
   ],
@@ -348,17 +355,19 @@ def test_refusals(call, message):
     (processes.edm(), (2, 1), "a process of phase space third"),
     (
       CLD,
-      processes.Phase(jnp.zeros((2, 1), int), jnp.zeros((2, 1), int)),
+      phase_space.Phase(jnp.zeros((2, 1), int), jnp.zeros((2, 1), int)),
       "floating point",
     ),
   ],
 )
 def test_other_kinds_are_refused(process, start, message):
   with pytest.raises(TypeError, match=message):
-    cld.sample(KEY, None, process, [1.0, 0.5], start)
+    sampler.sample(KEY, None, process, [1.0, 0.5], start)
 
 
 def test_a_model_may_know_other_times():
-  model = oracles.exact_phase(oracles.g2(), dataclasses.replace(CLD, t_min=0.2))
-  state = cld.sample(KEY, model, CLD, [1.0, 0.5], (2, 2))
+  model = phase_space.exact_phase(
+    oracles.g2(), dataclasses.replace(CLD, t_min=0.2)
+  )
+  state = sampler.sample(KEY, model, CLD, [1.0, 0.5], (2, 2))
   assert state.x.shape == (2, 2)

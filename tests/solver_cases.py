@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from jaxdiff.solvers import model_statistics
+from jaxdiff.solvers import v3_statistics
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.angular_adams import angular_adams
 from jaxdiff.solvers.building import inner_steps
@@ -118,7 +118,7 @@ def _v3(highest):
     lam = process.log_snr(np.asarray(times, np.float64))
     lam = lam[np.isfinite(lam)] if np.isfinite(lam).any() else np.zeros(1)
     span = (lam.min(), max(lam.max(), lam.min() + 1e-3))
-    statistics = model_statistics.of_gaussian(process, span=span)
+    statistics = v3_statistics.of_gaussian(process, span=span)
     options = dict(corrector=False, lower_order_final=False)
     return statistics, options | dict(order=max(1, min(highest, steps)))
 

@@ -10,8 +10,8 @@ import jaxdiff as jd
 from experiments.configs import search_mixture
 from jaxdiff import grids
 from jaxdiff import solvers
-from jaxdiff.solvers import model_statistics
 from jaxdiff.solvers import specs
+from jaxdiff.solvers import v3_statistics
 
 EDM = jd.edm()
 GRID = grids.karras(EDM, 6)
@@ -182,8 +182,8 @@ def test_default_is_no_solver_for_a_grid():
 def test_v3_takes_no_statistics_but_those_of_its_model(tmp_path):
   with pytest.raises(ValueError, match=r"needs statistics; .*save.*npz"):
     solvers.from_spec("dpm_solver_v3(order=2)")
-  held = model_statistics.of_gaussian(EDM, variance=0.25)
-  model_statistics.save(tmp_path / "s.npz", held)
+  held = v3_statistics.of_gaussian(EDM, variance=0.25)
+  v3_statistics.save(tmp_path / "s.npz", held)
   spec = f"dpm_solver_v3(order=2, statistics='{tmp_path}/s.npz')"
   same(
     solvers.from_spec(spec)(EDM, GRID),

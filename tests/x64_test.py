@@ -13,13 +13,14 @@ from jaxdiff import grids
 from jaxdiff import guidance
 from jaxdiff import losses
 from jaxdiff import oracles
+from jaxdiff import phase_space
 from jaxdiff import processes
 from jaxdiff import quantization
 from jaxdiff import samplers
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
-from jaxdiff.samplers import cld
+from jaxdiff.phase_space import sampler
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -59,11 +60,11 @@ def langevin(x):
 
 
 def damped(x):
-  process = processes.CriticallyDamped()
-  start = processes.Phase(x, x)
+  process = phase_space.CriticallyDamped()
+  start = phase_space.Phase(x, x)
   ask = lambda state, t: 0.1 * state.x
   grid = np.linspace(1.0, 0.1, 4)
-  return cld.sample(KEY, ask, process, grid, start, collect=KEPT)[0]
+  return sampler.sample(KEY, ask, process, grid, start, collect=KEPT)[0]
 
 
 CALLS = dict(

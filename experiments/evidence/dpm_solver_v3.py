@@ -25,7 +25,7 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
-from jaxdiff.diagnostics import model_statistics
+from jaxdiff.learning import v3_statistics
 
 from .report import at_most
 from .report import reported
@@ -113,7 +113,7 @@ def _dimension(seed, d):
   key = jax.random.key(seed)
   x = process.prior(jax.random.fold_in(key, d), (512, d), dtype=jnp.float64)
   points, _ = data.sample(jax.random.fold_in(key, 100 + d), 512)
-  statistics = model_statistics.estimate(
+  statistics = v3_statistics.estimate(
     key, model, process, points.astype(jnp.float64), m=201, batch=512
   )
 

@@ -19,7 +19,7 @@ from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import solvers
 from jaxdiff.diagnostics import fokker_planck
-from jaxdiff.processes.fokker_planck import potential_residual
+from jaxdiff.losses.fokker_planck import potential_residual
 
 from .report import at_least
 from .report import at_most

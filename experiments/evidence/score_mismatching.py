@@ -26,8 +26,8 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.distillation.sim import score_distance
-from jaxdiff.distillation.students import with_params
 
 from .report import at_least
 from .report import at_most

@@ -22,14 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff import fields
-from jaxdiff import losses
+from jaxdiff import interpolants
 from jaxdiff import metrics
 from jaxdiff import networks
 from jaxdiff import oracles
-from jaxdiff import processes
 from jaxdiff import sampling
-from jaxdiff import solvers
 from jaxdiff import training
 
 from . import report
@@ -51,7 +48,7 @@ _N = 8192
 _STEPS = 1000
 _AMOUNTS = {"05": 0.5, "1": 1.0, "2": 2.0}
 _EPS = {"0": 0.0, "025": 0.25, "1": 1.0, "4": 4.0}
-_BRIDGE = processes.interpolant("linear", "brownian", 2.0)
+_BRIDGE = interpolants.interpolant("linear", "brownian", 2.0)
 
 BARS = (
   *(
@@ -93,7 +90,7 @@ REPORTED = (
 class _Wrong:
   """The exact fields with an error in v, and hence in b."""
 
-  exact: oracles.ExactFields
+  exact: interpolants.ExactFields
   amount: float
 
   def __call__(self, x, t):
@@ -106,7 +103,7 @@ class _Wrong:
 def _exact():
   angle = 2.0 * np.pi * np.arange(5) / 5
   ring = 3.0 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-  return oracles.exact_fields(
+  return interpolants.exact_fields(
     _BRIDGE,
     oracles.mixture([[-2.0, 0.0], [2.0, 0.0]], [0.25, 0.25]),
     oracles.mixture(ring, [0.09] * 5, [0.3, 0.25, 0.2, 0.15, 0.1]),
@@ -116,7 +113,7 @@ def _exact():
 @functools.cache
 def _table(eps, steps=_STEPS):
   grid = np.linspace(0.0, 1.0, steps + 1)
-  return solvers.transport(_BRIDGE, grid, method="euler", diffusion=eps)
+  return interpolants.transport(_BRIDGE, grid, method="euler", diffusion=eps)
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -152,7 +149,7 @@ def _kl(key, model, eps, steps=200):
   keys = jax.random.split(key, 4)
   x0 = _exact().sample(keys[0], 0.5, _N)[1]
   table = _table(eps, steps)
-  short = solvers.transport(
+  short = interpolants.transport(
     _BRIDGE,
     np.linspace(0.0, 1.0, steps + 1)[:-1],
     method="euler",
@@ -174,10 +171,10 @@ def _kl(key, model, eps, steps=200):
   truth = _exact().log_prob(points, 1.0)
   kl = float(jnp.mean(truth - log_density(points)))
   _, a, b = _exact().sample(keys[3], 0.5, _N)
-  found = losses.errors(
+  found = interpolants.errors(
     keys[3], model, _exact(), _BRIDGE, dict(x0=a, x1=b), eps
   )
-  return kl, kl / float(losses.kl_bound(found, eps)[0])
+  return kl, kl / float(interpolants.kl_bound(found, eps)[0])
 
 
 def _train(seed, steps=4000, batch_size=512):
@@ -185,7 +182,7 @@ def _train(seed, steps=4000, batch_size=512):
   key = jax.random.fold_in(jax.random.key(seed), 5)
   params = network.init(key, jnp.zeros((1, 4)), jnp.zeros(1))["params"]
   apply = lambda params, x, t: network.apply({"params": params}, x, t)
-  model = fields.from_function(apply, params, _BRIDGE)
+  model = interpolants.from_function(apply, params, _BRIDGE)
   optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
 
   @jax.jit
@@ -195,7 +192,7 @@ def _train(seed, steps=4000, batch_size=512):
 
   state = training.train(
     training.init_state(key, params, optimizer),
-    training.make_update(losses.interpolant(model), optimizer, ema=0.995),
+    training.make_update(interpolants.regression(model), optimizer, ema=0.995),
     (draw(i) for i in range(steps)),
     steps=steps,
     progress=False,

@@ -6,7 +6,6 @@ from jaxdiff.diagnostics import diffusion_time
 from jaxdiff.diagnostics import fokker_planck
 from jaxdiff.diagnostics import gauge
 from jaxdiff.diagnostics import intrinsic_dimension
-from jaxdiff.diagnostics import model_statistics
 from jaxdiff.diagnostics import wasserstein_flow
 
 __all__ = [
@@ -16,6 +15,5 @@ __all__ = [
   "fokker_planck",
   "gauge",
   "intrinsic_dimension",
-  "model_statistics",
   "wasserstein_flow",
 ]

@@ -1,6 +1,6 @@
 r"""The Fokker-Planck residual of a model, and the gap that it opens.
 
-If a model's score obeys the equation of `processes.fokker_planck` and its law
+If a model's score obeys the equation of `losses.fokker_planck` and its law
 at t_max is right, the reverse SDE and the probability-flow ODE have one law;
 the distance W_2 between the two is bounded by the time integral of the norm of
 the residual, times exponentials of the one-sided Lipschitz constant of the
@@ -21,8 +21,8 @@ from jaxdiff import metrics
 from jaxdiff import sampling
 from jaxdiff.diagnostics.fields import score_of
 from jaxdiff.losses import times as times_lib
+from jaxdiff.losses.fokker_planck import score_residual
 from jaxdiff.processes import GaussianProcess
-from jaxdiff.processes.fokker_planck import score_residual
 from jaxdiff.tableau import Tableau
 
 

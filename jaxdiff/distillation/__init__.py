@@ -6,11 +6,6 @@ line here, an entry in METHODS of experiments/distill.py.
 """
 
 from jaxdiff.denoisers import Experts
-from jaxdiff.distillation import critic
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import tangents
-from jaxdiff.distillation import trigflow
-from jaxdiff.distillation.adversary import Adversary
 from jaxdiff.distillation.consistency_distillation import (
   consistency_distillation,
 )
@@ -22,8 +17,6 @@ from jaxdiff.distillation.dmd import dmd
 from jaxdiff.distillation.dmd import matching as dmd_loss
 from jaxdiff.distillation.dmd2 import dmd2
 from jaxdiff.distillation.ect import ect
-from jaxdiff.distillation.fake_score import fake_score
-from jaxdiff.distillation.guided import guided
 from jaxdiff.distillation.hf_diff import Details
 from jaxdiff.distillation.hf_diff import feature_loss
 from jaxdiff.distillation.hf_diff import fit_details
@@ -34,19 +27,28 @@ from jaxdiff.distillation.imitation import imitation
 from jaxdiff.distillation.instarevive import Control
 from jaxdiff.distillation.instarevive import direction_cosine
 from jaxdiff.distillation.instarevive import instarevive
-from jaxdiff.distillation.jumps import Along
-from jaxdiff.distillation.jumps import along
-from jaxdiff.distillation.jumps import flow_map
-from jaxdiff.distillation.jumps import jump
 from jaxdiff.distillation.layer_dropping import compiled
 from jaxdiff.distillation.layer_dropping import drop_layers
 from jaxdiff.distillation.layer_dropping import layer_dropping
 from jaxdiff.distillation.mean_flow import mean_flow
-from jaxdiff.distillation.method import few_step_grid
-from jaxdiff.distillation.method import init_state
-from jaxdiff.distillation.method import make_update
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.method import sampler
+from jaxdiff.distillation.parts import critic
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import tangents
+from jaxdiff.distillation.parts import trigflow
+from jaxdiff.distillation.parts.adversary import Adversary
+from jaxdiff.distillation.parts.fake_score import fake_score
+from jaxdiff.distillation.parts.guided import guided
+from jaxdiff.distillation.parts.jumps import Along
+from jaxdiff.distillation.parts.jumps import along
+from jaxdiff.distillation.parts.jumps import flow_map
+from jaxdiff.distillation.parts.jumps import jump
+from jaxdiff.distillation.parts.method import few_step_grid
+from jaxdiff.distillation.parts.method import init_state
+from jaxdiff.distillation.parts.method import make_update
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.method import sampler
+from jaxdiff.distillation.parts.students import student_of
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.distillation.phased_dmd import phased_dmd
 from jaxdiff.distillation.presto import presto
 from jaxdiff.distillation.presto import presto_ls
@@ -69,8 +71,6 @@ from jaxdiff.distillation.sim import sim
 from jaxdiff.distillation.sinsr import residuals
 from jaxdiff.distillation.sinsr import restore
 from jaxdiff.distillation.sinsr import sinsr
-from jaxdiff.distillation.students import student_of
-from jaxdiff.distillation.students import with_params
 from jaxdiff.distillation.transition_matching import (
   sample as sample_transitions,
 )

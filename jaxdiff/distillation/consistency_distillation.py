@@ -22,11 +22,11 @@ import optax
 from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import training
-from jaxdiff.distillation import consistency
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import teacher_steps
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import consistency
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import teacher_steps
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import with_params
 
 
 @checks.door

@@ -19,8 +19,8 @@ import optax
 
 from jaxdiff import checks
 from jaxdiff import training
-from jaxdiff.distillation import consistency
-from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.parts import consistency
+from jaxdiff.distillation.parts.method import Method
 
 
 @checks.door

@@ -42,16 +42,16 @@ from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
-from jaxdiff.distillation import consistency
-from jaxdiff.distillation import critic as critics
-from jaxdiff.distillation import discriminator
-from jaxdiff.distillation import fake_score
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import jumps
-from jaxdiff.distillation import teacher_steps
-from jaxdiff.distillation.balance import balance
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import consistency
+from jaxdiff.distillation.parts import critic as critics
+from jaxdiff.distillation.parts import discriminator
+from jaxdiff.distillation.parts import fake_score
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import jumps
+from jaxdiff.distillation.parts import teacher_steps
+from jaxdiff.distillation.parts.balance import balance
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import with_params
 
 UNTIL = ("uniform", "end")
 BOUNDS = {"dsm": (0.0, 1e4), "gan": (0.01, 10.0)}  # of adaptive weights

@@ -43,11 +43,11 @@ from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
-from jaxdiff.distillation import adversary as adversaries
-from jaxdiff.distillation import generators
-from jaxdiff.distillation.fake_score import denoising
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import adversary as adversaries
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts.fake_score import denoising
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess

@@ -22,10 +22,10 @@ import optax
 
 from jaxdiff import checks
 from jaxdiff import losses
-from jaxdiff.distillation import adversary
-from jaxdiff.distillation import generators
 from jaxdiff.distillation.dmd import dmd
-from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.parts import adversary
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts.method import Method
 
 
 @checks.door

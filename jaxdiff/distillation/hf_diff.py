@@ -35,7 +35,7 @@ from jaxdiff import checks
 from jaxdiff import densities
 from jaxdiff import networks
 from jaxdiff import tree
-from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.sinsr import sinsr
 from jaxdiff.networks import invertible
 

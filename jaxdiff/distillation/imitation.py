@@ -16,9 +16,9 @@ from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
-from jaxdiff.distillation import generators
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 
 

@@ -40,12 +40,12 @@ from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import training
 from jaxdiff import tree
-from jaxdiff.distillation import generators
 from jaxdiff.distillation.dmd import check_matching
 from jaxdiff.distillation.dmd import matching as dmd_loss
-from jaxdiff.distillation.fake_score import fake_score
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts.fake_score import fake_score
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 
 RULES = ("linear", "level")

@@ -37,10 +37,10 @@ from jaxdiff import denoisers
 from jaxdiff import losses
 from jaxdiff import networks
 from jaxdiff import training
-from jaxdiff.distillation import generators
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.students import grafted
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import grafted
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.networks import layer_dropping as dropping
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction

@@ -34,11 +34,11 @@ from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import tangents
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.students import must_jump
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import tangents
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import must_jump
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 

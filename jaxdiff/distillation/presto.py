@@ -30,12 +30,12 @@ import optax
 
 from jaxdiff import checks
 from jaxdiff import losses
-from jaxdiff.distillation import generators
 from jaxdiff.distillation.dmd2 import dmd2
-from jaxdiff.distillation.guided import guided
 from jaxdiff.distillation.layer_dropping import at_budget
 from jaxdiff.distillation.layer_dropping import self_teacher as own_depth
-from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts.guided import guided
+from jaxdiff.distillation.parts.method import Method
 
 
 @checks.door

@@ -37,11 +37,11 @@ from jaxdiff import losses
 from jaxdiff import numerics
 from jaxdiff import training
 from jaxdiff import tree
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import jumps
-from jaxdiff.distillation import teacher_steps
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import jumps
+from jaxdiff.distillation.parts import teacher_steps
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 
 WEIGHTINGS = {

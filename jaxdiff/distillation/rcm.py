@@ -37,14 +37,14 @@ from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import trigflow
 from jaxdiff.distillation.dmd import check_matching
 from jaxdiff.distillation.dmd import matching as dmd_loss
-from jaxdiff.distillation.fake_score import fake_score
-from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import trigflow
+from jaxdiff.distillation.parts.fake_score import fake_score
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.distillation.scm import tangent_errors
-from jaxdiff.distillation.students import with_params
 from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.training import ema as emas

@@ -35,11 +35,11 @@ from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
 from jaxdiff import tree
-from jaxdiff.distillation import generators
-from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.distillation.shortcut import at_flow_time
 from jaxdiff.distillation.shortcut import flow_uniform
-from jaxdiff.distillation.students import with_params
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 

@@ -41,11 +41,11 @@ from jaxdiff import losses
 from jaxdiff import predictions
 from jaxdiff import training
 from jaxdiff import tree
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import tangents
-from jaxdiff.distillation import trigflow
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import tangents
+from jaxdiff.distillation.parts import trigflow
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.losses import uncertainty
 from jaxdiff.predictions import Prediction
 

@@ -37,9 +37,9 @@ from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import training
 from jaxdiff import tree
-from jaxdiff.distillation import generators
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 
 MISMATCHES = ("independent", "none", "opposite")

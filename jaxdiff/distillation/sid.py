@@ -25,9 +25,9 @@ import jax
 import optax
 
 from jaxdiff import checks
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import implicit
-from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import implicit
+from jaxdiff.distillation.parts.method import Method
 
 
 def objective(

@@ -49,13 +49,13 @@ from jaxdiff import grids
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import jumps
 from jaxdiff.distillation.dmd import check_matching
 from jaxdiff.distillation.dmd import matching
-from jaxdiff.distillation.fake_score import fake_score
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import jumps
+from jaxdiff.distillation.parts.fake_score import fake_score
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 
 Map = Callable[[jax.Array], jax.Array]

@@ -41,9 +41,9 @@ import optax
 from jaxdiff import checks
 from jaxdiff import processes
 from jaxdiff import tree
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import implicit
-from jaxdiff.distillation.method import Method
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import implicit
+from jaxdiff.distillation.parts.method import Method
 from jaxdiff.oracles import exact
 from jaxdiff.oracles import gaussian
 from jaxdiff.predictions import ask

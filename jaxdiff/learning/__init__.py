@@ -1,5 +1,6 @@
 """Solvers that are learned: gradient descent on the numbers of a table."""
 
+from jaxdiff.learning import v3_statistics
 from jaxdiff.learning.amed import amed
 from jaxdiff.learning.bns import bns
 from jaxdiff.learning.descent import descend
@@ -24,4 +25,5 @@ __all__ = [
   "split",
   "teach",
   "teacher",
+  "v3_statistics",
 ]

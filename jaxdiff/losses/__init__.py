@@ -8,32 +8,22 @@ from jaxdiff.losses.denoising import dropped_labels
 from jaxdiff.losses.denoising import error
 from jaxdiff.losses.denoising import WEIGHTINGS
 from jaxdiff.losses.fokker_planck import fokker_planck
-from jaxdiff.losses.hybrid import hybrid
+from jaxdiff.losses.fokker_planck import potential_residual
+from jaxdiff.losses.fokker_planck import score_residual
 from jaxdiff.losses.implicit_score import implicit_score
-from jaxdiff.losses.interpolant import best_diffusion
-from jaxdiff.losses.interpolant import Errors
-from jaxdiff.losses.interpolant import errors
-from jaxdiff.losses.interpolant import interpolant
-from jaxdiff.losses.interpolant import kl_bound
-from jaxdiff.losses.interpolant import schroedinger
 from jaxdiff.losses.noise_classifier import noise_classifier
 
 __all__ = [
-  "Errors",
   "WEIGHTINGS",
   "augment",
-  "best_diffusion",
   "denoising",
   "dropped_labels",
   "error",
-  "errors",
   "fokker_planck",
-  "hybrid",
   "implicit_score",
-  "interpolant",
-  "kl_bound",
   "noise_classifier",
-  "schroedinger",
+  "potential_residual",
+  "score_residual",
   "times",
   "uncertainty",
 ]

@@ -9,12 +9,12 @@ from jaxdiff.networks import ddpm_mnist
 from jaxdiff.networks import edm2
 from jaxdiff.networks.adm import ADM
 from jaxdiff.networks.attention import attention_with_jvp
-from jaxdiff.networks.beside import Beside
 from jaxdiff.networks.dit import DiT
 from jaxdiff.networks.dit import SIZES as DIT_SIZES
 from jaxdiff.networks.edm2 import EDM2
 from jaxdiff.networks.embeddings import Condition
 from jaxdiff.networks.embeddings import fourier
+from jaxdiff.networks.image_condition import Beside
 from jaxdiff.networks.invertible import Bands
 from jaxdiff.networks.invertible import haar
 from jaxdiff.networks.invertible import Invertible

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from jaxdiff import checks
 from jaxdiff.networks import adm
-from jaxdiff.networks import beside as beside_lib
 from jaxdiff.networks import ddpm_mnist
 from jaxdiff.networks import dit
 from jaxdiff.networks import edm2
+from jaxdiff.networks import image_condition as beside_lib
 from jaxdiff.networks import layer_dropping
 from jaxdiff.networks import mlp
 from jaxdiff.networks import song_unet

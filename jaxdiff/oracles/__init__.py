@@ -1,8 +1,6 @@
 """Distributions whose denoiser is known exactly, and laws without sampling."""
 
 from jaxdiff.oracles.empirical import Empirical
-from jaxdiff.oracles.explained import score_ladder
-from jaxdiff.oracles.explained import unexplained
 from jaxdiff.oracles.fixtures import digits_empirical
 from jaxdiff.oracles.fixtures import digits_mixture
 from jaxdiff.oracles.fixtures import g2
@@ -10,10 +8,6 @@ from jaxdiff.oracles.fixtures import g16
 from jaxdiff.oracles.fixtures import grid25
 from jaxdiff.oracles.fixtures import heavy_tails
 from jaxdiff.oracles.fixtures import nearly_flat
-from jaxdiff.oracles.interpolants import exact_fields
-from jaxdiff.oracles.interpolants import ExactFields
-from jaxdiff.oracles.interpolants import schroedinger_gaussian
-from jaxdiff.oracles.interpolants import SchroedingerGaussian
 from jaxdiff.oracles.laws import propagate
 from jaxdiff.oracles.laws import propagate_affine
 from jaxdiff.oracles.low_rank import fit
@@ -25,21 +19,16 @@ from jaxdiff.oracles.mixture import GaussianMixture
 from jaxdiff.oracles.mixture import mixture
 from jaxdiff.oracles.models import Exact
 from jaxdiff.oracles.models import exact
-from jaxdiff.oracles.phase_space import exact_phase
-from jaxdiff.oracles.phase_space import ExactPhase
+from jaxdiff.oracles.score_ladder import score_ladder
+from jaxdiff.oracles.score_ladder import unexplained
 
 __all__ = [
   "Empirical",
   "Exact",
-  "ExactFields",
-  "ExactPhase",
   "GaussianMixture",
-  "SchroedingerGaussian",
   "digits_empirical",
   "digits_mixture",
   "exact",
-  "exact_fields",
-  "exact_phase",
   "LowRankGaussian",
   "fit",
   "flow_map",
@@ -53,7 +42,6 @@ __all__ = [
   "mixture",
   "propagate",
   "propagate_affine",
-  "schroedinger_gaussian",
   "score_ladder",
   "unexplained",
 ]

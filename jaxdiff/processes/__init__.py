@@ -13,35 +13,23 @@ from jaxdiff.processes.gaussian import vp_discrete
 from jaxdiff.processes.gaussian import vp_linear
 from jaxdiff.processes.gaussian import vp_linear_covering
 from jaxdiff.processes.gaussian import zero_terminal_snr
-from jaxdiff.processes.interpolants import Interpolant
-from jaxdiff.processes.interpolants import interpolant
-from jaxdiff.processes.interpolants import one_sided
-from jaxdiff.processes.interpolants import one_sided_process
 from jaxdiff.processes.noise import check_normal
 from jaxdiff.processes.noise import describe
 from jaxdiff.processes.noise import is_normal
 from jaxdiff.processes.noise import Normal
 from jaxdiff.processes.pfgmpp import pfgmpp
 from jaxdiff.processes.pfgmpp import StudentT
-from jaxdiff.processes.phase_space import CriticallyDamped
-from jaxdiff.processes.phase_space import Phase
 
 __all__ = [
-  "CriticallyDamped",
   "GaussianProcess",
-  "Interpolant",
   "Normal",
-  "Phase",
   "StudentT",
   "agreement",
   "check_normal",
   "describe",
   "edm",
   "from_alpha_sigma",
-  "interpolant",
   "is_normal",
-  "one_sided",
-  "one_sided_process",
   "pfgmpp",
   "rectified_flow",
   "resshift",

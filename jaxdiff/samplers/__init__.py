@@ -11,18 +11,13 @@
 | `dmcmc`               | a chain in (x, sigma), finished by a table          |
 | `teleport_sample`     | the first steps of a table in closed form           |
 | `addim`               | DDIM with the variance that it lost                 |
-| `cld`, `interpolants` | phase space; likelihoods of interpolants            |
 """
 
-from jaxdiff.samplers import cld
-from jaxdiff.samplers import interpolants
 from jaxdiff.samplers.adaptive import adaptive
 from jaxdiff.samplers.adaptive import Controller
 from jaxdiff.samplers.adaptive import PI
 from jaxdiff.samplers.addim import addim
 from jaxdiff.samplers.contrastive_divergence import contrastive_divergence
-from jaxdiff.samplers.controllable import colorize
-from jaxdiff.samplers.controllable import inpaint
 from jaxdiff.samplers.dmcmc import at_levels
 from jaxdiff.samplers.dmcmc import Chain
 from jaxdiff.samplers.dmcmc import chain_step
@@ -35,6 +30,8 @@ from jaxdiff.samplers.langevin import langevin
 from jaxdiff.samplers.langevin import ModelScore
 from jaxdiff.samplers.picard import picard
 from jaxdiff.samplers.predictor_corrector import predictor_corrector
+from jaxdiff.samplers.replacement import colorize
+from jaxdiff.samplers.replacement import inpaint
 from jaxdiff.samplers.teleportation import choose_skip
 from jaxdiff.samplers.teleportation import gaussian_prior
 from jaxdiff.samplers.teleportation import teleport
@@ -57,7 +54,6 @@ __all__ = [
   "chain_step",
   "choose_skip",
   "choose_time",
-  "cld",
   "colorize",
   "contrastive_divergence",
   "data_init",
@@ -65,7 +61,6 @@ __all__ = [
   "finishers",
   "gaussian_prior",
   "inpaint",
-  "interpolants",
   "ladder",
   "langevin",
   "picard",

@@ -37,7 +37,7 @@ from jaxdiff import tree
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers import door
-from jaxdiff.samplers import embedded
+from jaxdiff.samplers import embedded_pairs
 
 PyTree = Any
 
@@ -162,8 +162,10 @@ def adaptive(
   """
   checks.process(process, "adaptive(model, process, x)")
   agreement.check(model, None, process, "adaptive")
-  checks.one_of(method, tuple(embedded.PAIRS), "method")
-  checks.one_of(clock, embedded.PAIRS[method].clocks, f"the clock of {method}")
+  checks.one_of(method, tuple(embedded_pairs.PAIRS), "method")
+  checks.one_of(
+    clock, embedded_pairs.PAIRS[method].clocks, f"the clock of {method}"
+  )
   start = process.t_max if start is None else start
   end = process.t_min if end is None else end
   _check_span(process, start, end, clock)
@@ -240,7 +242,7 @@ def _raise_unfinished(solved, end, method, max_calls):
   reason = (
     f"the step size vanished after {spent} calls: the model's answer there is"
     " not finite, or jumps"
-    if spent + len(embedded.PAIRS[method].places) <= max_calls
+    if spent + len(embedded_pairs.PAIRS[method].places) <= max_calls
     else f"the budget of max_calls = {max_calls} is spent; raise it, or rtol"
     " and atol (in float32 hardly below 1e-5)"
   )
@@ -270,7 +272,7 @@ def _solve(
 ):
   """The compiled part of `adaptive`."""
   model = tree.combine(arrays, static)
-  pair = embedded.PAIRS[method]
+  pair = embedded_pairs.PAIRS[method]
   size = tree.batch_size(x)
   shape = (size,) if per_sample else ()
   wide = sampling.initial_state(x, 1).y

@@ -5,8 +5,8 @@ here, an entry in the table of cases that the tests run, tests/solver_cases.py.
 `from_spec("unipc(order=3)")` finds them by text.
 """
 
-from jaxdiff.solvers import model_statistics
 from jaxdiff.solvers import specs
+from jaxdiff.solvers import v3_statistics
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.analytical_first_step import analytical_first_step
 from jaxdiff.solvers.angular_adams import angular_adams
@@ -62,7 +62,6 @@ from jaxdiff.solvers.seeds import seeds
 from jaxdiff.solvers.specs import from_spec
 from jaxdiff.solvers.transfer import normal_form
 from jaxdiff.solvers.transfer import transfer
-from jaxdiff.solvers.transport import transport
 from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.unipc import unipc
 
@@ -107,7 +106,7 @@ __all__ = [
   "jump_times",
   "langevin",
   "midpoint",
-  "model_statistics",
+  "v3_statistics",
   "normal_form",
   "orders_for_budget",
   "plms",
@@ -123,7 +122,6 @@ __all__ = [
   "solver",
   "specs",
   "unic",
-  "transport",
   "transfer",
   "unipc",
   "with_langevin",

@@ -44,9 +44,9 @@ from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import coefficients
 from jaxdiff.solvers.building import corrected
 from jaxdiff.solvers.building import solver
-from jaxdiff.solvers.model_statistics import check
-from jaxdiff.solvers.model_statistics import check_schedule
-from jaxdiff.solvers.model_statistics import ModelStatistics
+from jaxdiff.solvers.v3_statistics import check
+from jaxdiff.solvers.v3_statistics import check_schedule
+from jaxdiff.solvers.v3_statistics import ModelStatistics
 from jaxdiff.tableau import Tableau
 
 

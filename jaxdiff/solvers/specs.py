@@ -24,7 +24,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import tableau as tables
 from jaxdiff.processes import GaussianProcess
-from jaxdiff.solvers import model_statistics
+from jaxdiff.solvers import v3_statistics
 from jaxdiff.solvers.building import inner_steps
 from jaxdiff.solvers.building import Solver
 
@@ -146,15 +146,15 @@ def bind(solver: Solver, given: dict[str, Any]) -> Solver:
   if missing:
     raise ValueError(
       f"{solver.__name__} needs {', '.join(missing)}; estimate it with"
-      " jaxdiff.diagnostics.model_statistics.estimate, write it with"
-      " jaxdiff.solvers.model_statistics.save, and give the file:"
+      " jaxdiff.learning.v3_statistics.estimate, write it with"
+      " jaxdiff.solvers.v3_statistics.save, and give the file:"
       f" {solver.__name__}({missing[0]}='statistics.npz')"
     )
 
   def made(process: GaussianProcess, grid: np.ndarray, steps: int, build):
     own = dict(given)
     if isinstance(own.get("statistics"), str):
-      own["statistics"] = model_statistics.load(own["statistics"], process)
+      own["statistics"] = v3_statistics.load(own["statistics"], process)
     for name in _orders(solver, own):
       own[name] = min(own[name], max(1, steps))  # 0 may mean none
     return build(process, grid, **own)

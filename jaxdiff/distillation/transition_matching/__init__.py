@@ -32,8 +32,8 @@ import optax
 from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
-from jaxdiff.distillation.method import Method
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts.method import Method
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.distillation.transition_matching import artm
 from jaxdiff.distillation.transition_matching import dtm
 from jaxdiff.distillation.transition_matching import fhtm

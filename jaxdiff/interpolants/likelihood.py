@@ -8,7 +8,7 @@ Along the backward SDE from X_1 = x1, dX = (b - eps s) dt + sqrt(2 eps) dW,
 exactly if b and s are those of the bridge. For a learned pair the right-hand
 side is, by Girsanov and Jensen, a lower bound of the log-likelihood of the
 learned forward SDE with drift b_F. (Albergo et al. 2023, section 2.5.) That of
-the ODE needs no paths: `fields.with_divergence` on any table.
+the ODE needs no paths: `likelihood.with_divergence` on any table.
 """
 
 import functools
@@ -21,11 +21,11 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import control
-from jaxdiff import fields
+from jaxdiff import likelihood
 from jaxdiff import sampling
 from jaxdiff import tree
-from jaxdiff.processes import Interpolant
-from jaxdiff.solvers.transport import transport
+from jaxdiff.interpolants.bridge import Interpolant
+from jaxdiff.interpolants.transport import transport
 
 Array = Any
 
@@ -89,7 +89,7 @@ def log_likelihood(
   if not table.stochastic:
     raise ValueError(
       "diffusion must be positive here; the ODE's likelihood is"
-      " fields.with_divergence(model) on its table"
+      " likelihood.with_divergence(model) on its table"
     )
   values = diffusion(grid[:-1]) if callable(diffusion) else diffusion
   steps = Row(
@@ -102,7 +102,7 @@ def log_likelihood(
   x1 = jnp.asarray(x1)
   tree.batch_size(x1)
   index = control.numbers(x1, index)
-  arrays, static = tree.partition(fields.with_divergence(model, probe))
+  arrays, static = tree.partition(likelihood.with_divergence(model, probe))
   x0, change = _program(key, arrays, steps, x1, index, static=static)
   value = log_prob0(x0)
   checks.same_structure(value, change, "log_prob0(x0)", "the batch")

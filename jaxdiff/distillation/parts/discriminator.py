@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import modules
-from jaxdiff.distillation import generators
+from jaxdiff.distillation.parts import generators
 
 KINDS = ("softplus", "hinge", "least_squares")
 

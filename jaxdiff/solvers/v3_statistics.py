@@ -7,7 +7,7 @@ With u = x / alpha, lambda = log(alpha / sigma), all products by coordinate,
 
 l is what is linear in x of the model, E[diag(sigma d eps / dx)]; s and b are
 the linear regression of f's change along the flow on f. What is left varies
-least, and only that is extrapolated. `diagnostics.model_statistics` estimates
+least, and only that is extrapolated. `learning.v3_statistics` estimates
 them from a model and data; here they are held, written, read, and known in
 closed form:
 

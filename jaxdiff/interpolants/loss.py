@@ -37,15 +37,15 @@ import jax.numpy as jnp
 from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import tree
+from jaxdiff.interpolants.bridge import Interpolant
 from jaxdiff.losses import times as times_lib
-from jaxdiff.processes import Interpolant
 
 PyTree = Any
 Loss = Callable[[jax.Array, PyTree, dict], tuple[jax.Array, dict]]
 
 
 @checks.door
-def interpolant(
+def regression(
   fields: Any,
   *,
   antithetic: bool | None = None,
@@ -59,7 +59,7 @@ def interpolant(
   at its conditional mean.
 
   Args:
-    fields: a `fields.Fields`; its parameters are replaced.
+    fields: a `interpolants.Fields`; its parameters are replaced.
     antithetic: whether every pair meets +z and -z; by default if a head is b
       or s.
     times: sampler times(key, n) -> t f[n]; uniform by default.

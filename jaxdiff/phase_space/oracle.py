@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.oracles.mixture import GaussianMixture
-from jaxdiff.processes.phase_space import CriticallyDamped
-from jaxdiff.processes.phase_space import Phase
+from jaxdiff.phase_space.process import CriticallyDamped
+from jaxdiff.phase_space.process import Phase
 
 _einsum = functools.partial(jnp.einsum, precision="highest")
 

@@ -28,7 +28,7 @@ from jaxdiff import grids
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
-from jaxdiff.distillation import jumps
+from jaxdiff.distillation.parts import jumps
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.training import alternating

@@ -42,9 +42,9 @@ from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import modules
 from jaxdiff import tree
-from jaxdiff.distillation import generators
-from jaxdiff.distillation import jumps
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import generators
+from jaxdiff.distillation.parts import jumps
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.training import alternating

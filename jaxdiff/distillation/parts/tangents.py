@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from jaxdiff import checks
 from jaxdiff import tree
-from jaxdiff.distillation.trigflow import floating
+from jaxdiff.distillation.parts.trigflow import floating
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess

@@ -32,7 +32,7 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import tableau as tables
-from jaxdiff.processes import Interpolant
+from jaxdiff.interpolants.bridge import Interpolant
 from jaxdiff.solvers.building import runge_kutta
 from jaxdiff.tableau import Tableau
 

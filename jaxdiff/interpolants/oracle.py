@@ -32,9 +32,9 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import tree
+from jaxdiff.interpolants.bridge import Interpolant
 from jaxdiff.oracles.mixture import GaussianMixture
 from jaxdiff.predictions import Prediction
-from jaxdiff.processes import Interpolant
 
 Array = Any
 

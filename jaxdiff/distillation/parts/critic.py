@@ -15,8 +15,8 @@ import optax
 from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
-from jaxdiff.distillation import discriminator
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts import discriminator
+from jaxdiff.distillation.parts.students import with_params
 
 PyTree = Any
 

@@ -15,7 +15,7 @@ a model returns them as its pair, and everything else is linear in the pair:
   backwards  dX = (b - eps s) dt + sqrt(2 eps) dW   run from 1 to 0,
 
 which all share the law of x_t: ODE and SDEs are tables with output weights
-(1, gamma' -+ eps / gamma), see `solvers.transport`.
+(1, gamma' -+ eps / gamma), see `interpolants.transport`.
 
 | path                | alpha                    | beta                      |
 |---------------------|--------------------------|---------------------------|

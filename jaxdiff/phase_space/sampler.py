@@ -30,9 +30,9 @@ from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import sampling
 from jaxdiff import tree
-from jaxdiff.processes.phase_space import CriticallyDamped
-from jaxdiff.processes.phase_space import Phase
-from jaxdiff.processes.phase_space import transition_covariance
+from jaxdiff.phase_space.process import CriticallyDamped
+from jaxdiff.phase_space.process import Phase
+from jaxdiff.phase_space.process import transition_covariance
 
 Array = Any
 
@@ -94,8 +94,8 @@ def sample(
 
   Args:
     key: PRNG key. A sample's noise depends on it and on the sample's index.
-    model: model(state, t) -> eps_w, as `fields.PhaseField` or
-      `oracles.exact_phase`; arrays in it are arguments of the program.
+    model: model(state, t) -> eps_w, as `phase_space.PhaseField` or
+      `phase_space.exact_phase`; arrays in it are arguments of the program.
     process: the forward process.
     grid: f64[n + 1], falling within [t_min, t_max].
     start: a `Phase` [batch, ...] at grid[0], or a shape, for which the prior is

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxdiff import checks
-from jaxdiff.distillation import discriminator
+from jaxdiff.distillation.parts import discriminator
 
 
 @dataclasses.dataclass(frozen=True)

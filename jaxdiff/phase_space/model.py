@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from jaxdiff import checks
 from jaxdiff import tree
-from jaxdiff.processes.phase_space import CriticallyDamped
-from jaxdiff.processes.phase_space import Phase
+from jaxdiff.phase_space.process import CriticallyDamped
+from jaxdiff.phase_space.process import Phase
 
 PyTree = Any
 

@@ -30,7 +30,7 @@ from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
-from jaxdiff.solvers import model_statistics
+from jaxdiff.solvers import v3_statistics
 
 _EXACT_UP_TO = 64  # values a sample
 _TAG = 0x656D73
@@ -48,7 +48,7 @@ def estimate(
   batch: int = 256,
   trace: str = "auto",
   note: str = "",
-) -> model_statistics.ModelStatistics:
+) -> v3_statistics.ModelStatistics:
   """Returns the statistics of a model on data; jitted, in two passes.
 
   Costs m jvps a sample and pass, in the first pass (with the exact trace) one
@@ -72,7 +72,7 @@ def estimate(
   """
   checks.one_of(trace, ("auto", "exact", "hutchinson"), "trace")
   agreement.check(model, None, process, "model_statistics.estimate")
-  lam = model_statistics.nodes(process, m, span)
+  lam = v3_statistics.nodes(process, m, span)
   times = process.log_snr_inverse(lam)
   arrays, static = tree.partition(model)
   key = jax.random.fold_in(key, _TAG)
@@ -107,9 +107,9 @@ def estimate(
   f, df, square, product = total
   seen = square > 1e-12 * (1.0 + f**2) * count
   s = np.where(seen, product / np.where(seen, square, 1.0), 0.0)
-  return model_statistics.check(
-    model_statistics.ModelStatistics(
-      lam, l, s, df - s * f, model_statistics.schedule_name(process), note
+  return v3_statistics.check(
+    v3_statistics.ModelStatistics(
+      lam, l, s, df - s * f, v3_statistics.schedule_name(process), note
     )
   )
 

@@ -28,7 +28,7 @@ def hybrid(model: Any, *, times: times_lib.Times | None = None) -> Loss:
   """Returns loss(key, params, batch) -> (scalar, metrics).
 
   Args:
-    model: a `fields.PhaseField`; its parameters are replaced.
+    model: a `phase_space.PhaseField`; its parameters are replaced.
     times: sampler times(key, n) -> t f[n]; uniform by default.
   """
   process = model.process

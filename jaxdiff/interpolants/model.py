@@ -20,8 +20,8 @@ import jax.numpy as jnp
 
 from jaxdiff import checks
 from jaxdiff import tree
+from jaxdiff.interpolants.bridge import Interpolant
 from jaxdiff.predictions import Prediction
-from jaxdiff.processes.interpolants import Interpolant
 
 PyTree = Any
 

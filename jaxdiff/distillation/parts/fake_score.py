@@ -12,8 +12,8 @@ import jax
 
 from jaxdiff import checks
 from jaxdiff import losses
-from jaxdiff.distillation.generators import Generator
-from jaxdiff.distillation.students import with_params
+from jaxdiff.distillation.parts.generators import Generator
+from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.training import alternating
 
 

@@ -1,0 +1,1 @@
+"""What several methods of distillation share: students, critics, targets."""
