@@ -455,7 +455,7 @@ FILES = [
   ("zoo: a bad checksum", lambda f: zoo.load(f / "damaged.npz"), ValueError, ["damaged", "zoo.write"]),
   ("zoo: other arrays", lambda f: zoo.load(f / "image.npz"), ValueError, ["image.npz", "zoo.write"]),
   ("statistics: pickled objects", lambda f: metrics.statistics.load(f / "objects.npz"), ValueError, ["pickled", "metrics.statistics.save"]),
-  ("v3 statistics: other arrays", lambda f: jd.solvers.model_statistics.load(f / "image.npz"), ValueError, ["model statistics", "model_statistics.save"]),
+  ("v3 statistics: other arrays", lambda f: jd.solvers.v3_statistics.load(f / "image.npz"), ValueError, ["model statistics", "v3_statistics.save"]),
   ("shards: a file", lambda f: data.from_shards(f / "text.npz"), (FileNotFoundError, ValueError), ["text.npz"]),
   ("pictures: a folder that holds itself", lambda f: data.from_folder(f / "pictures"), ValueError, ["again", "lies in", "Remove the link"]),
   ("pictures: none", lambda f: data.from_folder(f / "nothing"), ValueError, ["no pictures", ".png"]),

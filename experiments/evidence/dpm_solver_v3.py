@@ -159,7 +159,7 @@ def _dimension(seed, d):
     results[f"best_{d}_{n}"] = best(n) / baseline(n)
   if d == 16:
     mean, covariance = data.moments()
-    gaussian = solvers.model_statistics.of_gaussian(
+    gaussian = solvers.v3_statistics.of_gaussian(
       process, mean, np.diag(covariance)
     )
     results |= {

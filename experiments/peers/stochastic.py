@@ -457,7 +457,7 @@ def _(problem):
 
 def _statistics(process, d=16, m=48001):
   """Smooth curves by coordinate; nodes enough for their trapezoids."""
-  gaussian = solvers.model_statistics.of_gaussian(
+  gaussian = solvers.v3_statistics.of_gaussian(
     process, variance=np.linspace(0.1, 4.0, d), m=m
   )
   return gaussian._replace(s=-0.3 * gaussian.l * np.linspace(0.0, 1.0, d))

@@ -1,6 +1,6 @@
 r"""From a network to the model of an interpolant: model(x, t) -> (v, eta).
 
-The pair is that of `processes.interpolants`, v = E[dI/dt | x] and eta = E[z |
+The pair is that of `interpolants.bridge`, v = E[dI/dt | x] and eta = E[z |
 x]. One network has two heads, which may be any of
 
   v, or the velocity b = v + gamma' eta;   eta, or the score s = -eta / gamma,
@@ -186,6 +186,6 @@ def as_denoiser(model: Any, interpolant: Interpolant) -> AsDenoiser:
   if interpolant.needs_x0 or float(interpolant.gamma(0.0)) == 0:
     raise ValueError(
       "only one_sided(path) is a Gaussian process; a two-sided interpolant is"
-      " sampled by solvers.transport"
+      " sampled by interpolants.transport"
     )
   return AsDenoiser(model, interpolant)

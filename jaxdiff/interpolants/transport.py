@@ -1,7 +1,7 @@
 r"""Tables of a stochastic interpolant: its ODE, and SDEs of any diffusion.
 
 A model of an interpolant returns the pair (v, eta), and every drift is a fixed
-combination of it (see `processes.interpolants`):
+combination of it (see `interpolants.bridge`):
 
   F = v + (gamma' -+ eps / gamma) eta,
 

@@ -71,7 +71,7 @@ def estimate(
     ValueError: for no data, another trace, or statistics that explode.
   """
   checks.one_of(trace, ("auto", "exact", "hutchinson"), "trace")
-  agreement.check(model, None, process, "model_statistics.estimate")
+  agreement.check(model, None, process, "v3_statistics.estimate")
   lam = v3_statistics.nodes(process, m, span)
   times = process.log_snr_inverse(lam)
   arrays, static = tree.partition(model)

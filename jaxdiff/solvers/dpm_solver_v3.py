@@ -1,6 +1,6 @@
 r"""DPM-Solver-v3: the parametrization that a model's statistics make best.
 
-With the curves l, s, b of `model_statistics`, L = int l, S = int s and u =
+With the curves l, s, b of `v3_statistics`, L = int l, S = int s and u =
 x / alpha, the flow du/dlambda = -l u - f from i to j is exactly
 
   u_j = e^{L_i - L_j} (u_i - int_i^j e^{L + S - L_i - S_i} (g + beta) dlambda),

@@ -75,13 +75,13 @@ def load(
   Raises:
     ValueError: if something is missing or does not belong.
   """
-  mend = "Statistics are written by model_statistics.save(path, statistics)."
+  mend = "Statistics are written by v3_statistics.save(path, statistics)."
   file = archives.read(path, mend)
   missing = set(ModelStatistics._fields) - set(file)
   if missing:
     raise ValueError(
       f"{path} holds no model statistics, it lacks {sorted(missing)}; write"
-      " them with model_statistics.save(path, statistics)"
+      " them with v3_statistics.save(path, statistics)"
     )
   values = {name: file[name] for name in ModelStatistics._fields}
   statistics = ModelStatistics(
@@ -110,8 +110,8 @@ def check(statistics: ModelStatistics) -> ModelStatistics:
     raise TypeError(
       "dpm_solver_v3 takes a model's statistics, got"
       f" {type(statistics).__name__}; estimate them with"
-      " diagnostics.model_statistics.estimate(key, model, process, data), or"
-      " take model_statistics.of_gaussian(process, variance=...)"
+      " learning.v3_statistics.estimate(key, model, process, data), or"
+      " take v3_statistics.of_gaussian(process, variance=...)"
     )
   lam = np.asarray(statistics.lam)
   if lam.ndim != 1 or len(lam) < 4 or not (np.diff(lam) > 0).all():

@@ -21,6 +21,7 @@ from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import losses
 from jaxdiff import models
+from jaxdiff.training import loading
 from jaxdiff.training import loop
 from jaxdiff.training import state as states
 from jaxdiff.training import update as updates
@@ -90,7 +91,7 @@ def digits_denoiser(
         raise
     finally:
       shutil.rmtree(aside, ignore_errors=True)
-  return models.load_denoiser(folder)
+  return loading.load_denoiser(folder)
 
 
 def _train(
