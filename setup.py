@@ -4,6 +4,10 @@ import pathlib
 
 import setuptools
 
+# The project's address stands here and nowhere else: badges, install cells and
+# the documentation site are made from it or tested to agree.
+URL = "https://github.com/jaxdiff/jaxdiff"
+
 # Lower bounds are versions that the tests really run with: `make test-oldest`
 # installs exactly these under Python 3.11. The newest that were tried: Python
 # 3.13 with JAX 0.12.0, Flax 0.12.12, Optax 0.2.8, Orbax 0.12.8, Chex 0.1.92 and
@@ -88,11 +92,28 @@ setuptools.setup(
   description="Diffusion solvers and samplers as data, in JAX and Flax.",
   long_description=README.read_text("utf-8") if README.exists() else "",
   long_description_content_type="text/markdown",
+  author="The jaxdiff authors",
+  url=URL,
+  project_urls={
+    "Source": URL,
+    "Issues": f"{URL}/issues",
+    "Changelog": f"{URL}/blob/main/docs/changelog.md",
+  },
+  keywords=[
+    "diffusion models",
+    "flow matching",
+    "ODE solvers",
+    "sampling",
+    "distillation",
+    "JAX",
+    "Flax",
+  ],
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=PACKAGES,
   package_dir={SCRIPTS: "experiments"},
   package_data={
+    "jaxdiff": ["py.typed"],
     "jaxdiff.metrics.features": ["*.npz"],
     "jaxdiff.zoo": ["*.npz", "README.md"],
   },
@@ -100,12 +121,16 @@ setuptools.setup(
   install_requires=REQUIRES,
   extras_require=EXTRAS,
   classifiers=[
+    "Development Status :: 4 - Beta",
     "Intended Audience :: Science/Research",
     "Operating System :: OS Independent",
     "Programming Language :: Python :: 3",
     "Programming Language :: Python :: 3.11",
     "Programming Language :: Python :: 3.12",
     "Programming Language :: Python :: 3.13",
+    "Programming Language :: Python :: 3 :: Only",
     "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Topic :: Scientific/Engineering :: Mathematics",
+    "Typing :: Typed",
   ],
 )
