@@ -20,9 +20,11 @@ INSTALL = $(BIN)/python -m pip install -q -e ".[test,plots,data,train]"
 WORKERS ?= 2
 
 OLDEST := .venv-oldest
-CONTRACTS := $(patsubst %,tests/%_test.py,import processes grids predictions \
-  tableau tree denoisers sampling solvers samplers learning training agreement \
-  bring_your_model convention given_noise nnx)
+CONTRACTS := $(addprefix tests/,import_test.py processes grids_test.py \
+  predictions_test.py tableau_test.py tree_test.py denoisers_test.py \
+  sampling_test.py solvers samplers learning training guests/nnx_test.py \
+  guests/given_noise_test.py guests/bring_your_model_test.py \
+  diagnostics/convention_test.py)
 
 # One thread for each worker of the test suite: two workers that each start a
 # thread for every core take two to four times as long. XLA reads NPROC.
@@ -71,8 +73,8 @@ test-oldest:  ## what every method promises, with the oldest versions
 
 parity: $(STAMP)  ## networks and metrics against torch's (installs it: 1 GB)
 	$(BIN)/python -m pip install -q -e ".[parity]"
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q tests/*parity_test.py \
-	  tests/features_test.py tests/distances_test.py
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q tests/networks/*parity_test.py \
+	  tests/metrics/features_test.py tests/metrics/distances_test.py
 
 lint: $(STAMP)  ## style and likely bugs, changes nothing
 	$(BIN)/ruff check .

@@ -1,7 +1,6 @@
 """Checkpoints: exact, atomic, and refusals that name what is wrong."""
 
 import os
-import pathlib
 import resource
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import checkpoints
+from tests import ROOT
 
 # Threads of Orbax outlive a manager that is closed at once, and complain.
 pytestmark = pytest.mark.filterwarnings(
@@ -234,14 +234,13 @@ def test_the_configuration_is_read_back(tmp_path):
 
 
 def test_importing_does_not_load_orbax():
-  root = pathlib.Path(__file__).resolve().parent.parent
   code = (
     "import sys, jaxdiff, jaxdiff.checkpoints, jaxdiff.training;"
     "print('orbax' in sys.modules or 'orbax.checkpoint' in sys.modules)"
   )
   out = subprocess.run(
     [sys.executable, "-c", code],
-    env=os.environ | {"PYTHONPATH": str(root)},
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
     capture_output=True,
     text=True,
     check=True,

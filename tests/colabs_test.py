@@ -1,13 +1,13 @@
 """Every notebook runs from its first cell to its last."""
 
 import os
-import pathlib
 
 import nbclient
 import nbformat
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import ROOT
+
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 LONG = (
   "bring_your_own_checkpoint",

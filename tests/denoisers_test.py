@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
-from process_cases import PROCESSES
 
 from jaxdiff import denoisers
 from jaxdiff import predictions
 from jaxdiff import processes
+from tests.processes.cases import PROCESSES
 
 RNG = np.random.default_rng(0)
 DIM = 3

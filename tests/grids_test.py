@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from process_cases import every_process
-from process_cases import PROCESSES
 
 from jaxdiff import grids
 from jaxdiff import processes
+from tests.processes.cases import every_process
+from tests.processes.cases import PROCESSES
 
 GRIDS = {
   "uniform": grids.uniform,

@@ -10,7 +10,7 @@ import pathlib
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests import ROOT
 
 # Lowest first; units of one line do not know each other. A layer of the
 # diagram may be two lines here, where one of its modules builds on others.

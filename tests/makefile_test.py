@@ -7,7 +7,9 @@ import subprocess
 
 import pytest
 
-MAKEFILE = pathlib.Path(__file__).resolve().parent.parent / "Makefile"
+from tests import ROOT
+
+MAKEFILE = ROOT / "Makefile"
 FAST = "--xla_cpu_use_fusion_emitters=false"
 
 pytestmark = pytest.mark.skipif(

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from process_cases import every_process
-from process_cases import PROCESSES
 
 from jaxdiff import predictions
+from tests.processes.cases import every_process
+from tests.processes.cases import PROCESSES
 
 NEGATIVES = ("-v", "-velocity")
 every_kind = pytest.mark.parametrize("kind", predictions.KINDS + NEGATIVES)

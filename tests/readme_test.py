@@ -1,6 +1,5 @@
 """What the README's first screen promises is true."""
 
-import pathlib
 import re
 
 import flax.linen as nn
@@ -10,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 import jaxdiff as jd
+from tests import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from solver_cases import CASES
 
 from jaxdiff import denoisers
 from jaxdiff import grids
@@ -20,6 +19,7 @@ from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import tree
+from tests.solvers.cases import CASES
 
 EDM = processes.edm()
 KEY = jax.random.key(0)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from solver_cases import CASES
 
 from jaxdiff import grids
 from jaxdiff import oracles
@@ -12,6 +11,7 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
+from tests.solvers.cases import CASES
 
 PROCESS = processes.edm(0.05, 20.0)
 RNG = np.random.default_rng(1)

@@ -1,9 +1,8 @@
 """The environment of a test's own program with several CPU devices."""
 
 import os
-import pathlib
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests import ROOT
 
 
 def environment(devices=1):
@@ -12,7 +11,7 @@ def environment(devices=1):
   Other flags of XLA are dropped: the emitters that the suite compiles fast with
   round differently with every partition.
   """
-  path = (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", ""))
+  path = (str(ROOT), os.environ.get("PYTHONPATH", ""))
   return os.environ | dict(
     JAX_PLATFORMS="cpu",
     PYTHONPATH=os.pathsep.join(path),

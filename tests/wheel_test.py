@@ -6,7 +6,6 @@ only an extra brings is made to be missing there, so that nothing can use it.
 
 import importlib.metadata
 import os
-import pathlib
 import re
 import shutil
 import subprocess
@@ -18,7 +17,8 @@ import numpy as np
 import pytest
 from packaging import requirements
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests import ROOT
+
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 

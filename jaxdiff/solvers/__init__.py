@@ -1,7 +1,7 @@
 """Solvers: functions (process, grid, **options) -> Tableau.
 
 One method, one file, named as its paper names it. To add one: its file, a line
-here, an entry in the table of cases that the tests run, tests/solver_cases.py.
+here, an entry in the table of cases that the tests run, tests/solvers/cases.py.
 `from_spec("unipc(order=3)")` finds them by text.
 """
 
