@@ -9,11 +9,11 @@ Prints two lists: means and variances, of one device and of two.
 import json
 
 import jax
-import nnx_test
 
 from jaxdiff import losses
 from jaxdiff import parallel
 from jaxdiff import training
+from tests.guests import nnx_test
 
 
 def statistics(mesh):
