@@ -35,7 +35,7 @@ from jaxdiff.distillation.parts import critic
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts import tangents
 from jaxdiff.distillation.parts import trigflow
-from jaxdiff.distillation.parts.adversary import Adversary
+from jaxdiff.distillation.parts.critic import Adversary
 from jaxdiff.distillation.parts.fake_score import fake_score
 from jaxdiff.distillation.parts.guided import guided
 from jaxdiff.distillation.parts.jumps import Along

@@ -44,7 +44,6 @@ from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff.distillation.parts import consistency
 from jaxdiff.distillation.parts import critic as critics
-from jaxdiff.distillation.parts import discriminator
 from jaxdiff.distillation.parts import fake_score
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts import jumps
@@ -164,10 +163,11 @@ def ctm(
         values["dsm"] = denoising(jax.random.fold_in(key, 5), params, batch)[0]
       if gan:
         judge = dataclasses.replace(critic, network=nets["critic_network"])
+        parts = judge.parts(nets["critic"])
         seen = critics.logits(
-          jax.random.fold_in(key, 6), judge, nets["critic"], est, batch
+          jax.random.fold_in(key, 6), judge, *parts, est, batch
         )
-        values["gan"] = discriminator.generator_loss(critic.kind, seen)
+        values["gan"] = critics.generator_loss(critic.kind, seen)
       return values
 
     values = terms(params)

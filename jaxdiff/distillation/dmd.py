@@ -43,7 +43,7 @@ from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
-from jaxdiff.distillation.parts import adversary as adversaries
+from jaxdiff.distillation.parts import critic as critics
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.fake_score import denoising
 from jaxdiff.distillation.parts.method import Method
@@ -68,7 +68,7 @@ def dmd(
   times: Any = None,
   fake_times: Any = None,
   regression: float = 0.0,
-  adversary: adversaries.Adversary | None = None,
+  adversary: critics.Adversary | None = None,
   ema: float = 0.999,
 ) -> Method:
   """Returns the method; the fake player trains {"score": ..., "head": ...}.
@@ -102,7 +102,9 @@ def dmd(
   denoise = denoising(fake, times=fake_times or times)
   params = {"score": fake.params}
   if adversary is not None:
-    params["head"] = adversaries.init(jax.random.key(0), adversary, fake)
+    params["head"] = critics.head_params(
+      jax.random.key(0), fake, adversary.layer, adversary.shape, adversary.width
+    )
 
   def loss(key, params, nets, batch):
     draw_key, match_key, gan_key = _keys(key)
@@ -116,7 +118,7 @@ def dmd(
       said["regression"] = pairs(model, batch)
       value = value + regression * said["regression"]
     if adversary is not None:
-      said["adversarial"] = adversaries.generator_loss(
+      said["adversarial"] = critics.generator_term(
         gan_key, adversary, other, others["head"], x, batch
       )
       value = value + said["adversarial"]
@@ -130,7 +132,7 @@ def dmd(
     said = {"denoising": value}
     if adversary is not None:
       score = with_params(fake, params["score"])
-      said["critic"] = adversaries.critic_loss(
+      said["critic"] = critics.critic_term(
         gan_key, adversary, score, params["head"], x, batch
       )
       value = value + said["critic"]

@@ -23,7 +23,7 @@ import optax
 from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff.distillation.dmd import dmd
-from jaxdiff.distillation.parts import adversary
+from jaxdiff.distillation.parts import critic
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.method import Method
 
@@ -52,7 +52,7 @@ def dmd2(
     shape: of one sample.
     layer: of the network, whose features the head reads, "Dense_2" of an MLP.
     grid: f64[n + 1], of the sampler of a student of n steps; None is one step.
-    kind: of the adversarial loss, one of `discriminator.KINDS`.
+    kind: of the adversarial loss, one of `critic.KINDS`.
     weight: of the generator's adversarial loss.
     critic_weight: of the discriminator's.
     gan_times: of what it sees, a sampler of `losses.times`; by default
@@ -67,7 +67,7 @@ def dmd2(
     teacher,
     student,
     optimizer=optimizer,
-    adversary=adversary.Adversary(
+    adversary=critic.Adversary(
       shape=tuple(shape),
       layer=layer,
       times=gan_times or losses.times.uniform_log_snr(process),

@@ -21,7 +21,7 @@ from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
 from jaxdiff.distillation.dmd import direction
-from jaxdiff.distillation.parts import discriminator
+from jaxdiff.distillation.parts import critic
 from jaxdiff.training import alternating
 
 EDM = processes.edm(0.02, 20.0)
@@ -458,15 +458,15 @@ def test_backward_simulation_asks_at_every_call_of_the_sampler(name):
 # --- adversarial terms --------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", discriminator.KINDS)
+@pytest.mark.parametrize("kind", critic.KINDS)
 def test_adversarial_losses_push_logits_apart_and_back(kind):
   logits = jnp.asarray([0.1, -0.2])
   real, fake = jax.grad(
-    lambda r, f: discriminator.discriminator_loss(kind, r, f), argnums=(0, 1)
+    lambda r, f: critic.discriminator_loss(kind, r, f), argnums=(0, 1)
   )(logits, logits - 0.3 if kind != "least_squares" else logits + 0.5)
   assert np.all(real < 0)
   assert np.all(fake > 0)
-  pull = jax.grad(lambda f: discriminator.generator_loss(kind, f))(logits)
+  pull = jax.grad(lambda f: critic.generator_loss(kind, f))(logits)
   assert np.all(pull < 0)
 
 
@@ -475,7 +475,7 @@ def test_features_are_those_of_the_named_layer():
   x = jax.random.normal(jax.random.key(0), (3, 2))
   params = module.init(jax.random.key(1), x, jnp.zeros(3))["params"]
   model = denoisers.from_linen(module, params, EDM)
-  found = discriminator.features(model, "Dense_1", x, 1.0)
+  found = critic.features(model, "Dense_1", x, 1.0)
   assert found.shape == (3, 6)
   # the network's answer is a linear map of its last hidden layer
   h = nn.silu(found)
@@ -483,4 +483,4 @@ def test_features_are_those_of_the_named_layer():
   expected = module.apply({"params": params}, *model.inputs(x, 1.0))
   np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
   with pytest.raises(ValueError, match="no layer 'middle'; it has Dense_0"):
-    discriminator.features(model, "middle", x, 1.0)
+    critic.features(model, "middle", x, 1.0)
