@@ -418,23 +418,12 @@ def sample(
       )
     _check_concrete_t(tableau)
     t = float(np.asarray(tableau.t[0]))
-    if process.log_snr(t) > 0:
-      raise ValueError(
-        f"the table begins at t = {t:.4g}, where the signal exceeds the noise;"
-        " pure noise is no place to start from there: pass x ="
-        " process.perturb(key, data, t)[0] (image to image)"
-      )
+    _check_mostly_noise(process, t)
     scale, law = float(process.sigma(t)), process.noise
     x = jax.ShapeDtypeStruct(tuple(x), jnp.result_type(float))
   else:
     x = jax.tree.map(jnp.asarray, x)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
-      if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        raise TypeError(
-          f"leaf {jax.tree_util.keystr(path) or 'x'} has dtype {leaf.dtype};"
-          " samples are floating point: convert integer pixels with x / 127.5"
-          " - 1"
-        )
+    _check_floating(x)
     if not donate:  # a look at it would keep the buffer
       agreement.check_start(x, known, tableau.t[0])
     scale, law = 1.0, None
@@ -515,6 +504,71 @@ def checked_index(index: Any, x: PyTree) -> jax.Array:
       f" {index.shape}"
     )
   return control.numbers(x, index)
+
+
+def begin(
+  key: jax.Array | None,
+  x: Any,
+  process: GaussianProcess,
+  t: Any,
+  index: Any,
+) -> tuple[PyTree, jax.Array]:
+  """Returns where a sampler starts and the samples' indices.
+
+  Args:
+    key: PRNG key of the initial noise; None if x cannot be a shape.
+    x: a tree of [batch, ...], or a shape for which noise of the process is
+      drawn, the same that `sampling.sample` draws.
+    process: the forward process.
+    t: where the sampler starts.
+    index: i32[batch] or None, the samples' indices.
+
+  Raises:
+    TypeError: for integer samples or indices that are no integers.
+    ValueError: for indices of another shape, a shape where the signal exceeds
+      the noise, or an x without batch.
+  """
+  checks.samples(x)
+  if checks.is_shape(x) and key is not None:
+    _check_mostly_noise(process, t)
+    like = jax.ShapeDtypeStruct(tuple(x), jnp.result_type(float))
+  else:
+    like = x = jax.tree.map(jnp.asarray, x)
+  _check_floating(like)
+  index = checked_index(index, like)
+  agreement.check_start(x, process, t)
+  if like is not x:
+    noise = initial_noise(key, process.noise, like, index)
+    x = float(process.sigma(t)) * noise
+  return x, index
+
+
+def _check_mostly_noise(process: GaussianProcess, t: Any) -> None:
+  if process.log_snr(t) > 0:
+    raise ValueError(
+      f"sampling begins at t = {float(t):.4g}, where the signal exceeds the"
+      " noise; pure noise is no place to start from there: pass x ="
+      " process.perturb(key, data, t)[0] (image to image)"
+    )
+
+
+def _check_floating(x: PyTree) -> None:
+  for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise TypeError(
+        f"leaf {jax.tree_util.keystr(path) or 'x'} has dtype {leaf.dtype};"
+        " samples are floating point: convert integer pixels with"
+        " likelihood.dequantize, or x / 127.5 - 1"
+      )
+
+
+def check_concrete(value: Any, name: str) -> None:
+  """Raises a TypeError if any array in value is traced."""
+  if not all(map(checks.concrete, jax.tree.leaves(value))):
+    raise TypeError(
+      f"{name} is traced, but it is read on the host; build it outside of jit"
+      " and close over it"
+    )
 
 
 def raise_nonfinite(

@@ -36,7 +36,6 @@ from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
-from jaxdiff.samplers import door
 from jaxdiff.samplers import embedded_pairs
 
 PyTree = Any
@@ -172,7 +171,7 @@ def adaptive(
   for name, value in (("rtol", rtol), ("atol", atol)):
     if checks.concrete(value) and not value > 0:
       raise ValueError(f"{name} must be positive, got {value}")
-  x, _ = door.begin(None, x, process, start, None)
+  x, _ = sampling.begin(None, x, process, start, None)
   ends = [float(_to_clock(process, clock, t)) for t in (start, end)]
   step = abs(ends[1] - ends[0]) / 100 if first_step is None else first_step
   if checks.concrete(step) and not step > 0:

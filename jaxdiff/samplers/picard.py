@@ -40,7 +40,6 @@ from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
-from jaxdiff.samplers import door
 
 PyTree = Any
 
@@ -118,7 +117,7 @@ def picard(
       f" {type(tableau).__name__}; build one with a solver, as in"
       " ddim(process, grid)"
     )
-  door.concrete(tableau, "the tableau")
+  sampling.check_concrete(tableau, "the tableau")
   tables.validate(tableau)
   if not tableau.one_step or np.any(tableau.noise[:, 0]):
     raise ValueError(
@@ -141,7 +140,7 @@ def picard(
     )
   if checks.concrete(tolerance) and not tolerance >= 0:
     raise ValueError(f"tolerance must be at least 0, got {tolerance}")
-  x, index = door.begin(key, x, process, tableau.t[0], index)
+  x, index = sampling.begin(key, x, process, tableau.t[0], index)
   arrays, static = tree.partition(model)
   return _program(
     key,

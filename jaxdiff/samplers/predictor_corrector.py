@@ -40,7 +40,6 @@ from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
-from jaxdiff.samplers import door
 
 PyTree = Any
 Project = Callable[[jax.Array, PyTree, jax.Array, jax.Array], PyTree]
@@ -148,7 +147,7 @@ def predictor_corrector(
     t_end = process.t_zero if clean else process.t_min
   t_next = np.append(tableau.t[1:], t_end)
   alpha, alpha_next = process.alpha(tableau.t), process.alpha(t_next)
-  x, index = door.begin(key, x, process, tableau.t[0], index)
+  x, index = sampling.begin(key, x, process, tableau.t[0], index)
   if denoise:
     noise = np.array(tableau.noise)
     noise[-1, 1:] = 0.0
@@ -192,7 +191,7 @@ def _steps(tableau):
       f" {type(tableau).__name__}; build one with a solver, as in"
       " reverse_diffusion(process, grid)"
     )
-  door.concrete(tableau, "the tableau")
+  sampling.check_concrete(tableau, "the tableau")
   tables.validate(tableau)
   same = lambda leaf, i, j: np.all(
     np.equal(leaf[:, i], leaf[:, j]).reshape(tableau.nfe, -1), axis=1
