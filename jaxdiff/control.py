@@ -459,3 +459,30 @@ def _agreeing(pred: Any, branches: Any, operands: tuple) -> list:
 _batch_axis = contextvars.ContextVar("batch_axis", default=None)
 _PLAIN = _Type()
 _ROUNDS = 8  # each widens by one axis at least
+
+
+def called(function: Callable, *arguments: Any) -> set[str]:
+  """Returns the names of all primitives and jitted functions that are called.
+
+  Args:
+    function: a function of arrays, which is traced.
+    *arguments: its arguments.
+  """
+  return _called(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _called(jaxpr) -> set[str]:
+  found = set()
+  for equation in jaxpr.eqns:
+    found.add(equation.primitive.name)
+    name = equation.params.get("name")
+    if isinstance(name, str):
+      found.add(name)
+    for value in jax.tree.leaves(
+      list(equation.params.values()),
+      is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr"),
+    ):
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        found |= _called(inner)
+  return found

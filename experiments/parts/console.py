@@ -2,8 +2,6 @@
 
 import errno
 import importlib
-import importlib.util
-import linecache
 import os
 import pathlib
 import re
@@ -18,8 +16,7 @@ from absl import logging
 
 _FOLDER = pathlib.Path(__file__).resolve().parent.parent
 _CONFIGS = _FOLDER / "configs"
-_LIBRARY = pathlib.Path(importlib.util.find_spec("jaxdiff").origin).parent
-_CODE = (_LIBRARY.resolve(), _FOLDER)
+_PROJECT = ("jaxdiff", "experiments")
 flags.disclaim_key_flags()  # what is defined here is the script's, in --help
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_WRITABLE = (
@@ -274,7 +271,7 @@ def unknown_entry(e: Exception, argv: list[str]) -> str | None:
 def _line(e: Exception) -> str | None:
   """Returns what to tell of an error in a line, None for a bug."""
   number = getattr(e, "errno", None)
-  if isinstance(e, _MISTAKES) and _is_check(e):
+  if isinstance(e, _MISTAKES) and _is_ours(e):
     return e.strerror if number else str(e)  # without "[Errno 28]"
   if isinstance(e, RuntimeError | AssertionError):
     return _no_device(e)
@@ -305,9 +302,8 @@ def _no_device(e: Exception) -> str | None:
   )
 
 
-def _is_check(e: Exception) -> bool:
-  """Whether a `raise` of this project made the error, rather than a bug."""
-  *_, last = traceback.extract_tb(e.__traceback__)
-  inside = any(f in pathlib.Path(last.filename).parents for f in _CODE)
-  line = linecache.getline(last.filename, last.lineno).strip()
-  return inside and line.startswith("raise ")
+def _is_ours(e: Exception) -> bool:
+  """Returns whether an error was raised by a module of this project."""
+  for frame, _ in traceback.walk_tb(e.__traceback__):
+    module = frame.f_globals["__name__"]
+  return module == "__main__" or module.partition(".")[0] in _PROJECT

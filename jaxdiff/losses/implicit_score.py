@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import jacobians
 from jaxdiff import tree
 
@@ -84,27 +85,10 @@ def _check_smooth(field, x):
   parameters through the places of the kinks, which automatic differentiation
   does not see: the gradient of the loss is biased.
   """
-  kinked = _names(jax.make_jaxpr(field)(x).jaxpr) & set(_KINKED)
+  kinked = control.called(field, x) & set(_KINKED)
   if kinked:
     raise ValueError(
       f"the score network uses {', '.join(sorted(kinked))}: the trace of a"
       " piecewise linear network is constant between kinks, and the gradient"
       " of its mean misses that the kinks move; use silu, softplus or tanh"
     )
-
-
-def _names(jaxpr) -> set[str]:
-  """Returns the names of all functions that a jaxpr calls."""
-  found = set()
-  for equation in jaxpr.eqns:
-    name = equation.params.get("name")
-    if isinstance(name, str):
-      found.add(name)
-    for value in jax.tree.leaves(
-      list(equation.params.values()),
-      is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr"),
-    ):
-      inner = getattr(value, "jaxpr", value)
-      if hasattr(inner, "eqns"):
-        found |= _names(inner)
-  return found

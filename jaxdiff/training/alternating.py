@@ -12,7 +12,7 @@ own parameters alone: no stop_gradient is needed to keep them off the others'.
 
 Five steps of a fake score and one of a generator are one jitted function with
 donated state; the inner steps are a scan, so their number does not lengthen the
-program (but with convolutions on a CPU, where they are written out). Step j of
+program (`Player.unroll` writes them out instead). Step j of
 player i draws from fold_in(fold_in(fold_in(key, step), i), j). A step whose
 loss or gradient is not finite moves nothing; averages and memory then stand
 still too, and the update counts as skipped. (To take back the other players'
@@ -24,8 +24,9 @@ the others, which end with the training, under their names, and "memory".
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,10 @@ class Player:
     when: when(step) -> bool[], whether it moves in update `step` = 0, 1, ...;
       None is always.
     project: applied to its parameters after every step.
+    unroll: whether the steps of an update are written out, one after another,
+      in place of a loop. A loop compiles faster and needs less memory, but on
+      a CPU XLA's gradients of convolutions are ten times slower inside of one;
+      None writes out steps with convolutions on a CPU, and no others.
   """
 
   loss: Loss
@@ -70,6 +75,7 @@ class Player:
   clip_norm: float | None = 1.0
   when: Callable[[jax.Array], jax.Array] | None = None
   project: Callable[[PyTree], PyTree] | None = None
+  unroll: bool | None = None
 
   def __post_init__(self):
     if self.steps < 1:
@@ -186,7 +192,6 @@ def make_update(
       update, if the state does not have these averages, or `remember` returns
       other numbers than it was given.
   """
-  profile = ema if callable(ema) else emas.exponential(ema, ema_warmup)
   frozen = dict(frozen or {})
   taken = [n for n in (*frozen, *players) if n in _RESERVED]
   taken += [n for n in frozen if n in players]
@@ -197,88 +202,36 @@ def make_update(
       " and every name is given once"
     )
   _check(players, players, main)
-  averages = tuple(averages)
-
-  # a teacher may be a plain function, or hold one beside its arrays
+  # A teacher may be a plain function, or hold one beside its arrays.
   arrays, static = tree.partition(frozen)
-
-  gather = lambda tree: tree
+  everywhere = None
   if shardings is not None:
     everywhere = parallel.replicated(shardings[1].mesh)
-    gather = lambda tree: control.constrain(tree, everywhere)
-  prefix = {name: "" if name == main else f"{name}/" for name in players}
-
-  def moved(arrays, state: TrainState, batch) -> tuple[TrainState, dict]:
-    states.check_averages(state, averages)
-    frozen = tree.combine(gather(arrays), static)
-    batch = batch if prepare is None else prepare(batch)
-    batch = _numbered(batch, shardings)
-    key = jax.random.fold_in(state.key, state.step)
-    axes = control.split_axes(batch, state.params, axis_name)
-    memory = state.loss_params.get(MEMORY, {}) if len(state.loss_params) else {}
-    params = {main: state.params} | {
-      n: p for n, p in dict(state.loss_params or {}).items() if n != MEMORY
-    }
-    opt_state, metrics, squares = dict(state.opt_state), {}, {}
-    finite = jnp.asarray(True)
-    view = lambda: {
-      **frozen,
-      **gather(params),
-      "ema": gather(emas.parameters(state.ema_params, state.params)),
-      "step": state.step,
-      MEMORY: memory,
-    }
-    for i, (name, player) in enumerate(players.items()):
-      own, opt_state[name], said, squares[name] = _play(
-        player,
-        jax.random.fold_in(key, i),
-        params[name],
-        opt_state[name],
-        view(),
-        batch,
-        state.step,
-        gather,
-        axes,
-      )
-      finite &= jnp.isfinite(said["loss"]) & jnp.isfinite(said["grad_norm"])
-      params = params | {name: own}
-      metrics |= {f"{prefix[name]}{k}": v for k, v in said.items()}
-    if remember is not None:
-      said = _remembered(memory, remember(memory, metrics, view()))
-      memory = _where(finite, said, memory)
-    others = {n: params[n] for n in state.loss_params or {} if n != MEMORY}
-    squares = {n: squares[n] for n in (main, *others)}
-    if memory:
-      others[MEMORY] = memory
-      squares[MEMORY] = jax.tree.map(lambda v: jnp.zeros(()), memory)
-    k = state.step.astype(jnp.float32) + 1.0
-    mean = lambda p, old: _where(
-      finite, emas.average(p, k, old, params[main]), old
-    )
-    after = state._replace(
-      step=state.step + 1,
-      params=params[main],
-      opt_state=opt_state,
-      ema_params=mean(profile, state.ema_params),
-      loss_params=others if others else state.loss_params,
-      averages=tuple(map(mean, averages, state.averages)),
-    )
-    rest = {n: v for n, v in squares.items() if n != main}
-    leaves = jax.tree.leaves(states.trained(squares[main], rest))
-    metrics |= dict(
-      param_norm=optax.tree.norm(after.params),
-      skipped=1.0 - finite.astype(jnp.float32),
-      fault=updates.fault(batch, jnp.stack(leaves), axes),
-    )
-    return after, metrics
+  rules = _Rules(
+    players=dict(players),
+    static=static,
+    main=main,
+    profile=ema if callable(ema) else emas.exponential(ema, ema_warmup),
+    averages=tuple(averages),
+    remember=remember,
+    prepare=prepare,
+    batch_sharding=None if shardings is None else shardings[1],
+    everywhere=everywhere,
+    axis_name=axis_name,
+  )
 
   def update(arrays, state: TrainState, batch) -> tuple[TrainState, dict]:
     with control.batch_over(axis_name):
       return control.automatic(
-        moved, arrays, state, batch, batch=batch, like=(state,)
+        functools.partial(_moved, rules),
+        arrays,
+        state,
+        batch,
+        batch=batch,
+        like=(state,),
       )
 
-  losses = tuple(f"{prefix[name]}loss" for name in players)
+  losses = tuple(f"{rules.prefix(name)}loss" for name in players)
   if shardings is None:
     # once, not at every update: they may lie in the host's memory
     return Update(
@@ -298,64 +251,236 @@ def make_update(
   return Update(program, jax.device_put(arrays, layout), losses)
 
 
+class _Rules(NamedTuple):
+  """What an update does not change: the arguments of `make_update`."""
+
+  players: dict[str, Player]
+  static: PyTree
+  main: str
+  profile: emas.Profile
+  averages: tuple[emas.Profile, ...]
+  remember: Callable | None
+  prepare: Callable | None
+  batch_sharding: Any
+  everywhere: Any
+  axis_name: str | None
+
+  def prefix(self, name: str) -> str:
+    """Returns what a player's metrics begin with."""
+    return "" if name == self.main else f"{name}/"
+
+  def gather(self, arrays: PyTree) -> PyTree:
+    """Returns arrays copied to every device of the mesh, if there is one."""
+    if self.everywhere is None:
+      return arrays
+    return control.constrain(arrays, self.everywhere)
+
+
+class _Table(NamedTuple):
+  """What the players have before them, and change in their turns."""
+
+  params: dict[str, PyTree]
+  opt_state: dict[str, PyTree]
+  memory: Mapping
+  metrics: dict[str, jax.Array]
+  squares: dict[str, PyTree]
+  finite: jax.Array
+
+
+def _moved(
+  rules: _Rules, arrays: PyTree, state: TrainState, batch: Any
+) -> tuple[TrainState, dict]:
+  """One update: every player in its turn, then memory, then averages."""
+  states.check_averages(state, rules.averages)
+  frozen = tree.combine(rules.gather(arrays), rules.static)
+  batch = batch if rules.prepare is None else rules.prepare(batch)
+  batch = _numbered(batch, rules.batch_sharding)
+  key = jax.random.fold_in(state.key, state.step)
+  axes = control.split_axes(batch, state.params, rules.axis_name)
+
+  table = _laid(rules, state)
+  for i, name in enumerate(rules.players):
+    nets = _nets(rules, frozen, table, state)
+    own = jax.random.fold_in(key, i)
+    table = _turn(rules, name, own, table, nets, batch, state.step, axes)
+  if rules.remember is not None:
+    nets = _nets(rules, frozen, table, state)
+    said = rules.remember(table.memory, table.metrics, nets)
+    said = _remembered(table.memory, said)
+    memory = _where(table.finite, said, table.memory)
+    table = table._replace(memory=memory)
+
+  after = _after(rules, table, state)
+  leaves = jax.tree.leaves(_squares(rules, table, state))
+  metrics = table.metrics | dict(
+    param_norm=optax.tree.norm(after.params),
+    skipped=1.0 - table.finite.astype(jnp.float32),
+    fault=updates.fault(batch, jnp.stack(leaves), axes),
+  )
+  return after, metrics
+
+
+def _laid(rules, state):
+  """Returns the table before the first player's turn."""
+  others = dict(state.loss_params or {})
+  memory = others.pop(MEMORY, {})
+  return _Table(
+    params={rules.main: state.params} | others,
+    opt_state=dict(state.opt_state),
+    memory=memory,
+    metrics={},
+    squares={},
+    finite=jnp.asarray(True),
+  )
+
+
+def _nets(rules, frozen, table, state):
+  """Returns what a loss may look at, as it is now."""
+  return {
+    **frozen,
+    **rules.gather(table.params),
+    "ema": rules.gather(emas.parameters(state.ema_params, state.params)),
+    "step": state.step,
+    MEMORY: table.memory,
+  }
+
+
+def _turn(rules, name, key, table, nets, batch, step, axes):
+  """Returns the table after the turn of the player `name`."""
+  own, slots, said, squares, spoiled = _play(
+    rules.players[name],
+    key,
+    table.params[name],
+    table.opt_state[name],
+    nets,
+    batch,
+    step,
+    rules.gather,
+    axes,
+  )
+  prefix = rules.prefix(name)
+  return table._replace(
+    params=table.params | {name: own},
+    opt_state=table.opt_state | {name: slots},
+    metrics=table.metrics | {f"{prefix}{k}": v for k, v in said.items()},
+    squares=table.squares | {name: squares},
+    finite=table.finite & (spoiled == 0),
+  )
+
+
+def _after(rules, table, state):
+  """Returns the state after the update; averages stand still at a fault."""
+  others = _others(state, table.params)
+  if table.memory:
+    others[MEMORY] = table.memory
+  k = state.step.astype(jnp.float32) + 1.0
+  mean = lambda profile, old: _where(
+    table.finite,
+    emas.average(profile, k, old, table.params[rules.main]),
+    old,
+  )
+  return state._replace(
+    step=state.step + 1,
+    params=table.params[rules.main],
+    opt_state=table.opt_state,
+    ema_params=mean(rules.profile, state.ema_params),
+    loss_params=others if others else state.loss_params,
+    averages=tuple(map(mean, rules.averages, state.averages)),
+  )
+
+
+def _squares(rules, table, state):
+  """Returns the squared gradients in the order of the trained parameters."""
+  rest = _others(state, table.squares)
+  if table.memory:
+    rest[MEMORY] = jax.tree.map(lambda v: jnp.zeros(()), table.memory)
+  return states.trained(table.squares[rules.main], rest)
+
+
+def _others(state, found):
+  """Returns the entries of the players beside the main one."""
+  return {n: found[n] for n in state.loss_params or {} if n != MEMORY}
+
+
 def _play(player, key, params, opt_state, nets, batch, step, gather, axes):
-  """Returns (params, opt_state, metrics, squared gradients) of one player."""
+  """Plays one player's steps.
 
-  def move(carry, j):
-    params, opt_state = carry
-    own = jax.random.fold_in(key, j)
-    (value, said), grads = jax.value_and_grad(
-      lambda p: player.loss(own, gather(p), nets, batch), has_aux=True
-    )(control.vary(params, axes))
-    _no_model_state(said)
-    value, said, grads = updates.whole(value, said, grads, axes)
-    grads = emas.start(grads)  # as wide as what the optimizer remembers
-    squares = jax.tree.map(updates.square, grads)
-    norm = jnp.sqrt(sum(jax.tree.leaves(squares)))
-    if player.clip_norm is not None:
-      clip = optax.clip_by_global_norm(player.clip_norm)
-      grads, _ = clip.update(grads, clip.init(params))
-    changes, slots = player.optimizer.update(grads, opt_state, params)
-    new = optax.apply_updates(params, changes)
-    if player.project is not None:
-      new = player.project(new)
-    finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    after = _where(finite, (new, slots), (params, opt_state))
-    return after, (
-      said | dict(loss=value, grad_norm=norm),
-      squares,
-    )
-
-  def play(carry):
-    if player.steps == 1:  # the commonest case, without a loop around it
-      return move(carry, 0)
-    if _slow_in_a_loop(move, carry):
-      kept = []
-      for j in range(player.steps):
-        carry, of_one = move(carry, j)
-        kept.append(of_one)
-      said, squares = jax.tree.map(lambda *v: jnp.stack(v), *kept)
-    else:
-      steps = jnp.arange(player.steps, dtype=jnp.int32)
-      carry, (said, squares) = control.scan(move, carry, steps)
-    return carry, (
-      averaging.merge(said, empty=0.0),
-      jax.tree.map(jnp.sum, squares),
-    )
-
+  Returns:
+    (params, opt_state, metrics, squared gradients, steps that moved nothing
+    because a number was not finite).
+  """
+  move = functools.partial(_move, player, key, nets, batch, gather, axes)
+  play = functools.partial(_steps, player, move)
   carry = (params, opt_state)
   if player.when is None:
-    (params, opt_state), (said, squares) = play(carry)
-    return params, opt_state, said, squares
+    (params, opt_state), (said, squares, spoiled) = play(carry)
+    return params, opt_state, said, squares, spoiled
 
   def rest(carry):
     _, kept = jax.eval_shape(play, carry)
     return carry, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), kept)
 
   moves = jnp.asarray(player.when(step), bool)
-  (params, opt_state), (said, squares) = control.cond(moves, play, rest, carry)
+  (params, opt_state), kept = control.cond(moves, play, rest, carry)
+  said, squares, spoiled = kept
   said = said | dict(moved=moves.astype(jnp.float32))
-  return params, opt_state, said, squares
+  return params, opt_state, said, squares, spoiled
+
+
+def _move(player, key, nets, batch, gather, axes, carry, j):
+  """Step j: ((params, opt_state), (metrics, squares, 1 if it is spoiled))."""
+  params, opt_state = carry
+  own = jax.random.fold_in(key, j)
+  (value, said), grads = jax.value_and_grad(
+    lambda p: player.loss(own, gather(p), nets, batch), has_aux=True
+  )(control.vary(params, axes))
+  _no_model_state(said)
+  value, said, grads = updates.whole(value, said, grads, axes)
+  grads = emas.start(grads)  # as wide as what the optimizer remembers
+  squares = jax.tree.map(updates.square, grads)
+  norm = jnp.sqrt(sum(jax.tree.leaves(squares)))
+  if player.clip_norm is not None:
+    clip = optax.clip_by_global_norm(player.clip_norm)
+    grads, _ = clip.update(grads, clip.init(params))
+  changes, slots = player.optimizer.update(grads, opt_state, params)
+  new = optax.apply_updates(params, changes)
+  if player.project is not None:
+    new = player.project(new)
+  finite = jnp.isfinite(value) & jnp.isfinite(norm)
+  finite &= jnp.isfinite(optax.tree.norm(changes))  # the optimizer's own, too
+  after = _where(finite, (new, slots), (params, opt_state))
+  spoiled = 1.0 - finite.astype(jnp.float32)
+  return after, (said | dict(loss=value, grad_norm=norm), squares, spoiled)
+
+
+def _steps(player, move, carry):
+  """All steps: (carry, (mean metrics, summed squares, steps spoiled))."""
+  if player.steps == 1:  # the commonest case, without a loop around it
+    return move(carry, 0)
+  if _unrolled(player, move, carry):
+    kept = []
+    for j in range(player.steps):
+      carry, of_one = move(carry, j)
+      kept.append(of_one)
+    kept = jax.tree.map(lambda *v: jnp.stack(v), *kept)
+  else:
+    steps = jnp.arange(player.steps, dtype=jnp.int32)
+    carry, kept = control.scan(move, carry, steps)
+  said, squares, spoiled = kept
+  return carry, (
+    averaging.merge(said, empty=0.0),
+    jax.tree.map(jnp.sum, squares),
+    spoiled.sum(),
+  )
+
+
+def _unrolled(player, move, carry):
+  """Returns whether a player's steps are written out: see `Player.unroll`."""
+  if player.unroll is not None:
+    return player.unroll
+  if jax.default_backend() != "cpu":
+    return False
+  return "conv_general_dilated" in control.called(move, carry, 0)
 
 
 def _no_model_state(metrics):
@@ -390,13 +515,13 @@ def _remembered(old, new):
   return new
 
 
-def _numbered(batch, shardings):
+def _numbered(batch, sharding):
   """Returns the batch with an "index", laid out as the batch is."""
   if not isinstance(batch, dict) or "index" in batch or not batch:
     return batch
   index = control.numbers(batch)
-  if shardings is not None:
-    index = control.constrain(index, shardings[1])
+  if sharding is not None:
+    index = control.constrain(index, sharding)
   return batch | dict(index=index)
 
 
@@ -407,15 +532,3 @@ def _check(players, params, main):
       f" {main!r} is to be the main one, but parameters are given of"
       f" {', '.join(map(repr, params)) or 'none'}; give every player its own"
     )
-
-
-def _slow_in_a_loop(move, carry):
-  """Returns whether a loop around `move` is better written out.
-
-  XLA's gradients of convolutions are ten times slower on a CPU in the body of a
-  loop than outside of one. Elsewhere a loop compiles faster and needs less
-  memory.
-  """
-  if jax.default_backend() != "cpu":
-    return False
-  return "conv_general_dilated" in str(jax.make_jaxpr(move)(carry, 0))

@@ -90,25 +90,39 @@ def test_inner_steps_are_a_loop_but_for_convolutions_on_a_cpu(convolution):
   assert ("stablehlo.while" in text) != convolution
 
 
-def test_steps_written_out_are_those_of_the_loop(monkeypatch):
+def test_steps_written_out_are_those_of_the_loop():
   """Each with its own key, and metrics over all of them."""
 
   def loss(key, params, nets, batch):
     aim = jax.random.normal(key, params.shape)
     return jnp.sum((params - aim) ** 2), dict(aim=aim.sum())
 
-  players = {"student": PLAYER(loss, steps=3)}
   ends = []
-  for written_out in (False, True):
-    monkeypatch.setattr(
-      alternating, "_slow_in_a_loop", lambda *_, slow=written_out: slow
-    )
+  for unroll in (False, True):
+    players = {"student": PLAYER(loss, steps=3, unroll=unroll)}
     params = {"student": jnp.ones(4)}
     state = alternating.init_state(jax.random.key(0), players, params)
     update = alternating.make_update(players)
     state, said = update(state, {"image": jnp.zeros((2, 1))})
     ends.append((state.params, said))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *ends)
+
+
+def test_a_step_that_the_optimizer_spoils_moves_nothing():
+  """Loss and gradient are finite; the optimizer's own number is not."""
+  broken = optax.sgd(lambda count: jnp.where(count == 1, jnp.nan, 0.1))
+  loss = lambda key, params, nets, batch: (jnp.sum(params**2), {})
+  players = {"student": training.Player(loss, broken)}
+  params = {"student": jnp.ones(4)}
+  state = alternating.init_state(jax.random.key(0), players, params)
+  update = alternating.make_update(players)
+  batch = {"image": jnp.zeros((2, 1))}
+  state, said = update(state, batch)
+  before = np.asarray(state.params)
+  assert said["skipped"] == 0 and (before < 1).all()
+  state, said = update(state, batch)
+  assert said["skipped"] == 1
+  np.testing.assert_array_equal(state.params, before)
 
 
 def test_a_player_that_rests_keeps_its_parameters_and_its_momentum():

@@ -459,16 +459,16 @@ def test_another_network_and_process_are_chosen_on_the_command_line(tmp_path):
   assert config.network_options == dict(width=8)
 
 
-def test_checks_of_the_project_are_told_from_other_errors():
+def test_errors_of_the_project_are_told_from_those_of_others():
   with pytest.raises(ValueError) as check:
     data.load("nothing")
-  assert console._is_check(check.value)
+  assert console._is_ours(check.value)
   with pytest.raises(TypeError) as bug:
     data.load.__wrapped__(3, 4)
-  assert not console._is_check(bug.value)
+  assert not console._is_ours(bug.value)
   with pytest.raises(TypeError) as other:
     jax.random.normal(1, 2, 3, 4)
-  assert not console._is_check(other.value)
+  assert not console._is_ours(other.value)
 
 
 @pytest.mark.parametrize("source", [{"x": np.ones(3)}, [], [{"y": 1}]])
