@@ -41,7 +41,7 @@ def consistency_distillation(
   huber: float | None = None,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method CD.
+  """Trains a consistency model on neighbours of the teacher's ODE (CD).
 
   Args:
     teacher: model(x, t[, label]) -> Prediction, guided if it is to be.

@@ -36,7 +36,7 @@ def consistency_training(
   huber: float | None = None,
   ema: float = 0.9,
 ) -> Method:
-  """Returns the method CT.
+  """Trains a consistency model from data alone, on pairs of one noise (CT).
 
   Args:
     teacher: None, there is none.

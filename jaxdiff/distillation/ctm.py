@@ -77,7 +77,7 @@ def ctm(
   last: str = "out",
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Trains a student of every jump from t to s, and of the score (CTM).
 
   Args:
     teacher: model(x, t[, label]) -> Prediction; None trains from scratch.

@@ -70,7 +70,9 @@ def ddo(
   clip: float = 50.0,
   ema: float = 0.99,
 ) -> Method:
-  """Returns the method. A batch holds "fake", samples of the reference, too.
+  """Fine-tunes a denoiser by its likelihood ratio to a frozen reference.
+
+  A batch holds "image", data, and "fake", samples of the reference.
 
   Networks are asked without dropout. Metrics are the mean "ratio_real" and
   "ratio_fake", and "unstable", 1 where `stable` is false.

@@ -71,7 +71,10 @@ def dmd(
   adversary: critics.Adversary | None = None,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method; the fake player trains {"score": ..., "head": ...}.
+  """Trains a few-step student along the gradient of KL(student || teacher).
+
+  The player "fake" trains {"score": ..., "head": ...}: the denoiser of the
+  student's samples and, with an adversary, its head.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction.

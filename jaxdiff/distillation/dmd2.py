@@ -43,7 +43,7 @@ def dmd2(
   gan_times: Any = None,
   **options: Any,
 ) -> Method:
-  """Returns the method.
+  """Trains a few-step student by DMD with a discriminator, without pairs.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction.

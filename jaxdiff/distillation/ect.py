@@ -41,7 +41,7 @@ def ect(
   huber: float = 0.0,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Tunes a denoiser into a consistency model on continuous pairs (ECT).
 
   Args:
     teacher: None, there is none but the student's own beginning.

@@ -54,7 +54,9 @@ def hf_diff(
   temperature: float = 1.0,
   **options: Any,
 ) -> Method:
-  """Returns the method; without either weight it is `sinsr`.
+  """Trains a one-step restorer by SinSR's loss and two losses of details.
+
+  With both weights 0 it is `sinsr`.
 
   Args:
     teacher: as in `sinsr`.

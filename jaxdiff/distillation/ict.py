@@ -40,7 +40,7 @@ def ict(
   huber: float = 0.00054,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Trains a consistency model from data alone, by iCT's schedules.
 
   Args:
     teacher: None, there is none.

@@ -32,7 +32,7 @@ def imitation(
   weighting: Any = "edm",
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Trains a network to give the answers of another model.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction.

@@ -171,7 +171,7 @@ def instarevive(
   control: Control | None = None,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Trains a one-step enhancer of restored images by distribution matching.
 
   A batch has "image", the true images, and "degraded" like them, what the light
   restorer made of the degraded ones. The student is sampled by the table of one

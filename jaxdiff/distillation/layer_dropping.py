@@ -58,7 +58,7 @@ def layer_dropping(
   self_teacher: float = 0.1,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Trains a network that skips layers, the more of them the more noise.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction; None learns from the data.

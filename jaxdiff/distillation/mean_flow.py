@@ -57,7 +57,7 @@ def mean_flow(
   jvp: Any = "exact",
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Trains the mean velocity between two times, from a teacher or from data.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction; None with velocity="data".

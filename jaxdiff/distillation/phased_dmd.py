@@ -77,7 +77,9 @@ def phased_dmd(
   margin: float = 0.05,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method, whose student is `Experts`.
+  """Trains one expert for each range of noise, by distribution matching.
+
+  The student is `Experts`.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction.

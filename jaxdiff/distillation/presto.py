@@ -55,7 +55,7 @@ def presto(
   null: int | None = None,
   **options: Any,
 ) -> Method:
-  """Returns the method.
+  """Trains a few-step student by DMD with EDM's four noise distributions.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction.

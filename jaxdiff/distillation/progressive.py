@@ -62,7 +62,9 @@ def progressive(
   weighting: str = "snr+1",
   ema: float = 0.99,
 ) -> Method:
-  """Returns the method: all rounds, `updates` updates each.
+  """Trains a student whose step is two of the teacher's, in halving rounds.
+
+  A round is `updates` updates; its student is the next round's teacher.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction, guided if it is to be.

@@ -73,7 +73,7 @@ def rcm(
   data: Any = None,
   ema: float | emas.Profile = EMA,
 ) -> Method:
-  """Returns the method.
+  """Trains a consistency model by sCM and by the scores of its own samples.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction, guided if it is to be.

@@ -55,7 +55,7 @@ def reflow(
   times: Any = None,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Trains a rectified flow on the pairs that a teacher's ODE connects.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction; None if all batches bring

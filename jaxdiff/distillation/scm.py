@@ -65,7 +65,7 @@ def scm(
   data: Any = None,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Trains a continuous-time consistency model, from a teacher or from data.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction, guided if it is to be; None

@@ -62,7 +62,7 @@ def score_mismatching(
   generator: generators.Generator | None = None,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Trains a one-step generator against a noise predictor, without a teacher.
 
   Args:
     teacher: is not looked at; None.

@@ -53,7 +53,7 @@ def shortcut(
   levels: int = 7,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Trains a student of any jump length, by the velocity and by its own halves.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction; None with velocity="data".

@@ -70,7 +70,7 @@ def sid(
   fake_times: Any = None,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Trains a one-step student by the Fisher divergence to the teacher (SiD).
 
   Args:
     teacher: as in `sim`, and so are all arguments that are not named here.

@@ -86,7 +86,7 @@ def sign(
   fake_times: Any = None,
   ema: float = 0.995,
 ) -> Method:
-  """Returns the method.
+  """Trains an idempotent map from noise to data, by the teacher's score.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction.

@@ -137,7 +137,7 @@ def sim(
   fake_times: Any = None,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method.
+  """Trains a one-step student by a divergence of its score and the teacher's.
 
   Args:
     teacher: model(x, t[, label]) -> Prediction; gradients run through it.

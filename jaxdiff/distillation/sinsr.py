@@ -69,7 +69,9 @@ def sinsr(
   frozen: Mapping[str, Any] | None = None,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method; batches are as `residuals` makes them.
+  """Trains a one-step restorer on the ends of a restoring teacher's ODE.
+
+  Batches are as `residuals` makes them.
 
   Args:
     teacher: model(r, t, label) -> Prediction of residuals; label is y.

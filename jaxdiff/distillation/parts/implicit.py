@@ -107,7 +107,7 @@ def method(
   fake_times: Any = None,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method of an objective; the arguments are those of `sim`."""
+  """Trains a student by an implicit objective; arguments as in `sim`."""
   fake = student if fake is None else fake
   if generator is None:
     generator = generators.one_step(student.process, start(student, sigma_init))

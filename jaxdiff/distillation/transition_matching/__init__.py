@@ -64,7 +64,9 @@ def transition_matching(
   label_dropout: float = 0.15,
   ema: float = 0.999,
 ) -> Method:
-  """Returns the method, for any of the variants.
+  """Trains a student that draws each transition from a learned law.
+
+  It serves all variants of transition matching.
 
   Args:
     student: made by `transitions`.
