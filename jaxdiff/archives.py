@@ -1,4 +1,4 @@
-"""Arrays of .npz files that others wrote: read, or refused with the reason.
+"""Reads .npz files of others, or refuses them with the reason.
 
 Nothing in a file is run: an archive with pickled objects is refused.
 """

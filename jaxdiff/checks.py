@@ -1,4 +1,4 @@
-"""Refusals at the public door: what was given, what was expected, the mend.
+"""Checks of arguments: what was given, what was expected, how to mend it.
 
 Every check runs while tracing. Values are looked at only where they are
 concrete; under a transformation a traced value passes.

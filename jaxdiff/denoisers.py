@@ -1,4 +1,4 @@
-"""From a network and its parameters to a model: model(x, t) -> Prediction.
+"""Denoisers: a network and its parameters as a model(x, t) -> Prediction.
 
 A `Denoiser` is a pytree: its parameters and labels are arrays that travel into
 jitted functions as arguments, its network and process are static. It is the

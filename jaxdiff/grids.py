@@ -1,4 +1,4 @@
-r"""Times to ask the network at: f64[n + 1], falling from noise to data.
+r"""Grids: times of network calls, f64[n + 1], falling from noise to data.
 
 Every grid begins at the process's t_max (or at a given `start`, as in image to
 image) and takes n steps. By default it ends at t_min. With `to_zero=True` its

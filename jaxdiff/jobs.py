@@ -1,4 +1,4 @@
-"""Many samples as one job: drawn over the devices, kept in shards, resumed.
+"""Sampling jobs: many samples over all devices, kept in shards, resumable.
 
 Sample i depends on the seed and on i alone; batches, devices and hosts only
 say who draws it. So a job needs no state but its finished shards: a process

@@ -1,4 +1,4 @@
-"""One job in a folder at a time: others are told who holds it.
+"""Locks: one job in a folder at a time; a second one is told who holds it.
 
 A job holds a lock of the operating system on a file of the folder, which says
 who holds it. The system drops the lock when the process ends, however it ends,

@@ -1,4 +1,4 @@
-"""A model as data: what `config.json` holds, and the denoiser it stands for."""
+"""Models as data: `config.json`, and the denoiser that it describes."""
 
 import dataclasses
 import inspect

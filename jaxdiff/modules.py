@@ -1,4 +1,4 @@
-"""Flax modules as functions, and what they carry beside their parameters.
+"""Flax modules as functions of parameters and state.
 
 A network is `params`, which are trained, and `state`, which is not: batch
 statistics, buffers, counters. As a function it is

@@ -1,4 +1,4 @@
-"""Devices: a mesh with a `data` axis, and what is laid out over it.
+"""Device meshes with a `data` axis, and shardings over them.
 
 Batches are split over the axis. Parameters are copied to every device, or, if
 they do not fit, split over the same axis and gathered where they are used

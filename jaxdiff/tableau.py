@@ -1,4 +1,4 @@
-r"""A solver as data: the table of what to do after every network call.
+r"""Tableau: a solver as a table of numbers, one row for each network call.
 
 State between calls: `y` (where the network is asked next), `a` (the anchor: the
 last accepted sample) and `h` (the last K outputs, newest first). One row is one

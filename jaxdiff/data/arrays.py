@@ -1,4 +1,4 @@
-"""Data sets as dicts of arrays: reading them from files, and their units.
+"""Data sets as dicts of arrays: reading them from files, scaling of pixels.
 
 What every reader of this package returns has the same conventions: `image` is
 f32[..., height, width, channels] in [-1, 1] where it was stored as uint8,

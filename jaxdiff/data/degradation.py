@@ -1,4 +1,4 @@
-"""What befalls images before they are restored: blur, smaller size, noise.
+"""Degradations for image restoration: blur, downsampling and noise.
 
 Pure functions of images f[batch, height, width, channels], jittable.
 """

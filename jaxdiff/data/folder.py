@@ -1,4 +1,4 @@
-"""A folder of pictures, decoded when they are asked for.
+"""A folder of image files as a data set; files are decoded when read.
 
 Nothing but names is read at first, so that a million pictures are ready in
 seconds. Their order is that of their relative paths, code point by code point:

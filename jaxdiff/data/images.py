@@ -1,4 +1,4 @@
-"""One picture file as an array: orientation, channels, crop and size."""
+"""Reads one image file: orientation, channels, crop and size."""
 
 import os
 from typing import Any

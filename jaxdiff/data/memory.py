@@ -1,4 +1,4 @@
-"""A source that is read on demand, as arrays in memory."""
+"""Reads a random-access source into arrays in memory."""
 
 import os
 from concurrent import futures

@@ -1,4 +1,4 @@
-"""Packages that only some readers need, imported when they are needed."""
+"""Imports optional packages of readers, with the command that installs them."""
 
 import importlib
 import types

@@ -1,4 +1,4 @@
-"""Batches read by other processes, through Grain, in our order.
+"""Batches read by other processes through Grain, in the same order.
 
 Batch number `step` is a pure function of `step`. So Grain is given the sequence
 of batches rather than of examples, and nothing to shuffle, cut or remember: its

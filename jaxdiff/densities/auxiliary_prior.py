@@ -1,4 +1,4 @@
-r"""An auxiliary prior at a small time: where a shortened diffusion begins.
+r"""Auxiliary prior: a density at a small time that a short diffusion begins at.
 
 The noise at tau smooths the data, so that a small model nu, fitted by maximum
 likelihood to x_tau, is close to p_tau where N(0, I) is not. Sampling draws

@@ -1,4 +1,4 @@
-"""Fitting a density by maximum likelihood: a small loop of its own."""
+"""Maximum likelihood: fits the parameters of a density by gradient descent."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a learned field is: equations, gauge, flow, statistics, convention."""
+"""Diagnostics of learned fields: equations, gauge, flow, dimension."""
 
 from jaxdiff.diagnostics import conservativity
 from jaxdiff.diagnostics import convention

@@ -1,4 +1,4 @@
-r"""Is a field a gradient? A differential and an integral test.
+r"""Conservativity: tests whether a field is a gradient.
 
 Differential: the Jacobian J = S + K of a gradient is symmetric. `asymmetry` is
 |K| / |J| in Frobenius norms, 0 for a gradient, 1 for a rotation; with random

@@ -1,4 +1,4 @@
-r"""Which convention a network follows, measured on data.
+r"""Conventions: measures on data which one a network follows.
 
 The sign of an output and the direction of time are silent mistakes: every
 answer has the right shape, and samples are noise. On data the mistake is loud.

@@ -1,4 +1,4 @@
-r"""How long to diffuse: the evidence lower bound as a function of T.
+r"""Diffusion time: the evidence lower bound as a function of T.
 
 For a score model started from a density nu at time T,
 

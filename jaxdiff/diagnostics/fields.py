@@ -1,4 +1,4 @@
-"""From a model to the field that diagnostics look at."""
+"""Scores and velocities of a model, as functions that diagnostics evaluate."""
 
 from collections.abc import Callable
 from typing import Any

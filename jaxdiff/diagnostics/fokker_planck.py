@@ -1,4 +1,4 @@
-r"""The Fokker-Planck residual of a model, and the gap that it opens.
+r"""Fokker-Planck residual of a model, and its gap between ODE and SDE.
 
 If a model's score obeys the equation of `losses.fokker_planck` and its law
 at t_max is right, the reverse SDE and the probability-flow ODE have one law;

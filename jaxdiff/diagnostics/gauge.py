@@ -1,4 +1,4 @@
-r"""Gauge freedom: the part of a field that no marginal distribution sees.
+r"""Gauge freedom: changes of a field that leave all marginals as they are.
 
 Under a density p every field is, uniquely, a gradient and a rest,
 

@@ -1,4 +1,4 @@
-r"""The dimension of the manifold that data lie on, from a learned field.
+r"""Intrinsic dimension of data, estimated from a learned field.
 
 By the flow: the Jacobian Y = d x_sigma / d x_start of the probability-flow ODE
 stretches along the manifold until sigma is below its scale and then no more,

@@ -1,4 +1,4 @@
-r"""The Wasserstein-gradient-flow reading of diffusion, and its audits.
+r"""Wasserstein gradient flow: diffusion as one, and tests of that reading.
 
 With f = -(g^2 / 2) grad V the forward process moves the density down the free
 energy F = E[V + log p], whose flow has the velocity

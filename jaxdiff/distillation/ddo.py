@@ -1,4 +1,4 @@
-r"""Direct discriminative optimisation (DDO): fine-tuning by one's own ratio.
+r"""DDO: direct discriminative optimisation by a likelihood ratio.
 
 A likelihood model p, begun at a frozen reference p_ref, is its own
 discriminator d = sigmoid(beta r) of data against the reference's samples:

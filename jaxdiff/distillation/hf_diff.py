@@ -1,4 +1,4 @@
-r"""HF-Diff: SinSR with losses of what a restored image lacks, its details.
+r"""HF-Diff: SinSR with two losses on a restored image's details.
 
 Two terms compare the student's one-step image with the true one, beside those
 of `sinsr`:

@@ -1,4 +1,4 @@
-r"""Imitation: a network learns to answer as another model does.
+r"""Imitation: regression of a network on another model's answers.
 
   E w |x0_student(x_t, t) - x0_teacher(x_t, t)|^2
 

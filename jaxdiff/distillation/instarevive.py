@@ -1,4 +1,4 @@
-r"""InstaRevive: distribution matching of a restorer, at noise that fits it.
+r"""InstaRevive: distribution matching for restoration, at adapted noise.
 
 A light restorer makes z of a degraded image, which a copy of a diffusion model
 enhances in one call at one fixed time, x = G(z, t_fix). It is trained by

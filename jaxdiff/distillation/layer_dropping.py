@@ -1,4 +1,4 @@
-r"""Presto-L: fewer layers where the noise needs fewer, and the last one always.
+r"""Presto-L: layer dropping by noise level; the last layer always runs.
 
 Of L residual blocks m(sigma) are skipped, more where there is more noise; with
 quantiles of the training law of sigma as the edges every budget is used equally

@@ -1,4 +1,4 @@
-r"""Phased DMD: distribution matching one range of noise after the other.
+r"""Phased DMD: distribution matching with one expert for each noise range.
 
 An expert G_k for each phase k goes from t_{k-1} to t_k by DDIM, and what it
 makes is not a clean sample but x_s at s = t_k. With a = alpha_t / alpha_s and

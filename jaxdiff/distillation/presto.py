@@ -1,4 +1,4 @@
-r"""Presto: distribution matching for EDM's family, with four noise laws.
+r"""Presto: DMD for the EDM family, with four noise distributions.
 
 `dmd` with a least-squares discriminator, where DMD2's discrete times become
 four distributions of the noise:

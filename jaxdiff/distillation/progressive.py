@@ -1,4 +1,4 @@
-r"""Progressive distillation: one step learns two of the teacher's, again.
+r"""Progressive distillation: one student step learns two teacher steps.
 
 On a grid t > m > s the teacher takes two DDIM steps, x_t -> x_m -> x_s. The
 student's one step from t to s leads there if its x0 is

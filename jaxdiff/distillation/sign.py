@@ -1,4 +1,4 @@
-r"""Score-based idempotent distillation: SIGN. Its base, IGN, is here too.
+r"""SIGN: score-based idempotent distillation; its base, IGN, is here too.
 
 A map f(x) of data and of noisy data that is told no time. Data are to be its
 fixed points, noise to land on them: f is then a projection onto the data, in

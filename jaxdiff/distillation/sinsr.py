@@ -1,4 +1,4 @@
-r"""SinSR: one-step restoration that knows the noise of a known image.
+r"""SinSR: one-step restoration by the noise of known images.
 
 A teacher restores a degraded image y by the probability-flow ODE of ResShift
 (`processes.resshift`): with r = x - y in the place of x, SinSR's deterministic

@@ -1,4 +1,4 @@
-r"""AMED: two calls a step, with a learned middle and a learned length.
+r"""AMED: two calls per step at a learned time with a learned step length.
 
 A step of DPM-Solver-2 (in eps) from lambda to lambda + h, h = lambda' - lambda:
 

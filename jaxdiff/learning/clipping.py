@@ -1,4 +1,4 @@
-"""Times that are learned as log(alpha / sigma), kept inside the process."""
+"""Learned times as log(alpha / sigma), clipped to the process."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-r"""Gradient descent on the numbers that make a table.
+r"""Gradient descent on the numbers of a table.
 
 `build(theta) -> Tableau` says what is free: every leaf (`bns`), a grid (`ld3`),
 a few numbers a step (`amed`). The loss is how far the table ends from the

@@ -1,4 +1,4 @@
-r"""What a learned solver learns from: noises, and where the ODE takes them.
+r"""Lessons of learned solvers: noises, and the ends of their ODE paths.
 
 The teacher is the same model, walked along the same ODE in many small steps. A
 lesson is a noise and its end; the solver that learns may make few calls, and

@@ -1,4 +1,4 @@
-r"""The log density carried along an ODE, by the table of the ODE itself.
+r"""Log-density along an ODE, carried by the table of the ODE itself.
 
 Along dX/dt = w . (v, eta) the log density obeys d log p = -w . (div v, div eta)
 dt, which is linear in the outputs as dX is: the table of x, run on the pair (x,

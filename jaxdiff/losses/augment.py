@@ -1,4 +1,4 @@
-r"""Augmentations that do not leak: the network is told what was done.
+r"""Non-leaking augmentation: the network is given the augmentation labels.
 
 An augmentation is a frozen dataclass, augment(key, images) -> (images, told)
 with told f[batch, width] or, of width 0, None. All its numbers are 0 for an

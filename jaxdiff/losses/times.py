@@ -1,4 +1,4 @@
-r"""Which times a loss is measured at: samplers times(key, n) -> t f[n].
+r"""Training times: samplers times(key, n) -> t f[n].
 
 Every sampler pushes uniform numbers u through the inverse of its distribution
 function, cut to the range of the process (not clipped: no mass piles up at the

@@ -1,4 +1,4 @@
-r"""Learned weighting: the loss of every noise level in units of what it is.
+r"""Learned loss weighting by the uncertainty of each noise level.
 
 With a learned u(c) of the noise level, c = log(sigma / alpha) / 4,
 

@@ -1,4 +1,4 @@
-r"""The Inception score: confident classes, and all of them.
+r"""Inception score: exp of the mutual information of sample and class.
 
   IS = exp(H(mean_i p_i) - mean_i H(p_i)) = exp(mean_i KL(p_i | mean p)),
 

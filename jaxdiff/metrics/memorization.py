@@ -1,4 +1,4 @@
-"""How far samples are from the training set: do they copy it?"""
+"""Memorization: distances of samples to the training set."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-r"""Mode coverage by a classifier: which classes are drawn, and how evenly.
+r"""Mode coverage: classes that a classifier finds among samples.
 
 Every sample is given its most probable class. A class is found if a sample of
 it is confident. The histogram h of classes is compared with that of the data by

@@ -1,4 +1,4 @@
-"""What every distance asks of the samples that it is given."""
+"""Checks of the sample arrays that metrics take."""
 
 from typing import Any
 

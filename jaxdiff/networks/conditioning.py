@@ -1,4 +1,4 @@
-r"""What EDM's networks are told beside the image: time, label, augmentation."""
+r"""Condition of EDM's networks: time, label and augmentation."""
 
 from typing import Any
 

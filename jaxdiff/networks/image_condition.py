@@ -1,4 +1,4 @@
-"""Networks that look at a second image: restoration, inpainting, colouring."""
+"""Networks conditioned on a second image, for restoration and inpainting."""
 
 from typing import Any
 

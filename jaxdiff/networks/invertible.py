@@ -1,4 +1,4 @@
-r"""An invertible network of images: wavelets that likelihood has bent.
+r"""Invertible network of images: Haar wavelets with learned couplings.
 
 Every level splits an image by the orthonormal Haar transform into its low band
 and three bands of details, at half the resolution,

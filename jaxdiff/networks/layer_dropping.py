@@ -1,4 +1,4 @@
-"""Networks that run fewer of their blocks where the time condition says so.
+"""Layer-dropping networks: the time condition sets how many blocks run.
 
 With L blocks and a budget of m skipped ones, it runs blocks 0..L - m - 2 and
 then the last, L - 1: the last block changes the scale of the stream most, and

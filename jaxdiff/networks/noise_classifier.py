@@ -1,4 +1,4 @@
-"""A perceptron that tells how noisy its input is."""
+"""Noise classifier: a perceptron that predicts the noise level."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""Where a token is: rotations of queries and keys, waves over a grid."""
+"""Position embeddings: rotary for attention, sinusoidal on a grid."""
 
 import jax
 import jax.numpy as jnp

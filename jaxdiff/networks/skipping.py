@@ -1,4 +1,4 @@
-"""Residual blocks that a call of a Linen network passes by.
+"""Skippable residual blocks: a call of a Linen network may leave some out.
 
 A skipped block is the identity. No network is written for it: Flax lets calls
 of submodules be intercepted, so residual *branches* (modules whose output is

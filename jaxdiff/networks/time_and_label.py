@@ -1,4 +1,4 @@
-"""What a transformer is told: the time, and a class, a vector or nothing."""
+"""Condition of transformers: the time, and a class, a vector or nothing."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-r"""What the transformers share: attention and the adaLN-Zero block.
+r"""Transformer blocks: attention and adaLN-Zero.
 
 A block of Peebles and Xie (2023), https://arxiv.org/abs/2212.09748, section
 3.2, with (shift, scale, gate) twice linear in silu(emb) and LN without weights:

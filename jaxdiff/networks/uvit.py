@@ -1,4 +1,4 @@
-r"""U-ViT: everything is a token, and long skips join shallow and deep blocks.
+r"""U-ViT: a transformer with time and label as tokens, and long skips.
 
 The time, the label and the patches are tokens of one sequence with learned
 positions. With depth = 2 n + 1 blocks h <- B_i(h),

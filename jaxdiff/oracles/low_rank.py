@@ -1,4 +1,4 @@
-r"""One Gaussian in a thin basis, fitted to data: its denoiser and its flow.
+r"""Low-rank Gaussian fitted to data: its denoiser and its flow, exactly.
 
 With data N(mu, U diag(v) U^T + r (I - U U^T)), U [d, k] orthonormal, everything
 is a gain along the basis and one gain g off it:

@@ -1,4 +1,4 @@
-r"""Gaussian mixtures with full covariances: everything is known exactly.
+r"""Gaussian mixtures with full covariances: exact denoiser, score and flow.
 
 If data is sum_k w_k N(mu_k, Sigma_k), then x = alpha x0 + sigma eps is the
 mixture of N(alpha mu_k, C_k), C_k = alpha^2 Sigma_k + sigma^2 I, and with the

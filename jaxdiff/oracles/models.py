@@ -1,4 +1,4 @@
-"""From a known distribution to a model: model(x, t) -> Prediction."""
+"""Exact models: a known distribution as model(x, t) -> Prediction."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-r"""How much of a model's score simpler scores explain, level by level.
+r"""Score ladder: how much of a model's score simpler scores explain.
 
   unexplained(t) = E |s - s_ref|^2 / E |s|^2,   x_t = alpha x0 + sigma eps,
 

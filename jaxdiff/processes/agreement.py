@@ -1,4 +1,4 @@
-"""Whether a table, a model and a process belong together.
+"""Agreement of table, model and process: comparison by noise levels.
 
 Times mean nothing by themselves: t = 0.5 is one noise level of one process and
 another of another. Two processes agree if they have the same alpha and sigma at

@@ -1,4 +1,4 @@
-"""The law of a process's noise, and what asks for a normal one.
+"""Noise distributions of processes, and checks for normal noise.
 
 Whoever draws the noise, scores it or divides by it asks `process.noise`. The
 ODE, its solvers and every denoiser are right for any law; what adds normal

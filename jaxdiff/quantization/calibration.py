@@ -1,4 +1,4 @@
-r"""Calibration sets: what a network is shown to find the ranges of its layers.
+r"""Calibration sets: network inputs from which layer ranges are found.
 
 Activations drift with the noise level, so the set must mix times, and states of
 the denoising process calibrate better than images do. "ndtc" (normally

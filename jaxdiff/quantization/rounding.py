@@ -1,4 +1,4 @@
-r"""Learned rounding: up or down, as the layer's output likes it.
+r"""Learned rounding of weights: up or down, by the layer's output.
 
 Rounding to the nearest is not best for the layer. With n = floor(w / s) + h(V),
 h = clip(1.2 sigmoid(V) - 0.1, 0, 1), V is learned on the layer's own inputs by

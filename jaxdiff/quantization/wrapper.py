@@ -1,4 +1,4 @@
-r"""A quantized network as a model: it goes wherever the denoiser went.
+r"""Quantized networks as models, in place of the denoiser.
 
 `quantize` replaces the kernels of every Dense and Conv of a Flax Linen network
 by int8, and what enters these layers by a grid fitted on a calibration set. It

@@ -1,4 +1,4 @@
-r"""Adjusted DDIM: DDIM that gives back the variance it loses, deterministic.
+r"""Adjusted DDIM (aDDIM): DDIM with its lost variance restored, deterministic.
 
 Given x at t, the data are not the answer x0 but spread about it, with variance
 v_t a value. A DDIM step that knew them would end at

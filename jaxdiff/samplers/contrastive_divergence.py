@@ -1,4 +1,4 @@
-r"""Contrastive divergence: an energy model trained against its short chains.
+r"""Contrastive divergence: trains an energy model against short chains.
 
 For p_theta proportional to exp(-E_theta(x)) the gradient of the negative
 log-likelihood is E_data[grad_theta E] - E_model[grad_theta E]; CD-k takes the

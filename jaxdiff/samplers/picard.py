@@ -1,4 +1,4 @@
-r"""Parallel in time: all steps of a window at once, until they agree.
+r"""Picard iteration: all steps of a window in parallel, until they agree.
 
 A one-step table is a chain x_{i+1} = Phi_i(x_i, z_i). For any guess of the
 whole path the network can be asked at all of its points in parallel; the path

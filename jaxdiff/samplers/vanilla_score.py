@@ -1,4 +1,4 @@
-r"""Sampling with the vanilla score: start at the data, stop early.
+r"""Vanilla score: Langevin chains that start at the data and stop early.
 
 The score of the data itself, learned without noise (`losses.implicit_score`),
 is right only where there are data. Langevin chains that start anywhere else

@@ -1,4 +1,4 @@
-r"""What candidates are judged by: samples f[batch, ...] -> scalar, in JAX.
+r"""Fitness of candidates: samples f[batch, ...] -> scalar, in JAX.
 
 Fitnesses are pytrees, so their targets travel into the compiled search as
 arguments. `Rmse` compares sample by sample with what a teacher made of the same

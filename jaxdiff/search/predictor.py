@@ -1,4 +1,4 @@
-r"""A small predictor of scores: an ensemble of perceptrons that rank.
+r"""Score predictor: a small ensemble of perceptrons that ranks candidates.
 
 Only the order of candidates matters to a search, so pairs are ranked instead of
 scores regressed: with p the prediction and s the score of two candidates,

@@ -1,4 +1,4 @@
-r"""What every solver shares: its coefficients, and both ends of the grid.
+r"""Building blocks of solvers: coefficients, `@solver`, both ends of a grid.
 
 `@solver` is the door: it checks the grid, and it defines, once for all of them,
 the two steps that no formula in log(alpha / sigma) survives:

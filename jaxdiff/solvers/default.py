@@ -1,4 +1,4 @@
-"""What to take when only the number of calls is known.
+"""The default rule: a grid and a solver for a number of calls.
 
 `angular_adams` on the `angular` grid. Below eight calls a corrector sees too
 little to be right and costs stability: there the third-order predictor alone

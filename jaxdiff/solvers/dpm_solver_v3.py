@@ -1,4 +1,4 @@
-r"""DPM-Solver-v3: the parametrization that a model's statistics make best.
+r"""DPM-Solver-v3: the parametrization from a model's empirical statistics.
 
 With the curves l, s, b of `v3_statistics`, L = int l, S = int s and u =
 x / alpha, the flow du/dlambda = -l u - f from i to j is exactly

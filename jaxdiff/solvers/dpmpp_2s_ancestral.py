@@ -1,4 +1,4 @@
-r"""DPM-Solver++(2S) ancestral: an ODE step too far, noise back.
+r"""DPM-Solver++(2S) ancestral: an ODE step past the target, then new noise.
 
 Each step goes by DPM-Solver++(2S) not to the noise level s' = sigma' / alpha'
 but to s_down below it, and adds the difference:

@@ -1,4 +1,4 @@
-r"""How a run ends: three policies for any table.
+r"""Final step: three policies for the last step of any table.
 
 | policy        | what becomes of the table                                   |
 |---------------|-------------------------------------------------------------|

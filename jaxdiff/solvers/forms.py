@@ -1,4 +1,4 @@
-r"""Every prediction is a velocity, along a clock of its own.
+r"""Forms of the ODE: each prediction is a velocity in a clock of its own.
 
 Along the probability-flow ODE, for each kind of prediction F,
 

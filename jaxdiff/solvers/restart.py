@@ -1,4 +1,4 @@
-r"""Restart: forward noise, then the ODE again, over chosen stretches.
+r"""Restart: forward noise and the ODE again, over chosen intervals.
 
 An ODE solver runs from noise to data. Where it has reached the noise level
 `low` of an interval, this is done `times` times over: as much fresh noise as

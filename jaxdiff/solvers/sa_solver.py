@@ -1,4 +1,4 @@
-r"""SA-Solver: stochastic Adams, a predictor and a free corrector of any order.
+r"""SA-Solver: stochastic Adams predictor and corrector of any order.
 
 The reverse SDE whose noise at time t has tau(t)^2 times the forward variance,
 with c = 1 + tau^2 held over a step of length h in lambda:

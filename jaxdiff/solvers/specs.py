@@ -1,4 +1,4 @@
-"""Solvers by their text: "heun_churn(churn=40)", as a command line gives them.
+"""Solver specifications: solvers by text, as in "heun_churn(churn=40)".
 
 A spec is the name of a solver of this package and its options by name, values
 as Python writes them. Words need no quotes, unipc(output=eps), and an option

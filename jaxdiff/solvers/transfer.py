@@ -1,4 +1,4 @@
-r"""The same method under another process, and every method in one form.
+r"""Transfer: the table of a method under another process, or in another form.
 
 All Gaussian processes are one curve in v = x / alpha against rho = sigma /
 alpha. So a table of process A does under process B exactly what it did if each

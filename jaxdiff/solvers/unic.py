@@ -1,4 +1,4 @@
-r"""UniC: one more order for any multistep solver, at no more calls.
+r"""UniC: a corrector for any multistep solver, without further calls.
 
 After the call at the predicted point the step that led there is taken once
 more, with that call among its values: the polynomial through F at the step's

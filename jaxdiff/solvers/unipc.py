@@ -1,4 +1,4 @@
-r"""UniPC: order p + 1 by one call per step, a predictor and a free corrector.
+r"""UniPC: predictor and corrector of order p + 1, one call per step.
 
 The predictor extrapolates m (x0 or eps) through the last p calls. After the
 call at the predicted point, the corrector redoes the same step with that call

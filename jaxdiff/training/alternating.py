@@ -1,4 +1,4 @@
-r"""One update of several networks that train one another, as one program.
+r"""Alternating training: several networks in one jitted update.
 
   for each player, in their order:
     steps times:

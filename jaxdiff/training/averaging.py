@@ -1,4 +1,4 @@
-"""The mean of metrics over updates, or over the parts of a batch."""
+"""Means of metrics over updates, or over parts of a batch."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-r"""Averages of the parameters over the updates, also ones chosen afterwards.
+r"""Averages of parameters over updates, and post-hoc averages.
 
 An average after update k = 1, 2, ... is avg <- d_k avg + (1 - d_k) params:
 

@@ -1,4 +1,4 @@
-"""Labels that a network can take."""
+"""Checks of labels against the classes of a network."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The denoiser of a training's folder, and what tells its checkpoints apart."""
+"""Reads the denoiser of a training run, and its fingerprint."""
 
 import dataclasses
 import hashlib

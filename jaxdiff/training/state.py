@@ -1,4 +1,4 @@
-"""What training carries from one update to the next."""
+"""State of training: parameters, optimizer, averages, key and step."""
 
 from typing import Any, NamedTuple
 

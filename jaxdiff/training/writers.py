@@ -1,4 +1,4 @@
-"""Where reports go: CSV files, TensorBoard, several at once."""
+"""Writers of reports: CSV files, TensorBoard, several at once."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Weights that somebody else trained: from their files to (config, params).
+"""Published weights: from their files to (config, params).
 
 Every converter is load(path) -> (training.ModelConfig, params), and nothing in
 a file is ever run; `experiments/convert.py` writes the result as a run folder.

@@ -1,4 +1,4 @@
-"""A model in one .npz file: parameters in float16, and a card that tells all.
+"""Zoo files: a model as one .npz of float16 parameters and a card.
 
 The file holds every parameter under its path in the tree, "down0_0/kernel", and
 under "card" a JSON text: the model as `models.ModelConfig` has it, and the

@@ -1,4 +1,4 @@
-r"""Adaptive weights: every term of a loss pulls as hard as the first.
+r"""Adaptive loss weights: every term has the gradient norm of the first.
 
 With g the gradients in the weights of a network's last layer alone,
 

@@ -1,4 +1,4 @@
-r"""The fake score: a denoiser of what the generator makes now.
+r"""Fake score: a denoiser of the generator's current samples.
 
 It is trained by ordinary denoising on the generator's samples: the density of a
 generator is not known, but the score of its noised samples can be learned.

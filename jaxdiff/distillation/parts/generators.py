@@ -1,4 +1,4 @@
-r"""What a student is asked while it is trained: generators.
+r"""Generators: how a student makes samples while it is trained.
 
 generator(key, model, batch) -> x0, like batch["image"]. The model is the
 student with the parameters that are trained; x0 carries gradients through its

@@ -1,4 +1,4 @@
-"""What every method of distillation is: players, and what they look at.
+"""Method: the players of a distillation, and the models they look at.
 
 A builder, one for each method, takes a teacher and a student and returns a
 `Method`. The rest is the same for all of them:

@@ -1,4 +1,4 @@
-r"""Teacher steps: any table, from places of a grid that differ by sample.
+r"""Teacher steps: any table, from times that differ between samples.
 
 Distillation along trajectories asks for single steps t_i -> t_{i+1} of a solver
 with another i for every sample. The tables of all intervals of a grid are made

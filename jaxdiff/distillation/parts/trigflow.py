@@ -1,4 +1,4 @@
-r"""TrigFlow: every Gaussian process as a turn by an angle.
+r"""TrigFlow: every Gaussian process as a rotation by an angle.
 
 With d = sigma_data and S = sqrt(alpha^2 d^2 + sigma^2) any process is
 

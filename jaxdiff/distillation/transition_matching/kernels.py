@@ -1,4 +1,4 @@
-r"""What the three variants share: supervision, the flow of a token, writing.
+r"""Kernels: what the three variants share: supervision and the flow of a token.
 
 A kernel p(B | A) is itself a flow, with an inner time s from 0 to 1:
 

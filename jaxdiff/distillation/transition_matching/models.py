@@ -1,4 +1,4 @@
-"""The chain that is learned, and how its states are cut into tokens."""
+"""Chains of transition matching, and their states as tokens."""
 
 import dataclasses
 import math
