@@ -163,7 +163,7 @@ def check(
 
   Args:
     model: the denoiser.
-    shape: of one sample.
+    shape: shape of one sample.
     images: f[n, *shape] to be noised; None takes Gaussian noise of the data's
       size, on which errors mean nothing and are left out.
 

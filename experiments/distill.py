@@ -71,7 +71,7 @@ class Task(NamedTuple):
   """A teacher, what it was trained on, and the network of its students.
 
   Attributes:
-    config: of the teacher's network, or of the one that will imitate it.
+    config: config of the teacher's network, or of the one that will imitate it.
     teacher: model(x, t[, label]) -> Prediction, guided if it is to be.
     network: the teacher as a Denoiser; None if it is exact.
     source: the data.

@@ -319,10 +319,10 @@ def evaluate(
   Args:
     samples: as --samples.
     reference: as --reference.
-    name: of the features.
+    name: name of the features.
     chosen: names of metrics, None for all.
     weights: file of the extractor's weights.
-    reference_options: of `data.load`.
+    reference_options: options of `data.load`.
     num: images of either set, at most, evenly spread.
     batch: images at a time, on every device.
     out: folder of the results.

@@ -85,7 +85,7 @@ class Target(NamedTuple):
   Attributes:
     model: the denoiser.
     process: its forward process.
-    shape: of one sample.
+    shape: shape of one sample.
     data: samples of the true distribution, for the distance.
   """
 

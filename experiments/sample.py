@@ -73,12 +73,12 @@ def table_for(
   """Returns a solver's table to sigma = 0 for a budget of calls.
 
   Args:
-    process: of the model.
+    process: process of the model.
     solver: its name and options, "unipc(order=3)", or "default", which has its
       own grid.
     grid: a name in `grids.GRIDS`.
     calls: network calls, at most.
-    **options: of the solver, unless `solver` gives them.
+    **options: options of the solver, unless `solver` gives them.
 
   Raises:
     ValueError: for text that names no solver, and if not even one step fits
@@ -116,7 +116,7 @@ def draw(
   Args:
     model: the denoiser.
     table: the solver.
-    shape: of one sample.
+    shape: shape of one sample.
     num: number of samples.
     batch: samples drawn at a time; the last batch is padded to it.
     **options: seed, classes, label and others of `jobs.Job`.
@@ -141,7 +141,7 @@ def setting_of(
   Args:
     config: the model.
     model: the same with its weights.
-    step: of the checkpoint, if it is known.
+    step: step of the checkpoint, if it is known.
   """
   fields = dataclasses.asdict(config)
   for name in ("dataset", "dataset_options"):  # tell nothing of the samples
@@ -211,8 +211,8 @@ def trajectory(
   """Draws what the network took for the clean samples, call after call.
 
   Args:
-    job: of images.
-    path: of the PNG file.
+    job: job of images.
+    path: path of the PNG file.
     rows: number of samples, the first ones.
     columns: number of calls shown, at most, evenly spread; the last is.
   """

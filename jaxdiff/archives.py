@@ -29,7 +29,7 @@ def check(path: str | os.PathLike, mend: str) -> pathlib.Path:
   """Returns the path of a file that is there and is an .npz archive.
 
   Args:
-    path: of the file.
+    path: path of the file.
     mend: how such a file is made, for the messages.
 
   Raises:
@@ -78,7 +78,7 @@ def read(
   """Returns the arrays of an .npz file.
 
   Args:
-    path: of the file.
+    path: path of the file.
     mend: how such a file is made, for the messages.
     wanted: names of those that are read; all by default.
 

@@ -138,7 +138,7 @@ def order(value: int | None, steps: int, highest: int, name: str) -> int:
     value: what the user asked for; None is the highest that `steps` allows.
     steps: number of steps of the grid.
     highest: the highest order that the method is defined for.
-    name: of the solver, for the message.
+    name: name of the solver, for the message.
 
   Raises:
     ValueError: if the order is outside of 1..highest or exceeds the steps.
@@ -425,7 +425,7 @@ def number(
 
   Args:
     value: what arrived.
-    name: of the argument, for the message.
+    name: name of the argument, for the message.
     least: smallest value, itself allowed.
     above: largest value that is not allowed any more, at the low end.
     below: smallest value that is not allowed any more, at the high end.

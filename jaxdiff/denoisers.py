@@ -120,7 +120,7 @@ class Denoiser:
       until: scalar or f[batch], where a network that jumps goes; t if None.
       augment: f[batch, d], how the data were augmented, for networks that are
         told so; None says that they were not.
-      key: of the dropout, which there is in training alone.
+      key: PRNG key of the dropout, which there is in training alone.
 
     Raises:
       ValueError: if the network's output is not shaped like x, or `until` is

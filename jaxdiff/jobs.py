@@ -35,11 +35,11 @@ class Job:
   Attributes:
     model: the denoiser, its parameters where they are to be used (`place`).
     table: the solver.
-    shape: of one sample.
-    seed: of their noise.
+    shape: shape of one sample.
+    seed: seed of their noise.
     classes: number of classes, 0 for an unconditional model.
     label: class of all; None takes every class in turn.
-    guidance_scale: of classifier-free guidance.
+    guidance_scale: scale of classifier-free guidance.
     mesh: the devices a batch is split over; None for the default device.
 
   Raises:
@@ -136,7 +136,7 @@ def draw(
 
   Args:
     job: what to draw.
-    spans: of at most `batch` samples each.
+    spans: spans of at most `batch` samples each.
     batch: samples drawn at a time, at least; a multiple of the devices.
 
   Raises:
@@ -195,7 +195,7 @@ def conditional(
     model: the denoiser.
     label: i32[batch].
     classes: number of classes, 0 for an unconditional model.
-    scale: of classifier-free guidance.
+    scale: scale of classifier-free guidance.
   """
   if not classes:
     return model
@@ -225,7 +225,7 @@ def write(
 
   Args:
     job: what to draw.
-    folder: of the shards.
+    folder: folder of the shards.
     num: number of samples.
     shard_size: samples in a shard.
     batch: samples drawn at a time.

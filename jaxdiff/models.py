@@ -38,7 +38,7 @@ class ModelConfig:
   """A denoiser without its parameters; every field can be stored as JSON.
 
   Attributes:
-    shape: of one sample, (8, 8, 1).
+    shape: shape of one sample, (8, 8, 1).
     network: name of the network, one of `networks.NETWORKS`.
     network_options: its attributes.
     num_classes: number of classes, 0 for none; label `num_classes` is null.
@@ -49,7 +49,7 @@ class ModelConfig:
     time: what the network is told about the time, one of `denoisers.TIMES`.
     scale_input: whether its input is scaled, as in `denoisers.Denoiser`.
     jumps: whether the network is told where to jump, as students of CTM are.
-    bounds: of a mixture of experts over time, `denoisers.Experts`: K + 1
+    bounds: bounds of a mixture of experts over time, `denoisers.Experts`: K + 1
       falling times; none for a single network.
     dataset: name of the data it was trained on, as `data.load` takes it, or "".
     dataset_options: the options of `data.load`.
@@ -86,8 +86,8 @@ def make_denoiser(
 
   Args:
     config: the model.
-    key: of the initial parameters; None leaves shapes and dtypes in their
-      place, which cost nothing.
+    key: PRNG key of the initial parameters; None leaves shapes and dtypes in
+      their place, which cost nothing.
 
   Raises:
     ValueError: for an unknown network, process or prediction, and for options

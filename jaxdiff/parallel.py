@@ -99,7 +99,8 @@ def fully_sharded(
   one that has none, or is small, is copied to every device.
 
   Args:
-    tree: of arrays or ShapeDtypeStructs: parameters, or a whole TrainState.
+    tree: tree of arrays or ShapeDtypeStructs: parameters, or a whole
+      TrainState.
     mesh: with an axis `data`.
     smallest: numbers in the smallest leaf that is split.
   """

@@ -388,7 +388,7 @@ def reverse(tableau: Tableau, t_end: float) -> Tableau:
   is that of one first-order step.
 
   Args:
-    tableau: of memory 1, without noise and without data dimensions.
+    tableau: tableau of memory 1, without noise and without data dimensions.
     t_end: the time that the table ends at.
 
   Raises:
@@ -462,7 +462,7 @@ def save(
   kept, which is enough to tell a model of another process.
 
   Args:
-    path: of the file; its folder is made if it is not there.
+    path: path of the file; its folder is made if it is not there.
     tableau: one table with concrete leaves.
     about: where it comes from (model, process, error on which noises, ...),
       anything that JSON can hold; read back by `about`.

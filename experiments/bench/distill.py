@@ -390,7 +390,7 @@ def report(
     measure: those of the one that it is compared with.
     programs: those of `compiled`.
     held: bytes of models, state and batch.
-    gflops: of an update.
+    gflops: GFLOPs of an update.
   """
   ratios = [a / b for a, b in zip(took, measure, strict=True)]
   said, temporary, fresh = {}, [], []

@@ -85,7 +85,7 @@ def train(
 
   Args:
     model: as `fresh` makes it, or any other with `params`.
-    seed: of noise and order of the data; give `fresh` the same.
+    seed: seed of noise and order of the data; give `fresh` the same.
     loss: loss(key, params, batch) -> (scalar, metrics); `losses.denoising` of
       the model by default.
     steps: number of updates.

@@ -51,7 +51,7 @@ class Setting(NamedTuple):
 
   Attributes:
     label: what it is called there.
-    shape: of one sample; (length,) of tokens.
+    shape: shape of one sample; (length,) of tokens.
     options: attributes that are not our defaults.
     classes: number of classes.
     millions: published number of parameters.

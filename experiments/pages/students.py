@@ -119,7 +119,7 @@ def _drawn(
 
   Args:
     config: what `distill.draw` draws by.
-    name: of the method, or "teacher".
+    name: name of the method, or "teacher".
     model: the student or the teacher.
     on: as `distill.task` returns it.
     calls: numbers of calls.

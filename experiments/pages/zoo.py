@@ -54,7 +54,7 @@ class Recipe:
 
   Attributes:
     config: file of experiments/configs/.
-    changes: of its entries.
+    changes: new values of its entries.
     what: the model in a line.
   """
 

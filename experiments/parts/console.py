@@ -116,7 +116,7 @@ def place(folder: pathlib.Path, committed: str) -> pathlib.Path:
   """Returns where a result goes: into `folder`, or with --publish to its place.
 
   Args:
-    folder: of the runs; the result has the same name there.
+    folder: folder of the runs; the result has the same name there.
     committed: its path in a checkout.
 
   Raises:
@@ -135,8 +135,8 @@ def define_config_file(
 
   Args:
     default: name of a file of configs/, without its suffix; None for none.
-    help_string: of the flag.
-    **options: of `config_flags.DEFINE_config_file`.
+    help_string: help of the flag.
+    **options: options of `config_flags.DEFINE_config_file`.
   """
   from ml_collections import config_flags
 
@@ -149,7 +149,7 @@ def define_config(config: Any, help_string: str) -> None:
 
   Args:
     config: a ConfigDict.
-    help_string: of the flag.
+    help_string: help of the flag.
   """
   from ml_collections import config_flags
 

@@ -47,7 +47,7 @@ class Row:
   """A line of the table.
 
   Attributes:
-    name: of what was measured.
+    name: name of what was measured.
     better: "lower" or "higher".
     interval: the measurement.
     halves: the same of one half of the reference against the other: what

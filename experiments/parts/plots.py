@@ -72,10 +72,10 @@ def frontier(
 
   Args:
     plt: matplotlib's pyplot, handed over by `picture`.
-    rows: of the sweep; each solver is drawn at its best grid.
+    rows: rows of the sweep; each solver is drawn at its best grid.
     floor: distance to data of the converged ODE.
-    path: of the PNG file.
-    title: of the figure.
+    path: path of the PNG file.
+    title: title of the figure.
   """
   figure, axes = plt.subplots(1, 3, figsize=(15, 4.8), sharex=True)
   panels = [
@@ -137,8 +137,8 @@ def samples(
     plt: matplotlib's pyplot, handed over by `picture`.
     images: f[n, height, width, 1 or 3] become a grid of the first `shown`,
       f[n, 2] points of the plane; nothing is drawn for other shapes.
-    path: of the PNG file.
-    title: of the picture.
+    path: path of the PNG file.
+    title: title of the picture.
     shown: number of images, at most.
   """
   if images.ndim == 4 and images.shape[-1] in (1, 3):
@@ -210,7 +210,7 @@ def image_rows(
   Args:
     plt: matplotlib's pyplot, handed over by `picture`.
     rows: f[n, height, width, 1 or 3] in [-1, 1] each, by its label.
-    path: of the PNG file.
+    path: path of the PNG file.
   """
   n = len(next(iter(rows.values())))
   figure, axes = plt.subplots(
@@ -243,8 +243,8 @@ def search(
     scores: f[m], in the order of evaluation.
     rows: the winner's and those of known solvers, as experiments.search has
       them.
-    path: of the PNG file.
-    title: of the figure.
+    path: path of the PNG file.
+    title: title of the figure.
   """
   figure, axis = plt.subplots(figsize=(7, 4.8))
   scores = np.asarray(scores)
@@ -291,8 +291,8 @@ def training(
   Args:
     plt: matplotlib's pyplot, handed over by `picture`.
     table: metrics.csv of the run.
-    path: of the PNG file.
-    title: of the figure.
+    path: path of the PNG file.
+    title: title of the figure.
   """
   with table.open(newline="") as f:
     rows = list(csv.DictReader(f))
@@ -329,7 +329,7 @@ def point_panels(
   Args:
     plt: matplotlib's pyplot, handed over by `picture`.
     points: f[n, 2] each, by its label.
-    path: of the PNG file.
+    path: path of the PNG file.
     columns: panels beside one another.
   """
   rows = math.ceil(len(points) / columns)

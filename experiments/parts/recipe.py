@@ -44,7 +44,7 @@ def check(config: config_dict.ConfigDict) -> None:
   Entries that are None are left to what takes them.
 
   Args:
-    config: of experiments/train.py or of experiments/distill.py.
+    config: config of experiments/train.py or of experiments/distill.py.
 
   Raises:
     TypeError: for what is no number.
@@ -69,7 +69,7 @@ def model(
 
   Args:
     config: the configuration.
-    sample: of the data, "image" f[n, ...].
+    sample: sample of the data, "image" f[n, ...].
   """
   return models.ModelConfig(
     shape=tuple(sample["image"].shape[1:]),

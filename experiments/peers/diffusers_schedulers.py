@@ -70,7 +70,7 @@ def walk(
 
   Args:
     made: the scheduler.
-    problem: of whose grid `places` are the indices that are asked.
+    problem: the problem of whose grid `places` are the indices that are asked.
     predict: (problem, x, i) -> what their model would return.
     places: indices into the grid; 0..n - 1 by default.
   """

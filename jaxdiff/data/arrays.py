@@ -100,7 +100,7 @@ def check_finite(images: np.ndarray, name: str) -> None:
 
   Args:
     images: f[n, ...] or whole numbers, which are finite.
-    name: of the images, to open the message with.
+    name: name of the images, to open the message with.
 
   Raises:
     ValueError: the first image that is not finite is named by its index.

@@ -19,7 +19,8 @@ def blur(x: jax.Array, std: float) -> jax.Array:
 
   Args:
     x: f[batch, height, width, channels].
-    std: of the kernel in pixels, which reaches three of it; 0 is no blur.
+    std: standard deviation of the kernel in pixels, which reaches three of it;
+      0 is no blur.
 
   Raises:
     ValueError: for a negative std, or a kernel that reaches beyond the image.
@@ -96,7 +97,7 @@ def degrade(
     key: PRNG key of the noise.
     x: f[batch, height, width, channels].
     factor: how many times smaller.
-    blur_std: of the blur, in pixels of x.
+    blur_std: standard deviation of the blur, in pixels of x.
     noise: standard deviation, in units of x.
     index: i32[batch], the samples' numbers, which name their noise.
   """

@@ -103,12 +103,12 @@ def to_device(
   """Copies batches to the device ahead of their use.
 
   Args:
-    iterator: of trees of arrays; with get_state() and set_state(state), as
-      `batches` returns it, its position can be stored and restored. It is read
-      by a thread: leave it alone until `close`.
-    sharding: of every array; for instance `parallel.batch_sharding(mesh)`.
-      With several processes each gives its own rows of the global batch. None
-      is the default device.
+    iterator: iterator of trees of arrays; with get_state() and
+      set_state(state), as `batches` returns it, its position can be stored and
+      restored. It is read by a thread: leave it alone until `close`.
+    sharding: sharding of every array; for instance
+      `parallel.batch_sharding(mesh)`. With several processes each gives its own
+      rows of the global batch. None is the default device.
     size: batches that lie ready, beside the one in use and one on its way;
       each takes memory of the device.
 

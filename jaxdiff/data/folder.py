@@ -28,7 +28,7 @@ class Folder:
 
   Attributes:
     root: the folder.
-    paths: of the pictures, relative to it, in order.
+    paths: paths of the pictures, relative to it, in order.
     labels: i32[len(paths)], the number of every picture's class, or None.
     classes: names of the classes.
     size: side of the pictures, or None for that of the files.

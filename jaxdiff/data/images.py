@@ -58,7 +58,7 @@ def square(picture: Any, size: int, crop: int | None = None) -> Any:
   """Returns the centre of a picture, resized; antialiased (bicubic).
 
   Args:
-    picture: of Pillow.
+    picture: an image of Pillow.
     size: side of the result in pixels.
     crop: side of the central square that is kept, in pixels of the original;
       None keeps the largest.

@@ -193,7 +193,7 @@ def batches(
       example being a tree of arrays, for instance what `from_tfds` returns.
       Where it has `__getitems__(indices)`, a batch is read by one call.
     batch_size: examples in a global batch, over all hosts.
-    seed: of the order; 0 or more. Different seeds give unrelated orders.
+    seed: seed of the order; 0 or more. Different seeds give unrelated orders.
     shuffle: whether every epoch is permuted; otherwise the source's order.
     num_epochs: passes before the iterator ends; None goes on for ever.
     host_index: this host, 0 <= host_index < host_count: jax.process_index().

@@ -35,7 +35,7 @@ class Named:
     tfds: its name in TensorFlow Datasets.
     files: reads what its authors published: files(path, split, scale=...).
     described: what `path` must be, in words.
-    options: of `from_tfds`.
+    options: options of `from_tfds`.
   """
 
   tfds: str

@@ -20,7 +20,7 @@ class Order:
   """All that the order of examples depends on; its fields are plain ints.
 
   Attributes:
-    seed: of the permutations.
+    seed: seed of the permutations.
     size: examples in the source.
     batch_size: examples in a global batch.
     shuffle: 1 to permute every epoch, 0 for the source's own order.

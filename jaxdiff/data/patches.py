@@ -34,7 +34,7 @@ def patches(
     size: height and width in pixels.
     split: `"train"` or `"test"`.
     count: how many patches.
-    seed: of the choice of positions; the same set on every machine.
+    seed: seed of the choice of positions; the same set on every machine.
     scale: False leaves the pixels u8, for `scaled`.
 
   Returns:

@@ -55,8 +55,8 @@ def write(
   """Writes one shard, whole or not at all, and returns its path.
 
   Args:
-    folder: of the shards.
-    number: of this one.
+    folder: folder of the shards.
+    number: number of this one.
     image: u8[m, ...] or f32[m, ...].
     label: i32[m].
     first: index of the first sample.
@@ -77,7 +77,7 @@ def write_file(
   """Writes a file that appears under its name only once it is on disk.
 
   Args:
-    path: of the file; another of that name is replaced.
+    path: path of the file; another of that name is replaced.
     fill: writes the contents to the file object that it is given.
 
   Raises:
@@ -195,7 +195,7 @@ def each(
   Holds one shard at a time: for statistics over sets that fit no memory.
 
   Args:
-    folder: of the shards.
+    folder: folder of the shards.
     scale: False leaves u8 images as they are, for `scaled`.
 
   Yields:
@@ -233,7 +233,7 @@ def from_shards(
   """Reads a folder of shards as one data set, in the order of the samples.
 
   Args:
-    folder: of the shards.
+    folder: folder of the shards.
     scale: False leaves u8 images as they are, for `scaled`.
 
   Returns:

@@ -34,7 +34,7 @@ class Auxiliary:
   Attributes:
     density: has log_prob(x f[n, d]) -> f[n] and sample(key, n) -> (x, ...).
     tau: the time that it was fitted at.
-    shape: of one sample.
+    shape: shape of one sample.
   """
 
   density: Any
@@ -79,7 +79,7 @@ def fit_auxiliary(
     family: "gauss", one Gaussian with full covariance; "gmm", a mixture, of
       components=8 or of the number in a tuple that a held-out fifth of the
       points likes best; "realnvp".
-    **options: of `fit_mixture` or `fit_realnvp`.
+    **options: options of `fit_mixture` or `fit_realnvp`.
 
   Raises:
     ValueError: for an unknown family, a tau outside of the process's times, or
@@ -119,7 +119,7 @@ def sample(
     auxiliary: where to start.
     tableau: the solver's table on a grid with start=tau.
     n: number of samples.
-    **options: of `sampling.sample`, which this is apart from the start.
+    **options: options of `sampling.sample`, which this is apart from the start.
 
   Raises:
     ValueError: if the table begins at another time.

@@ -39,7 +39,7 @@ def fit_mixture(
     key: PRNG key of the starts.
     x: the points.
     components: number of Gaussians.
-    steps: of expectation and maximization.
+    steps: steps of expectation and maximization.
     starts: how often to begin anew.
     regularization: added to every covariance, in units of x squared.
 

@@ -31,7 +31,7 @@ def maximum_likelihood(
     log_prob: log_prob(params, x f[batch, ...]) -> f[batch].
     params: where to start.
     x: f[n, ...], the data.
-    steps: of Adam with a cosine schedule.
+    steps: steps of Adam with a cosine schedule.
     batch_size: points a step.
     learning_rate: its peak.
   """

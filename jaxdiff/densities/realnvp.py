@@ -26,7 +26,7 @@ class Couplings(nn.Module):
 
   Attributes:
     layers: number of couplings.
-    width: of the networks in them.
+    width: width of the networks in them.
   """
 
   layers: int = 6
@@ -61,7 +61,7 @@ class RealNVP:
   """A fitted density of f[n, d]; a pytree.
 
   Attributes:
-    params: of the couplings.
+    params: parameters of the couplings.
     mean: f[d] of the data.
     root: f[d, d], lower triangular, root root^T is the data's covariance.
     network: the couplings.
@@ -110,8 +110,8 @@ def fit_realnvp(
     key: PRNG key.
     x: the points, of at least two dimensions.
     layers: number of couplings.
-    width: of the networks in them.
-    steps: of Adam with a cosine schedule.
+    width: width of the networks in them.
+    steps: steps of Adam with a cosine schedule.
     batch_size: points a step.
     learning_rate: its peak.
     regularization: added to the covariance that whitens, in units of x squared.

@@ -68,7 +68,7 @@ def circulation(
     key: PRNG key of the circles' planes; a sample's depends on its index.
     field: from f[batch, ...] to f[batch, ...], sample by sample.
     x: f[batch, ...], the centres; at least two values a sample.
-    radius: of the circles, in units of x.
+    radius: radius of the circles, in units of x.
     points: number of points on a circle.
 
   Raises:

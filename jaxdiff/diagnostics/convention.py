@@ -48,7 +48,7 @@ class Reading(NamedTuple):
     time: what it is told, as in `Denoiser.time`; "turned" is the denoiser's own
       clock backwards.
     scale_input: whether its input is scaled.
-    error: of the pair decoded so, as in the module's docstring.
+    error: error of the pair decoded so, as in the module's docstring.
   """
 
   prediction: str
@@ -66,7 +66,7 @@ def readings(
     key: PRNG key of the noise.
     denoiser: as it was declared; its process, parameters and clock are kept.
     x0: data, f[batch, ...]; 64 samples will do.
-    label: of the data; by default the label that the denoiser holds.
+    label: label of the data; by default the label that the denoiser holds.
 
   Raises:
     TypeError: for a model that is no Denoiser.

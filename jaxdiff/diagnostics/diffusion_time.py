@@ -75,7 +75,7 @@ def elbo_curve(
     times: f[n], the times T, rising, within (t_min, t_max].
     log_nu: log_nu(x, T) -> f[batch], the density that sampling starts from;
       N(0, (alpha^2 + sigma^2) I) by default, the prior for data of unit scale.
-    nodes: of the quadrature in lambda, between one T and the next.
+    nodes: nodes of the quadrature in lambda, between one T and the next.
 
   Raises:
     ValueError: for times that do not rise, or leave the process's.
@@ -150,7 +150,7 @@ def score_gap(
     process: the forward process; its t_min is t0.
     x0: data, f[batch, ...].
     times: f[n], the times T, rising.
-    nodes: of the quadrature in lambda, between one T and the next.
+    nodes: nodes of the quadrature in lambda, between one T and the next.
   """
   _check_bound(process, "score_gap")
   for asked in (model, exact):

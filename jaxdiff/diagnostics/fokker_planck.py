@@ -76,8 +76,8 @@ def residual(
     process: the forward process.
     x: f[batch, ...].
     t: scalar or f[batch].
-    probes: of `jacobians.rademacher`, for more than about 8 dimensions; None
-      is exact.
+    probes: probes of `jacobians.rademacher`, for more than about 8 dimensions;
+      None is exact.
   """
   return score_residual(score_of(model, process), process, x, t, probes=probes)
 

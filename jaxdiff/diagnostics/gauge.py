@@ -164,7 +164,7 @@ def project(
     draw: draw(key, n) -> f[n, ...], samples of p at that time.
     potential: potential(params, x) -> f[batch], a network of one output.
     params: its initial parameters.
-    steps: of Adam with a cosine schedule.
+    steps: steps of Adam with a cosine schedule.
     batch_size: samples a step.
     learning_rate: its peak.
   """

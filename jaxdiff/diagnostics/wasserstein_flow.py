@@ -214,9 +214,9 @@ def audit(
     process: the forward process.
     x0: data, f[batch, ...].
     times: f[n].
-    radius: of the circles, in units of sigma.
+    radius: radius of the circles, in units of sigma.
     points: on a circle, at least 16.
-    probes: of `jacobians.rademacher`, for samples of many values; the
+    probes: probes of `jacobians.rademacher`, for samples of many values; the
       Jacobians are exact without.
 
   Raises:

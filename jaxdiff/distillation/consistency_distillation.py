@@ -48,7 +48,8 @@ def consistency_distillation(
     student: a Denoiser, which begins as a copy of the teacher.
     optimizer: any optax transformation.
     grid: n, the intervals of a Karras grid, or the times f64[n + 1].
-    solver: of the teacher's step: itself, or text for `solvers.from_spec`.
+    solver: solver of the teacher's step: itself, or text for
+      `solvers.from_spec`.
     target: whose f is aimed at, "ema", the student's average, or "student".
     huber: c / sqrt(d) of the distance; None is the squared distance.
     ema: decay of the average.

@@ -84,16 +84,17 @@ def ctm(
     student: a Denoiser that jumps, as `student_of(..., jumps=True)` makes it.
     optimizer: any optax transformation.
     grid: n, the intervals of a Karras grid, or the times f64[n + 1].
-    solver: of the teacher's steps: itself, or text for `solvers.from_spec`.
+    solver: solver of the teacher's steps: itself, or text for
+      `solvers.from_spec`.
     max_steps: largest number of the teacher's steps; None is n.
     until: where jumps end: "uniform" on the grid, or at its "end" alone.
     target: whose jump from x_u is aimed at, "student" or "ema".
-    huber: of `consistency.distance`; None is the squared distance.
+    huber: huber of `consistency.distance`; None is the squared distance.
     dsm: weight of the denoising term, or "adaptive"; 0 leaves it out.
     dsm_times: its times; by default a half EDM's log-normal, a half the Karras
       clock but for its lowest 30 %.
     gan: weight of the adversarial term, or "adaptive"; 0 leaves it out.
-    critic: of `critic.make`, for the adversarial term.
+    critic: critic of `critic.make`, for the adversarial term.
     critic_optimizer: by default the student's.
     gan_start: update in which the adversarial term begins.
     last: name of the network's last layer, for "adaptive".

@@ -85,8 +85,9 @@ def ddo(
     beta: scale of the ratio; 0.01 to 0.1 for images.
     ratio: (key, student, reference, batch) -> r f[batch]; by default
       `diffusion_ratio`, and `token_ratio` of logits for autoregressive models.
-    times: of the default ratio, a sampler of `losses.times`; by default EDM's.
-    weighting: of its errors, as in `losses.denoising`.
+    times: times of the default ratio, a sampler of `losses.times`; by default
+      EDM's.
+    weighting: weighting of its errors, as in `losses.denoising`.
     clip: largest |beta r| that has a gradient.
     ema: decay of the student's average.
 
@@ -170,7 +171,7 @@ def diffusion_ratio(times: Any, weighting: Any = "edm") -> Ratio:
 
   Args:
     times: sampler of `losses.times`.
-    weighting: of the squared error in x0, as in `losses.denoising`.
+    weighting: weighting of the squared error in x0, as in `losses.denoising`.
   """
 
   def ratio(key, model, reference, batch):
@@ -217,7 +218,7 @@ def optimum(
   Args:
     p_data: f64[k], positive.
     p_ref: f64[k], positive.
-    beta: of the loss.
+    beta: beta of the loss.
   """
   log_ref, log_data = np.log(p_ref), np.log(p_data)
   weight = np.exp(log_ref + (log_data - log_ref) / beta)
@@ -257,7 +258,7 @@ def rounds(
   program serves all rounds.
 
   Args:
-    key: of all rounds.
+    key: PRNG key of all rounds.
     model: a trained model.
     batches: iterator of batches of data.
     draw: draw(key, model) -> {"fake": f[n, ...]}, with "fake_label" i[n] where
@@ -267,7 +268,7 @@ def rounds(
     rounds: how many.
     steps: updates of a round.
     judgements: checkpoints of a round.
-    **options: of `ddo`.
+    **options: options of `ddo`.
   """
   method = ddo(model, model, optimizer=optimizer, **options)
   update = methods.make_update(method)

@@ -79,15 +79,15 @@ def dmd(
   Args:
     teacher: model(x, t[, label]) -> Prediction.
     student: a Denoiser, which begins as a copy of the teacher.
-    optimizer: of the student; Adam with b1=0 is usual.
+    optimizer: optimizer of the student; Adam with b1=0 is usual.
     fake: the fake denoiser before the first step; by default a copy of the
       student.
     fake_optimizer: its optimizer, which should not be slower than the
       student's; by default the same.
     fake_steps: steps of the fake score for each step of the student.
     generator: how the student is asked; by default one step from t_max.
-    times: of x_t, a sampler of `losses.times`; by default log-uniform in sigma
-      / alpha.
+    times: times of x_t, a sampler of `losses.times`; by default log-uniform in
+      sigma / alpha.
     fake_times: those that the fake score is trained at; by default the same.
     regression: weight of the regression on pairs: the batch carries "noise",
       x at t_max, and "end", where the teacher's ODE takes it.
@@ -160,7 +160,7 @@ def check_matching(process: GaussianProcess, name: str) -> None:
 
   Args:
     process: that the samples are noised by.
-    name: of the method.
+    name: name of the method.
   """
   check_normal(
     process,

@@ -48,16 +48,17 @@ def dmd2(
   Args:
     teacher: model(x, t[, label]) -> Prediction.
     student: a Denoiser of a Linen module.
-    optimizer: of the student.
-    shape: of one sample.
-    layer: of the network, whose features the head reads, "Dense_2" of an MLP.
+    optimizer: optimizer of the student.
+    shape: shape of one sample.
+    layer: layer of the network, whose features the head reads, "Dense_2" of an
+      MLP.
     grid: f64[n + 1], of the sampler of a student of n steps; None is one step.
-    kind: of the adversarial loss, one of `critic.KINDS`.
-    weight: of the generator's adversarial loss.
-    critic_weight: of the discriminator's.
-    gan_times: of what it sees, a sampler of `losses.times`; by default
+    kind: kind of the adversarial loss, one of `critic.KINDS`.
+    weight: weight of the generator's adversarial loss.
+    critic_weight: weight of the discriminator's.
+    gan_times: times of what it sees, a sampler of `losses.times`; by default
       log-uniform in sigma / alpha.
-    **options: of `dmd`.
+    **options: options of `dmd`.
   """
   process = student.process
   if grid is not None:

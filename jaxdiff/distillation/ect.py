@@ -51,8 +51,8 @@ def ect(
     q: by how much.
     k: how much further apart pairs of low noise are.
     b: per unit of sigma / alpha, where noise is low.
-    mean: of log(sigma / alpha).
-    std: of it.
+    mean: mean of log(sigma / alpha).
+    std: standard deviation of it.
     huber: c / sqrt(d); 0 is the norm itself.
     ema: decay of the average.
 

@@ -68,8 +68,9 @@ def hf_diff(
     hf: weight of the features.
     weights: lambda_l of every feature map; 1 by default.
     js: weight of the divergence.
-    temperature: of the softmax; embeddings should have standard deviation 1.
-    **options: of `sinsr`.
+    temperature: temperature of the softmax; embeddings should have standard
+      deviation 1.
+    **options: options of `sinsr`.
 
   Raises:
     ValueError: for a weight of features that are not given.
@@ -110,7 +111,7 @@ class Details:
   """Feature maps of images: the details of an invertible network; a pytree.
 
   Attributes:
-    params: of the network.
+    params: parameters of the network.
     network: the network.
   """
 
@@ -155,9 +156,9 @@ def fit_details(
     key: PRNG key.
     x: f[n, height, width, channels], training images.
     levels: how often the resolution is halved.
-    couplings: of every level; 0 is the wavelet transform.
-    width: of the networks in them.
-    steps: of Adam; 0 leaves the wavelet transform.
+    couplings: couplings of every level; 0 is the wavelet transform.
+    width: width of the networks in them.
+    steps: steps of Adam; 0 leaves the wavelet transform.
     batch_size: images a step.
     learning_rate: its peak.
     noise: standard deviation that is added to x: where images are flat, their

@@ -49,8 +49,8 @@ def ict(
     updates: K, of the whole training.
     first: s0, intervals at the beginning.
     last: s1, intervals at the end.
-    mean: of log(sigma / alpha).
-    std: of it.
+    mean: mean of log(sigma / alpha).
+    std: standard deviation of it.
     huber: c / sqrt(d).
     ema: decay of the average that is sampled.
 

@@ -39,7 +39,7 @@ def imitation(
     student: a Denoiser.
     optimizer: any optax transformation.
     times: sampler of `losses.times`; by default EDM's log-normal.
-    weighting: of the squared error in x0, as in `losses.denoising`.
+    weighting: weighting of the squared error in x0, as in `losses.denoising`.
     ema: decay of the average.
   """
   process = student.process

@@ -64,8 +64,8 @@ class Control:
     low: where times begin, a share of the range.
     near: where they end for a perfect student.
     far: where they end for one that is as far as at first.
-    power: of c; 0 is no control of the noise.
-    decay: of the smoothed discrepancy.
+    power: power of c; 0 is no control of the noise.
+    decay: decay of the smoothed discrepancy.
     rule: "linear" in c^power, or "level", a multiple of the discrepancy.
     kappa: that multiple.
     clock: what the shares are of, "log_snr" or "t".
@@ -180,13 +180,13 @@ def instarevive(
   Args:
     teacher: model(x, t[, label]) -> Prediction.
     student: a Denoiser, which begins as a copy of the teacher.
-    optimizer: of the student.
+    optimizer: optimizer of the student.
     t: the time that the student is asked at.
     fake: the fake denoiser before the first step; by default a copy of the
       student.
     fake_optimizer: its optimizer; by default the student's.
     fake_steps: steps of the fake score for each step of the student.
-    control: of noise and weights.
+    control: control of noise and weights.
     ema: decay of the student's average.
 
   Raises:
@@ -274,11 +274,11 @@ def direction_cosine(
 
   Args:
     key: PRNG key.
-    law: of the clean data.
-    variance: of the student's error, of each value.
+    law: law of the clean data.
+    variance: variance of the student's error, of each value.
     levels: f[n], noise levels sigma.
     samples: number of samples.
-    draws: of the noise, for each.
+    draws: draws of the noise, for each.
   """
   law_key, error_key, noise_key = jax.random.split(key, 3)
   x0, _ = law.sample(law_key, samples)

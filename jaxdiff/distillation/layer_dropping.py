@@ -123,7 +123,7 @@ def drop_layers(
 
   Args:
     teacher: a Denoiser of a `ResidualMLP` or a `DiT`.
-    shape: of one sample.
+    shape: shape of one sample.
     budgets: how many blocks are skipped in each of equally likely ranges of the
       noise, the cleanest first: (0, 6, 10, 14) of 24 blocks.
     times: the training law whose quantiles part the ranges, a sampler of

@@ -66,8 +66,8 @@ def mean_flow(
     velocity: "teacher" distils, "data" trains without a teacher.
     times: sampler of `losses.times`; by default log(sigma / alpha) ~ N(-0.4,
       1), the logit-normal of the paper.
-    share: of the samples with s = t, in [0, 1].
-    power: of the adaptive weight; 0 is the plain squared error.
+    share: share of the samples with s = t, in [0, 1].
+    power: power of the adaptive weight; 0 is the plain squared error.
     floor: in the adaptive weight.
     jvp: "exact", "finite_difference", or a function like `jax.jvp`.
     ema: decay of the student's average.
@@ -145,7 +145,7 @@ def correction(
     t: f[batch], where x is.
     s: f[batch], where the jump goes.
     pair: the velocity at x, as (x0, eps).
-    labels: of the samples.
+    labels: labels of the samples.
     jvp: as in `mean_flow`.
   """
   still, process = jax.lax.stop_gradient(model), model.process

@@ -84,16 +84,17 @@ def phased_dmd(
   Args:
     teacher: model(x, t[, label]) -> Prediction.
     student: a Denoiser, which every expert and fake score begins as.
-    optimizer: of every expert for itself: a schedule is that of one phase.
+    optimizer: optimizer of every expert for itself: a schedule is that of one
+      phase.
     grid: f64[n + 1], of the student's sampler, n / phases steps in each phase.
     phases: how many.
-    updates: of each phase; the last goes on if there are more.
-    fake_optimizer: of every fake score; by default the student's.
+    updates: updates of each phase; the last goes on if there are more.
+    fake_optimizer: optimizer of every fake score; by default the student's.
     fake_steps: steps of the fake score for each step of the student.
-    times: of x_t over the whole range, a sampler of `losses.times`; a phase's
-      are these, squeezed in log-SNR to what lies above its end. By default
-      log-uniform in sigma / alpha.
-    clamp: of the fake score's weight near the end of a phase.
+    times: times of x_t over the whole range, a sampler of `losses.times`; a
+      phase's are these, squeezed in log-SNR to what lies above its end. By
+      default log-uniform in sigma / alpha.
+    clamp: clamp of the fake score's weight near the end of a phase.
     margin: nearest log(sigma / alpha) of x_t above that of the phase's end.
     ema: decay of the students' average, which later phases begin from.
 

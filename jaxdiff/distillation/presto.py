@@ -60,17 +60,18 @@ def presto(
   Args:
     teacher: model(x, t[, label]) -> Prediction.
     student: a Denoiser of a Linen module.
-    optimizer: of the student.
-    shape: of one sample.
-    layer: of the fake score's network, whose features the discriminator reads.
+    optimizer: optimizer of the student.
+    shape: shape of one sample.
+    layer: layer of the fake score's network, whose features the discriminator
+      reads.
     input_times: p_gen, a sampler of `losses.times`; by default Karras's curve.
     times: p_dmd; this and the next two are EDM's log-normal by default.
     fake_times: p_dsm.
     gan_times: p_gan.
-    kind: of the adversarial loss.
+    kind: kind of the adversarial loss.
     guidance: scale of the guidance of the teacher; 1 is none.
     null: the label that stands for none; by default what its network says.
-    **options: of `dmd2` and `dmd`: weights, fake_steps, fake, ema, ...
+    **options: options of `dmd2` and `dmd`: weights, fake_steps, fake, ema, ...
 
   Raises:
     ValueError: if times lie outside of the process, or a teacher is to be
@@ -119,7 +120,7 @@ def presto_ls(
     self_teacher: weight of the distance to the student's own full depth.
     fake: the fake denoiser; by default the student at full depth.
     input_times: p_gen, as in `presto`.
-    **options: of `presto`.
+    **options: options of `presto`.
   """
   process = student.process
   input_times = input_times or losses.times.karras(process)

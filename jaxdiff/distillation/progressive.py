@@ -70,7 +70,7 @@ def progressive(
     teacher: model(x, t[, label]) -> Prediction, guided if it is to be.
     student: a Denoiser, which begins as a copy of the teacher.
     optimizer: any optax transformation; see `annealed`.
-    updates: of one round.
+    updates: updates of one round.
     grid: the teacher's steps, a power of two, of `grids.cosine`; or its times,
       f64[n + 1].
     rounds: how often the steps are halved; None goes on to one step, or until

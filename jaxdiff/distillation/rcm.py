@@ -78,14 +78,15 @@ def rcm(
   Args:
     teacher: model(x, t[, label]) -> Prediction, guided if it is to be.
     student: a Denoiser, which begins as a copy of the teacher.
-    optimizer: of the student; AdamW with b1=0 in the paper.
-    scm_weight: of the consistency.
-    dmd_weight: of the distribution matching; at 0 there is no fake score.
-    times: of the consistency; by default log tan a ~ N(-0.8, 1.6^2).
-    dmd_times: of the matching, the fake score and the simulated calls; by
+    optimizer: optimizer of the student; AdamW with b1=0 in the paper.
+    scm_weight: weight of the consistency.
+    dmd_weight: weight of the distribution matching; at 0 there is no fake
+      score.
+    times: times of the consistency; by default log tan a ~ N(-0.8, 1.6^2).
+    dmd_times: times of the matching, the fake score and the simulated calls; by
       default log tan a ~ N(0, 1.6^2).
     warmup: updates before the matching begins, in which the tangent grows.
-    c: of the tangent's normalisation.
+    c: time condition of the tangent's normalisation.
     jvp: "exact", "finite_difference", or a function like `jax.jvp`.
     fake: the fake denoiser before the first step; by default a copy of the
       student.

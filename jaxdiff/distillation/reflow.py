@@ -62,8 +62,8 @@ def reflow(
       their "noise".
     student: a Denoiser.
     optimizer: any optax transformation.
-    table: of the teacher, from t_max, without noise; by default `steps` calls
-      of DPM-Solver++(2M) to no noise at all, on Karras's grid.
+    table: table of the teacher, from t_max, without noise; by default `steps`
+      calls of DPM-Solver++(2M) to no noise at all, on Karras's grid.
     steps: calls of the default table.
     times: sampler of `losses.times`; by default uniform in tau.
     ema: decay of the student's average.

@@ -76,7 +76,7 @@ def scm(
     times: sampler of `losses.times`; by default log(sigma / alpha) ~ N(-1,
       1.4^2).
     warmup: updates in which the tangent grows to the whole.
-    c: of the normalisation.
+    c: time condition of the normalisation.
     jvp: "exact", "finite_difference", or a function like `jax.jvp`.
     adaptive: whether the weight of the noise levels is learned.
     data: f[n, ...], a sample that the student's sigma_data is compared with.
@@ -176,7 +176,7 @@ def tangent(
     x: [batch, ...], in its coordinates.
     t: f[batch], its times.
     pair: the velocity at x, as (x0, eps): F_T.
-    labels: of the samples.
+    labels: labels of the samples.
     r: share of the tangent that is taken, in [0, 1].
     jvp: as in `scm`.
   """

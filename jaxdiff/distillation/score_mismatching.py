@@ -67,7 +67,7 @@ def score_mismatching(
   Args:
     teacher: is not looked at; None.
     student: a Denoiser, the generator.
-    optimizer: of the student; Adam with b1=0 is usual.
+    optimizer: optimizer of the student; Adam with b1=0 is usual.
     score: a Denoiser of any prediction, whose eps is S; by default a copy of
       the student.
     score_optimizer: its optimizer; by default the student's.

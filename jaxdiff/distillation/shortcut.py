@@ -60,9 +60,9 @@ def shortcut(
     student: a Denoiser that jumps.
     optimizer: any optax transformation.
     velocity: "teacher" distils, "data" trains without a teacher.
-    times: of the velocity, a sampler of `losses.times`; by default uniform in
-      tau.
-    share: of the samples that learn from two halves, in (0, 1).
+    times: times of the velocity, a sampler of `losses.times`; by default
+      uniform in tau.
+    share: share of the samples that learn from two halves, in (0, 1).
     levels: how many lengths there are, 7 for 1 to 1/64 with halves of 1/128.
     ema: decay of the student's average, which makes the targets.
 
@@ -134,7 +134,7 @@ def two_halves(
     t: f[batch], where x is.
     m: f[batch], half way.
     s: f[batch], the end.
-    labels: of the samples.
+    labels: labels of the samples.
     last: bool[batch], where a half is a step of the velocity.
   """
   process = model.process

@@ -75,7 +75,7 @@ def sid(
   Args:
     teacher: as in `sim`, and so are all arguments that are not named here.
     student: a Denoiser, which begins as a copy of the teacher.
-    optimizer: of the student; Adam with b1=0 is usual.
+    optimizer: optimizer of the student; Adam with b1=0 is usual.
     alpha: how much of the plain estimate is taken off the other; 1 is the
       gradient of the divergence, 1.2 the authors' choice.
     weighting: "adaptive", "uniform", or a function of the log-SNR.
@@ -84,7 +84,7 @@ def sid(
     fake_steps: steps of the fake score for each step of the student.
     sigma_init: sigma / alpha of the noise that the student begins with.
     generator: how the student is asked.
-    times: of x_t.
+    times: times of x_t.
     fake_times: those that the fake score is trained at.
     ema: decay of the student's average.
   """

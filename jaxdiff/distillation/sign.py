@@ -91,25 +91,25 @@ def sign(
   Args:
     teacher: model(x, t[, label]) -> Prediction.
     student: a Denoiser of x alone: time="none", prediction="x0", EDM's process.
-    optimizer: of the student; Adam with b1=0 is usual.
+    optimizer: optimizer of the student; Adam with b1=0 is usual.
     w_rec: weight of the term "rec"; the others likewise.
-    w_idem: of "idem".
-    w_dmd: of "dmd".
-    w_flow: of "flow".
-    w_denoise: of "denoise".
-    w_reg: of "reg", which wants batch["noise"] and batch["sample"].
-    w_tight: of IGN's adversarial term.
+    w_idem: weight of "idem".
+    w_dmd: weight of "dmd".
+    w_flow: weight of "flow".
+    w_denoise: weight of "denoise".
+    w_reg: weight of "reg", which wants batch["noise"] and batch["sample"].
+    w_tight: weight of IGN's adversarial term.
     allow_adversarial: must be True for it.
     tight_limit: how much of rec it may reach; None leaves it unbounded.
     sigma_in: standard deviation of the noise that f makes data of.
-    flow_steps: of the teacher's grid from sigma_in to the data.
+    flow_steps: steps of the teacher's grid from sigma_in to the data.
     denoise_sigma: largest noise of "denoise"; a fifth of sigma_data by default.
     fake: the fake denoiser before the first step; by default the teacher, if
       that is a Denoiser.
     fake_optimizer: its optimizer; by default the student's.
     fake_steps: steps of the fake score for each step of the student.
-    times: of x_t in "dmd", a sampler of `losses.times`; by default log-uniform
-      in sigma / alpha.
+    times: times of x_t in "dmd", a sampler of `losses.times`; by default
+      log-uniform in sigma / alpha.
     fake_times: those that the fake score is trained at; by default the same.
     ema: decay of the student's average, which is also the target of "flow".
 

@@ -142,7 +142,7 @@ def sim(
   Args:
     teacher: model(x, t[, label]) -> Prediction; gradients run through it.
     student: a Denoiser, which begins as a copy of the teacher.
-    optimizer: of the student; Adam with b1=0 is usual.
+    optimizer: optimizer of the student; Adam with b1=0 is usual.
     distance: one of `DISTANCES`.
     c: where it turns from a square into a cone, in units of the data.
     power: p of the distance "power".
@@ -153,8 +153,8 @@ def sim(
     fake_steps: steps of the fake score for each step of the student.
     sigma_init: sigma / alpha of the noise that the student begins with.
     generator: how the student is asked; by default one step from there.
-    times: of x_t, a sampler of `losses.times`; by default log-uniform in sigma
-      / alpha.
+    times: times of x_t, a sampler of `losses.times`; by default log-uniform in
+      sigma / alpha.
     fake_times: those that the fake score is trained at; by default EDM's
       log-normal, as its teacher was.
     ema: decay of the student's average.

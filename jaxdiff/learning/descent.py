@@ -79,8 +79,8 @@ class Progress(NamedTuple):
     round: number of rounds done.
     theta: f[P], the current iterate.
     best: f[P], the best one on the validation noises.
-    rmse: of the current iterate on the validation noises.
-    best_rmse: of the best one.
+    rmse: RMSE of the current iterate on the validation noises.
+    best_rmse: RMSE of the best one.
     slower: factor on the rate, from rounds that were taken back.
     seconds: spent so far.
   """

@@ -107,7 +107,7 @@ def teach(
     table: the teacher, deterministic.
     label: i32[N], classes of the samples, given to the model by
       `denoisers.with_label`.
-    dtype: of the noises; the widest that JAX may use by default.
+    dtype: dtype of the noises; the widest that JAX may use by default.
     batch: samples at a time.
 
   Raises:

@@ -65,7 +65,8 @@ def estimate(
     batch: samples at a time, of an array.
     trace: "exact" (a jvp for every value), "hutchinson" (one with random
       signs), or "auto": exact up to 64 values.
-    note: of which model, guidance scale and data; kept with the statistics.
+    note: text on model, guidance scale and data; kept with the
+      statistics.
 
   Raises:
     ValueError: for no data, another trace, or statistics that explode.

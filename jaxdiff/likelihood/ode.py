@@ -164,14 +164,14 @@ def log_likelihood(
     grid: f64[n + 1], falling, as for sampling; from t_max to t_min.
     trace: "hutchinson" (one derivative a call) or "exact" (one for each of the
       d values).
-    probe: of Hutchinson, "rademacher" (the smaller variance; none at all for a
-      Jacobian that is a multiple of the identity) or "gaussian".
+    probe: probe of Hutchinson, "rademacher" (the smaller variance; none at all
+      for a Jacobian that is a multiple of the identity) or "gaussian".
     prior: log-density of the noise end, f[batch, ...] -> f[batch]; the
       process's own by default, which neglects what is left of the data there.
     data_std: s, of the reference volume; accuracy alone depends on it.
     index: i32[batch], indices of the samples; 0, 1, ... by default.
-    **options: of the solver, or of `samplers.adaptive`, whose defaults are
-      method="dormand_prince" and rtol = atol = 1e-5 here.
+    **options: options of the solver, or of `samplers.adaptive`, whose defaults
+      are method="dormand_prince" and rtol = atol = 1e-5 here.
 
   Raises:
     ValueError: for unknown choices, a grid that does not span the process, a

@@ -52,7 +52,7 @@ class Geometric:
   units times cos and sin of its axis, the shift in its units, (x, y).
 
   Attributes:
-    probability: of each but the mirror image.
+    probability: probability of each but the mirror image.
     scale: standard deviation of log2 of the scale.
     stretch: standard deviation of log2 of the stretch.
     shift: standard deviation of the shift, a share of the side.

@@ -181,7 +181,7 @@ def fokker_planck(
       to a constant; smooth, for its second derivatives are trained.
     process: the forward process.
     box: half the side of the cube that the residual is enforced in.
-    weight: of the residual; 0 is denoising score matching alone.
+    weight: weight of the residual; 0 is denoising score matching alone.
     collocation: number of points of the residual a step.
     forward: fraction of them from the forward process, the rest is uniform.
     boundary: weight of exp(2 u) on the faces of the box.

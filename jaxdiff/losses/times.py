@@ -71,8 +71,8 @@ def log_normal(
 
   Args:
     process: gives the range, to which the normal distribution is cut, and t.
-    mean: of log(sigma / alpha); P_mean of EDM.
-    std: of log(sigma / alpha); P_std of EDM.
+    mean: mean of log(sigma / alpha); P_mean of EDM.
+    std: standard deviation of log(sigma / alpha); P_std of EDM.
     stratified: one time in each of n equally likely strata.
 
   Raises:

@@ -43,7 +43,7 @@ class Interval(NamedTuple):
     low: lower end of the interval.
     high: upper end.
     error: standard error of the value.
-    bias: of the value, where it was estimated, else 0.
+    bias: bias of the value, where it was estimated, else 0.
   """
 
   value: Any
@@ -75,7 +75,7 @@ def bootstrap(
     *sizes: number of samples in each set.
     replicas: number of resamples.
     level: probability that the interval should hold.
-    seed: of the resamples.
+    seed: seed of the resamples.
 
   Raises:
     ValueError: for an empty set, or a level outside (0, 1).
@@ -117,7 +117,7 @@ def jackknife(
       every such set; by default the set itself.
     groups: how many; each costs a call for each set.
     level: probability that the interval should hold.
-    seed: of the groups.
+    seed: seed of the groups.
 
   Raises:
     ValueError: for a set smaller than the number of groups, or a level outside

@@ -27,7 +27,7 @@ def energy_distance(
     y: f[m, ...], of the same trailing shape.
     biased: count pairs of a sample with itself too, as SciPy does: then D^2 is
       never negative, and biased upward.
-    level: of the interval.
+    level: confidence of the interval.
 
   Raises:
     ValueError: for fewer samples, other shapes or NaN.

@@ -77,7 +77,7 @@ def mmd(
     y: f[m, ...], reference.
     kernel: function of f64[n, d] and f64[m, d] -> f64[n, m].
     biased: count pairs of a sample with itself too, which makes it >= 0.
-    level: of the interval.
+    level: confidence of the interval.
 
   Raises:
     ValueError: for fewer samples, other shapes or NaN.
@@ -115,8 +115,8 @@ def kid(
     x: f[n, ...], features of samples.
     y: f[m, ...], features of the reference.
     subsets: how many, each drawn without replacement from both sets.
-    size: of a subset.
-    seed: of the subsets.
+    size: size of a subset.
+    seed: seed of the subsets.
 
   Raises:
     ValueError: for sets smaller than a subset, other shapes or NaN.

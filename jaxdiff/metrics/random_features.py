@@ -34,7 +34,7 @@ def random_feature_frechet(
     x: f[n, ...], samples.
     y: f[m, ...], the reference data, which fixes the units.
     features: number of features.
-    seed: of the features.
+    seed: seed of the features.
 
   Raises:
     ValueError: if the samples have different shapes, are fewer than two, or

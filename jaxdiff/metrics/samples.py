@@ -10,7 +10,7 @@ def matrix(x: Any, name: str = "x", least: int = 1) -> np.ndarray:
 
   Args:
     x: the samples.
-    name: of the argument, for messages.
+    name: name of the argument, for messages.
     least: number of samples that are needed.
 
   Raises:

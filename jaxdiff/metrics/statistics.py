@@ -55,7 +55,7 @@ def of(
   Args:
     features: one array, or an iterable of arrays f[batch, d].
     extractor: what made them, kept as `features`.
-    dataset: of what data, kept.
+    dataset: name of the data.
 
   Raises:
     ValueError: for no features, or ones that are not finite.

@@ -44,14 +44,14 @@ class ADM(nn.Module):
     attention: heights in pixels at which blocks are followed by
       self-attention; the middle always has it.
     head: channels of an attention head.
-    embedding_width: of the embedding as a multiple of `channels`.
+    embedding_width: width of the embedding as a multiple of `channels`.
     time_scale: factor on c; 999 for c = t in 0..1 where steps are 0..999.
     dropout: probability that an activation inside a block is dropped.
     num_classes: number of classes, 0 for none; label `num_classes` is null.
     label_dim: length of a vector condition, 0 for none.
     augment_dim: length of the augmentation labels, 0 for none.
     remat: computes the blocks' insides again on the way back.
-    dtype: of the computation (parameters are float32); None is that of x.
+    dtype: dtype of the computation (parameters are float32); None is that of x.
   """
 
   channels: int = 192

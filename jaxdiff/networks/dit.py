@@ -42,9 +42,9 @@ class DiT(nn.Module):
   """A transformer for images [batch, height, width, channels].
 
   Attributes:
-    width: of the tokens; a multiple of `heads` and of 4.
+    width: width of the tokens; a multiple of `heads` and of 4.
     depth: number of blocks.
-    heads: of the attention.
+    heads: heads of the attention.
     patch: side of a patch, in pixels.
     mlp: width of the perceptrons as a multiple of `width`.
     num_classes: number of classes, 0 for none; label `num_classes` is null.
@@ -53,7 +53,8 @@ class DiT(nn.Module):
     frequencies: angular frequencies of the first and the last time feature.
       The default suits c = log(sigma / alpha) / 4 and c = t; the published
       networks have `time_and_label.STEPS`, which suits an index 0..999.
-    epsilon: of the norm before the perceptron (diffusers has 1e-5 there).
+    epsilon: epsilon of the norm before the perceptron (diffusers has 1e-5
+      there).
     own_conditions: whether every block embeds time and label by itself, as in
       networks that diffusers trained; the paper has one embedding for all.
     dropout: rate, after the attention and inside the perceptron.
@@ -61,7 +62,7 @@ class DiT(nn.Module):
     remat: whether blocks are computed again for the gradient, to save memory.
     attention: "xla", or "cudnn" for the fused kernel of GPUs (bfloat16 only);
       "blocks" and "cudnn_jvp" as in `attention.attend`.
-    dtype: of the computation (parameters are float32); None is that of x.
+    dtype: dtype of the computation (parameters are float32); None is that of x.
   """
 
   width: int = 384

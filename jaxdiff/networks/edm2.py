@@ -52,18 +52,19 @@ class EDM2(nn.Module):
     head: channels of an attention head.
     time_width: number of Fourier features of the time as a multiple of
       `channels`; 0 is the first multiplier.
-    embedding_width: of the embedding, likewise; 0 is the largest multiplier.
+    embedding_width: width of the embedding, likewise; 0 is the largest
+      multiplier.
     label_balance: weight t of the label in its sum with the time.
     concat_balance: weight t of the skip connections in concatenations.
     residual_balance: weight t of the residual branch.
     attention_balance: weight t of the attention.
-    taps: of the filter that halves and doubles the resolution.
+    taps: taps of the filter that halves and doubles the resolution.
     clip: bound on the activations that leave a block, 0 for none.
     dropout: probability that an activation inside a block is dropped.
     num_classes: number of classes, 0 for none; label `num_classes` is null.
     label_dim: length of a vector condition, 0 for none.
     remat: computes the blocks' insides again on the way back.
-    dtype: of the computation (parameters are float32); None is that of x.
+    dtype: dtype of the computation (parameters are float32); None is that of x.
   """
 
   channels: int = 192
@@ -290,7 +291,7 @@ def normalize(params: Any) -> Any:
   All leaves named "weight" are normalized, others stay as they are.
 
   Args:
-    params: of an `EDM2` network, or a tree that holds them.
+    params: parameters of an `EDM2` network, or a tree that holds them.
   """
 
   def leaf(path, value):

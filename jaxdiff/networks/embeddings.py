@@ -62,7 +62,7 @@ class Condition(nn.Module):
     features: width of the embedding.
     num_classes: number of classes; label `num_classes` stands for "no class"
       and is also what label None means. 0 is a network without classes.
-    dtype: of the computation; None is that of the parameters.
+    dtype: dtype of the computation; None is that of the parameters.
   """
 
   features: int

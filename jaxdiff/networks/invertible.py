@@ -94,8 +94,8 @@ class Invertible(nn.Module):
 
   Attributes:
     levels: how often the resolution is halved.
-    couplings: of every level.
-    width: of the hidden layer in each of them.
+    couplings: couplings of every level.
+    width: width of the hidden layer in each of them.
   """
 
   levels: int = 2

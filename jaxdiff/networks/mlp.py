@@ -16,11 +16,11 @@ class MLP(nn.Module):
   Attributes:
     features: widths of the hidden layers.
     embedding: width of the embedding of time and label.
-    gain: of x beside the embedding. A few values of x among many of time are
-      hardly seen by a fresh network: 8 suits points of the plane with fine
+    gain: gain of x beside the embedding. A few values of x among many of time
+      are hardly seen by a fresh network: 8 suits points of the plane with fine
       structure.
     num_classes: number of classes, 0 for none; label `num_classes` is null.
-    dtype: of the computation (parameters are float32); None is that of x.
+    dtype: dtype of the computation (parameters are float32); None is that of x.
     residual: whether x is added to the answer: a map that begins as the
       identity.
   """
@@ -58,12 +58,12 @@ class ResidualMLP(nn.Module):
   network starts as the identity.
 
   Attributes:
-    width: of the residual stream.
+    width: width of the residual stream.
     blocks: number of residual blocks.
     hidden: width inside a block as a multiple of `width`.
     embedding: width of the embedding of time and label.
     num_classes: number of classes, 0 for none; label `num_classes` is null.
-    dtype: of the computation (parameters are float32); None is that of x.
+    dtype: dtype of the computation (parameters are float32); None is that of x.
   """
 
   width: int = 256

@@ -8,7 +8,7 @@ def split(x: jax.Array, side: int) -> jax.Array:
 
   Args:
     x: [batch, height, width, channels], sides multiples of `side`.
-    side: of a patch, in pixels.
+    side: side of a patch, in pixels.
 
   Returns:
     [batch, height / side, width / side, side * side * channels]; the channels

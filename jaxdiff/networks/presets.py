@@ -83,7 +83,7 @@ def make(name: str, **options: Any) -> nn.Module:
   """Returns a network by its name in `NETWORKS`.
 
   Args:
-    name: of the network.
+    name: name of the network.
     **options: its attributes as JSON or flags give them: lists stand for
       tuples, "bfloat16" for the dtype.
 

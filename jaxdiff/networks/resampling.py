@@ -25,7 +25,7 @@ def halve(x: jax.Array, taps: Sequence[float] = (1, 1)) -> jax.Array:
 
   Args:
     x: [batch, height, width, channels], height and width even.
-    taps: of the filter, up to a factor.
+    taps: taps of the filter, up to a factor.
 
   Raises:
     ValueError: if a side is odd, or the filter's length.

@@ -30,8 +30,8 @@ class Style(NamedTuple):
   Attributes:
     modulate: the embedding scales and shifts the second norm's output, rather
       than shifting its input.
-    gain: of every sum, g.
-    epsilon: of the norms.
+    gain: gain of every sum, g.
+    epsilon: epsilon of the norms.
     project: a 1x1 convolution follows resampling on the skip branch, even
       where the width stays.
     kernel: initializer of the layers.
@@ -53,13 +53,13 @@ class Residual(nn.Module):
 
   Attributes:
     width: channels of its output.
-    style: of its architecture.
+    style: style of its architecture.
     resample: "", "down" or "up".
-    taps: of the resampling filter.
+    taps: taps of the resampling filter.
     heads: attention heads, 0 for no attention.
     dropout: probability that an activation is dropped.
     deterministic: no dropout.
-    dtype: of the computation.
+    dtype: dtype of the computation.
   """
 
   width: int

@@ -56,21 +56,22 @@ class SongUNet(nn.Module):
     blocks: residual blocks per level on the way down; one more on the way up.
     attention: heights in pixels at which there is self-attention: after every
       block on the way down, the last one on the way up. The middle has it.
-    embedding: of the time, "positional" or "fourier" (random frequencies).
-    embedding_width: of the embedding as a multiple of `channels`.
-    time_width: of the features of the time as a multiple of `channels`.
+    embedding: embedding of the time, "positional" or "fourier" (random
+      frequencies).
+    embedding_width: width of the embedding as a multiple of `channels`.
+    time_width: width of the features of the time as a multiple of `channels`.
     time_scale: factor on c; 999 for c = t in 0..1 where steps are 0..999.
     encoder: "standard", "skip" or "residual".
     decoder: "standard" or "skip".
     joint: what joins the levels, "block" or "conv".
-    taps: of the filter that halves and doubles the resolution.
+    taps: taps of the filter that halves and doubles the resolution.
     rescale: sums are multiplied by sqrt(1 / 2).
     dropout: probability that an activation inside a block is dropped.
     num_classes: number of classes, 0 for none; label `num_classes` is null.
     label_dim: length of a vector condition, 0 for none.
     augment_dim: length of the augmentation labels, 0 for none.
     remat: computes the blocks' insides again on the way back.
-    dtype: of the computation (parameters are float32); None is that of x.
+    dtype: dtype of the computation (parameters are float32); None is that of x.
   """
 
   channels: int = 128

@@ -23,14 +23,14 @@ class TimeAndLabel(nn.Module):
   """The sum of an embedding of the time and one of the label.
 
   Attributes:
-    width: of the embedding.
+    width: width of the embedding.
     num_classes: number of classes; label `num_classes` stands for "no class"
       and is also what label None means. 0 is a network without classes.
     label_dim: width of a vector label f[batch, label_dim]; None means zeros.
     augment_dim: width of EDM's augmentation labels; None means zeros.
     frequencies: angular frequencies of the first and the last time feature.
     features: number of time features.
-    dtype: of the computation.
+    dtype: dtype of the computation.
   """
 
   width: int

@@ -32,7 +32,7 @@ class TokenMLP(nn.Module):
     num_classes: number of classes, 0 for none; label `num_classes` is null.
     frequencies: angular frequencies of the first and the last time feature.
     dropout: rate, after every hidden layer.
-    dtype: of the computation (parameters are float32); None is float32.
+    dtype: dtype of the computation (parameters are float32); None is float32.
   """
 
   vocabulary: int = 2
@@ -86,9 +86,9 @@ class TokenTransformer(nn.Module):
 
   Attributes:
     vocabulary: number of tokens.
-    width: of the residual stream; a multiple of `heads`.
+    width: width of the residual stream; a multiple of `heads`.
     depth: number of blocks.
-    heads: of the attention; with rotations each has an even width.
+    heads: heads of the attention; with rotations each has an even width.
     mlp: width of the perceptrons as a multiple of `width`.
     positions: "rotary", for any length, or "learned", for one.
     num_classes: number of classes, 0 for none; label `num_classes` is null.
@@ -98,7 +98,7 @@ class TokenTransformer(nn.Module):
     remat: whether blocks are computed again for the gradient, to save memory.
     attention: "xla", or "cudnn" for the fused kernel of GPUs (bfloat16 only);
       "blocks" and "cudnn_jvp" as in `attention.attend`.
-    dtype: of the computation (parameters are float32); None is float32.
+    dtype: dtype of the computation (parameters are float32); None is float32.
   """
 
   vocabulary: int = 2

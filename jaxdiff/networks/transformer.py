@@ -27,10 +27,10 @@ class Attention(nn.Module):
     heads: number of heads.
     bias: whether queries, keys and values have one.
     rotary: whether queries and keys are turned by their position.
-    dtype: of the computation.
-    implementation: of `attention.attend`: "xla", "cudnn" for the fused kernel
-      of GPUs, which takes bfloat16 alone, "blocks", "cudnn_jvp".
-    kernel_init: of the linear maps.
+    dtype: dtype of the computation.
+    implementation: implementation of `attention.attend`: "xla", "cudnn" for the
+      fused kernel of GPUs, which takes bfloat16 alone, "blocks", "cudnn_jvp".
+    kernel_init: initializer of the linear maps.
   """
 
   heads: int
@@ -64,11 +64,11 @@ class AdaptiveBlock(nn.Module):
     dropout: rate, after the attention and inside the perceptron.
     deterministic: whether dropout is off.
     rotary: whether attention knows positions by rotation.
-    epsilon: of the second norm (the first has 1e-6).
+    epsilon: epsilon of the second norm (the first has 1e-6).
     condition: makes an embedding of this block's own, of what it is told in
       place of `emb`; None for blocks that share one.
-    dtype: of the computation.
-    implementation: of the attention.
+    dtype: dtype of the computation.
+    implementation: kernel of the attention.
   """
 
   heads: int

@@ -36,7 +36,7 @@ class FlowHead(nn.Module):
   """The velocity of the tokens' flows: residual blocks modulated by h and s.
 
   Attributes:
-    width: of the residual stream.
+    width: width of the residual stream.
     blocks: number of residual blocks.
   """
 
@@ -72,7 +72,7 @@ class Perceptron(nn.Module):
 
   Attributes:
     length: number of tokens.
-    width: of the hidden layers and of the features.
+    width: width of the hidden layers and of the features.
     depth: number of hidden layers; the last one holds the features.
     num_classes: number of classes, 0 for none.
   """
@@ -139,11 +139,11 @@ class PrefixTransformer(nn.Module):
   """The transformer of the module docstring, with adaLN-Zero blocks.
 
   Attributes:
-    length: of the sequence.
+    length: length of the sequence.
     prefix: how many of its tokens are seen by all.
-    width: of the tokens; a multiple of `heads`.
+    width: width of the tokens; a multiple of `heads`.
     depth: number of blocks.
-    heads: of the attention.
+    heads: heads of the attention.
     num_classes: number of classes, 0 for none.
     mlp: width of the perceptrons as a multiple of `width`.
   """
@@ -173,7 +173,7 @@ class PrefixTransformer(nn.Module):
       c: f[batch], the time condition.
       label: i32[batch]; None is the null label.
       start: i32[], place of the first token.
-      cache: of every block; None if x is the whole sequence.
+      cache: keys and values of every block; None if x is the whole sequence.
     """
     transformer.check_heads(self.width, self.heads, self.heads)
     emb = time_and_label.TimeAndLabel(
@@ -208,13 +208,13 @@ class TransitionNetwork(nn.Module):
   """A backbone and its head.
 
   Attributes:
-    length: of the backbone's sequence.
+    length: length of the backbone's sequence.
     prefix: how many of its tokens are seen by all.
-    width: of the backbone.
+    width: width of the backbone.
     depth: number of its blocks or layers.
-    heads: of its attention; 0 makes it a `Perceptron`, which takes a prefix
-      alone.
-    head_width: of the head.
+    heads: heads of its attention; 0 makes it a `Perceptron`, which takes a
+      prefix alone.
+    head_width: width of the head.
     head_blocks: number of its blocks.
     num_classes: number of classes, 0 for none; label `num_classes` is null.
   """

@@ -46,7 +46,7 @@ class UNet(nn.Module):
     embedding: width of the embedding as a multiple of `channels`.
     patch: side of the patches that become channels; 1 for none.
     num_classes: number of classes, 0 for none; label `num_classes` is null.
-    dtype: of the computation (parameters are float32); None is that of x.
+    dtype: dtype of the computation (parameters are float32); None is that of x.
   """
 
   channels: int = 64

@@ -39,8 +39,8 @@ class UNet2D(nn.Module):
     attention: for every level, whether its blocks are followed by attention.
     blocks: residual blocks per level on the way down.
     head: width of an attention head; 0 is one head for all channels.
-    groups: of the group norms; divides all of `channels`.
-    epsilon: of the group norms.
+    groups: groups of the group norms; divides all of `channels`.
+    epsilon: epsilon of the group norms.
     modulation: how the embedding enters, "shift" or "scale_shift".
     resample: how the resolution changes, "conv" or "resnet".
     pad_after: whether "conv" pads rows and columns after the image alone (as in
@@ -53,7 +53,7 @@ class UNet2D(nn.Module):
       see `dit.DiT`.
     dropout: rate, before the second convolution of a block.
     remat: whether blocks are computed again for the gradient, to save memory.
-    dtype: of the computation (parameters are float32); None is that of x.
+    dtype: dtype of the computation (parameters are float32); None is that of x.
   """
 
   channels: tuple[int, ...] = (128, 256, 256, 256)

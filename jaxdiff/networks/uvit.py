@@ -33,9 +33,9 @@ class UViT(nn.Module):
   """A U-ViT for images [batch, height, width, channels] of one size.
 
   Attributes:
-    width: of the tokens, an even multiple of `heads`.
+    width: width of the tokens, an even multiple of `heads`.
     depth: number of blocks beside the middle one, even.
-    heads: of the attention.
+    heads: heads of the attention.
     patch: side of a patch, in pixels.
     mlp: width of the perceptrons as a multiple of `width`.
     num_classes: number of classes, 0 for none; label `num_classes` is null.
@@ -49,7 +49,7 @@ class UViT(nn.Module):
     remat: whether blocks are computed again for the gradient, to save memory.
     attention: "xla", or "cudnn" for the fused kernel of GPUs (bfloat16 only);
       "blocks" and "cudnn_jvp" as in `attention.attend`.
-    dtype: of the computation (parameters are float32); None is that of x.
+    dtype: dtype of the computation (parameters are float32); None is that of x.
   """
 
   width: int = 512

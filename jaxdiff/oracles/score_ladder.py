@@ -81,7 +81,7 @@ def score_ladder(
     data: f[M, ...].
     clusters: Gaussians of the mixture, by k-means, each with the covariance of
       its points and a hundredth of the isotropic one.
-    seed: of k-means.
+    seed: seed of k-means.
 
   Returns:
     "mean" (isotropic), "gaussian", "mixture" and "points".

@@ -36,7 +36,7 @@ class Record:
   """An object of some class, as data.
 
   Attributes:
-    name: of the class.
+    name: name of the class.
     args: what it was made from.
     state: its attributes, mostly a dict.
   """

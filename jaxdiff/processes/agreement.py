@@ -32,7 +32,7 @@ class Recorded:
   """What a table's file tells of its process: its noise levels, and its name.
 
   Attributes:
-    name: of the process, for messages.
+    name: name of the process, for messages.
     t: the times of the table's calls.
     levels: (alpha, sigma) at each.
   """

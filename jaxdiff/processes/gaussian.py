@@ -207,7 +207,7 @@ class GaussianProcess:
       data_std: standard deviation of the data. Give it when alpha(t) is not
         small against sigma(t): the scale is then sqrt(alpha^2 data_std^2 +
         sigma^2), the law of x_t up to the shape of the data.
-      dtype: of the result.
+      dtype: dtype of the result.
     """
     checks.key(key, "prior(key, shape)")
     if not checks.is_shape(shape):

@@ -63,7 +63,7 @@ def check_normal(
 
   Args:
     process: the forward process.
-    name: of what needs normal noise, the subject of the message.
+    name: name of what needs normal noise, the subject of the message.
     reason: one of `REASONS`, or a clause of its own.
     mend: what to do instead.
   """

@@ -52,8 +52,8 @@ class Calibration:
       "single" takes all at the place `mean`; "forward" noises data to the times
       of "ndtc"; "raw" shows clean data at those times, as a classifier would be
       calibrated.
-    mean: of the place, 0 the data end, 1 the noise end of the run.
-    std: of the place.
+    mean: mean of the place, 0 the data end, 1 the noise end of the run.
+    std: standard deviation of the place.
   """
 
   n: int = 1024
@@ -84,7 +84,7 @@ def calibration_set(
     model: the full-precision model.
     tableau: the sampler that the quantized model will serve.
     process: the forward process.
-    shape: of one sample.
+    shape: shape of one sample.
     config: how to draw; `Calibration()` by default.
     data: f[m, *shape], for the modes "forward" and "raw" alone.
 

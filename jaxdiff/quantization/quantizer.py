@@ -86,8 +86,8 @@ def for_range(
   """Returns the grid that spans a range, widened to hold 0.
 
   Args:
-    minimum: of the range; -maximum for a symmetric grid.
-    maximum: of the range.
+    minimum: minimum of the range; -maximum for a symmetric grid.
+    maximum: maximum of the range.
     low: smallest integer, of `limits`.
     high: largest integer.
   """

@@ -47,9 +47,9 @@ def learn_rounding(
     kernel: f[inputs, outputs] of a Dense layer.
     weight: grids of the output channels, of at most 8 bits.
     entering: the grid of the inputs; None leaves them float.
-    steps: of Adam.
+    steps: steps of Adam.
     batch_size: inputs a step.
-    learning_rate: of Adam.
+    learning_rate: learning rate of Adam.
     regularization: weight of the term that decides every h.
     drop: probability that an input is left float in training.
 

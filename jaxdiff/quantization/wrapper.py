@@ -48,11 +48,12 @@ class Config:
   """How a network is quantized.
 
   Attributes:
-    w_bits: of the kernels, 2..16; 8 and fewer are held as int8.
-    a_bits: of what enters a layer, 2..16; None leaves activations float.
+    w_bits: bits of the kernels, 2..16; 8 and fewer are held as int8.
+    a_bits: bits of what enters a layer, 2..16; None leaves activations float.
     p: exponent of the error that chooses the ranges.
     candidates: thresholds tried on a line.
-    edge_bits: of the first layers and the last; None treats them as the rest.
+    edge_bits: bits of the first layers and the last; None treats them as the
+      rest.
     skip: regular expressions of layer paths, as in "condition/", left float.
     arithmetic: "float" or "integer".
     rounding: "nearest", or "learned" for Dense layers of up to 8 bits.

@@ -74,7 +74,7 @@ def addim(
     grid: f64[n + 1], falling.
     x: a tree of [batch, ...] at time grid[0].
     strength: share of the posterior variance that is given back; 0 is DDIM.
-    data_variance: of the data, a value; it sets the posterior variance
+    data_variance: variance of the data, a value; it sets the posterior variance
       1 / (1 / data_variance + alpha^2 / sigma^2).
     match: "noise" or "sample", see above.
     collect: what to keep of the steps; the result is then (samples, kept).

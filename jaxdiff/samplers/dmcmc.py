@@ -140,7 +140,7 @@ def at_levels(stack: Tableau, level: jax.Array, ndim: int) -> Tableau:
   """Returns each sample's own table as one, with a trailing batch axis.
 
   Args:
-    stack: of `finishers`, leaves [K, n, ...] without data dimensions.
+    stack: stack of `finishers`, leaves [K, n, ...] without data dimensions.
     level: i32[batch].
     ndim: number of axes of the samples, the batch included.
   """

@@ -61,10 +61,10 @@ class RungeKutta:
 
   Attributes:
     stages: the strictly lower triangle, row by row from the second.
-    weights: of the result.
+    weights: weights of the result.
     error: weights minus those of the lower order.
-    order: of the result.
-    lower: of the other.
+    order: order of the result.
+    lower: bound of the other.
   """
 
   stages: tuple

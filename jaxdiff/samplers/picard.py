@@ -97,11 +97,12 @@ def picard(
   Args:
     key: PRNG key; the noise is that of `sampling.sample` with this key.
     model: model(x, t) -> Prediction with t[batch]; mapped over the window.
-    tableau: of a one-step method: ddim, ddpm, euler, reverse_diffusion, ...
+    tableau: tableau of a one-step method: ddim, ddpm, euler, reverse_diffusion,
+      ...
     x: where to start, [batch, ...] at tableau.t[0], or a shape.
     process: the forward process, the scale of the tolerance.
     window: points asked at once; all n by default.
-    tolerance: of a point's move against its step's noise; 0 is exact.
+    tolerance: tolerance of a point's move against its step's noise; 0 is exact.
     index: i32[batch], indices of the samples; 0, 1, ... by default.
 
   Raises:

@@ -52,7 +52,7 @@ class _Row(NamedTuple):
     table: the row.
     begins: whether the state before it is an accepted sample.
     ends: whether the state after it is one.
-    sigma: of the process, at the row's time.
+    sigma: sigma of the process, at the row's time.
     damping: a.
     t_next: time of the next row's call, or the end.
   """

@@ -96,7 +96,7 @@ def colorize(process: GaussianProcess, grey: Array, channels: int = 3) -> Known:
   Args:
     process: the forward process.
     grey: f[batch, ..., 1], the mean over the channels.
-    channels: of the image.
+    channels: channels of the image.
 
   Raises:
     ValueError: if `grey` has more than one channel.

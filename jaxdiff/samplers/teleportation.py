@@ -66,7 +66,8 @@ def teleport(
   """Returns x at t_to, moved from t_from by the Gaussian's probability flow.
 
   Args:
-    stats: of the data, in the scale the model knows them; `oracles.fit`.
+    stats: statistics of the data, in the scale the model knows them;
+      `oracles.fit`.
     x: f[batch, ...] at t_from.
     process: the forward process.
     t_from: where x is.
@@ -110,7 +111,7 @@ def gaussian_prior(
 
   Args:
     key: PRNG key; each sample folds its index into it.
-    stats: of the data.
+    stats: statistics of the data.
     shape: (batch, ...).
     process: the forward process.
     t: the time; t_max by default.
@@ -147,20 +148,20 @@ def teleport_sample(
   Args:
     key: PRNG key, as for `sample`.
     model: model(x, t) -> Prediction.
-    stats: of the data; `oracles.fit`.
+    stats: statistics of the data; `oracles.fit`.
     table: any solver's, on `truncate(grid, t_skip)` or on a grid that starts
       at t_skip.
     x: noise [batch, ...] at t_from, or a shape, drawn from the prior.
     process: the forward process.
     t_from: where x is; t_max by default.
-    prior: of a shape: "isotropic" noise, or "gaussian", the exact marginal of
-      the Gaussian.
+    prior: prior of a shape: "isotropic" noise, or "gaussian", the exact
+      marginal of the Gaussian.
     label: i32[batch], the classes, of statistics by class.
     check: f[m, ...], data at which to compare model and Gaussian at the
       table's first time; a warning tells if they differ by more than
       `tolerance`.
-    tolerance: of the unexplained share of the score.
-    **options: of `sample`.
+    tolerance: tolerance of the unexplained share of the score.
+    **options: options of `sample`.
 
   Raises:
     ValueError: for an unknown prior, a first time beyond t_from, or a table
@@ -220,11 +221,11 @@ def choose_skip(
   Args:
     key: PRNG key.
     model: model(x, t) -> Prediction.
-    stats: of the data, without classes.
+    stats: statistics of the data, without classes.
     process: the forward process.
     x0: data, f[batch, ...].
     times: falling times to try, for instance the grid's.
-    tolerance: of the unexplained share.
+    tolerance: tolerance of the unexplained share.
   """
   times = checks.falling_grid(
     times, process.t_min, process.t_max, process.t_zero

@@ -91,7 +91,7 @@ def frechet_to(
   Args:
     reference: f[n, ...], at least two samples for each feature.
     features: number of random features.
-    seed: of the features. Report in those of another seed.
+    seed: seed of the features. Report in those of another seed.
 
   Raises:
     ValueError: if the reference has too few samples for a covariance.

@@ -63,7 +63,7 @@ def ladder(
     process: its forward process, with alpha > 0 at times[0].
     x: f[batch, ...], noises at times[0]; 64 of them will do.
     times: f64[N + 1], falling; 60 steps of the Karras grid by default.
-    steps: of RK4 between two of the times.
+    steps: steps of RK4 between two of the times.
 
   Raises:
     ValueError: for times that a solver cannot walk, or alpha = 0 at the first.

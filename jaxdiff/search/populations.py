@@ -73,10 +73,11 @@ def converged(
     key: PRNG key of the noises. Noise i depends on the key and on i alone.
     model: the model.
     process: its forward process.
-    shape: of one sample.
+    shape: shape of one sample.
     index: numbers of the noises, such as range(256); a count is that range.
-    steps: of the teacher, RK4 on the Karras grid: 4 calls each.
-    dtype: of the noises, and of the arithmetic if it is wider than float32.
+    steps: steps of the teacher, RK4 on the Karras grid: 4 calls each.
+    dtype: dtype of the noises, and of the arithmetic if it is wider than
+      float32.
   """
   index = _numbers(index)
   start = process.prior(key, (len(index), *shape), index=index, dtype=dtype)

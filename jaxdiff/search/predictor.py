@@ -32,7 +32,7 @@ class Predictor(NamedTuple):
   """A fitted ensemble.
 
   Attributes:
-    params: of the members, leaves [members, ...].
+    params: parameters of the members, leaves [members, ...].
     center: f32[features], mean of the features.
     scale: f32[features], their standard deviation.
   """

@@ -40,15 +40,16 @@ class Config:
     orders: Taylor orders and their probabilities, in turn.
     kinds: what may be expanded.
     scales: scales of the first derivative; "free" is 1 + a h.
-    correctors: of "none", "pseudo" and "implicit".
+    correctors: correctors of "none", "pseudo" and "implicit".
     firsts: "network", and "zero" for an analytic first step.
     times_only: whether the solver is left alone and its times are searched.
     parents: number of the best schedules that children are bred from.
     generation: children per generation.
     p_cross: probability of a second parent.
     p_mutate: probability that an attribute is drawn anew.
-    relax_sd: of a in the scale 1 + a h.
-    time_sd: of a time's shift, at most, in units of the steps around it.
+    relax_sd: standard deviation of a in the scale 1 + a h.
+    time_sd: standard deviation of a time's shift, at most, in units of the
+      steps around it.
     min_gap: smallest step in log-SNR, at most.
     inner: generations on predicted scores between two true ones. More of them
       lead to where the predictor is wrong.
@@ -232,7 +233,7 @@ def breed(
   """Returns `size` new schedules.
 
   Args:
-    rng: of crossover and mutation.
+    rng: generator of crossover and mutation.
     schedules: the table.
     scores: theirs.
     process: the forward process.

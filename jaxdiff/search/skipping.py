@@ -30,7 +30,7 @@ class Gate:
 
   Attributes:
     module: the network.
-    names: of the branches and blocks that the mask lists, in its order.
+    names: names of the branches and blocks that the mask lists, in its order.
     skipped: names that are left out for good.
   """
 
@@ -51,7 +51,7 @@ def gated(
   """Returns the model with a mask beside its parameters, all blocks kept.
 
   Args:
-    denoiser: of a Linen network (`from_linen`).
+    denoiser: denoiser of a Linen network (`from_linen`).
     names: paths of the modules that may be skipped; by default the residual
       branches of a `ResidualMLP`, in order.
 

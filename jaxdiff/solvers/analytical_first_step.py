@@ -35,7 +35,7 @@ def analytical_first_step(
   """Returns (table, scale) of one call less: sample from scale * x.
 
   Args:
-    table: of at least two rows, whose first draws no noise.
+    table: table of at least two rows, whose first draws no noise.
     process: the forward process.
     data_std: standard deviation of the data for the Gaussian's answer; None is
       the published direction.

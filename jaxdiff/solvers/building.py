@@ -176,7 +176,7 @@ def encoder(
     build: a deterministic solver.
     process: the forward process.
     grid: f64[n + 1], falling, as for sampling; sigma > 0 and alpha > 0.
-    **options: of the solver.
+    **options: options of the solver.
 
   Raises:
     ValueError: for a grid that touches sigma = 0 or alpha = 0, or a solver
@@ -228,7 +228,7 @@ def step_orders(
       steps allow.
     steps: number of steps.
     highest: the highest order that the method is defined for.
-    name: of the solver, for messages.
+    name: name of the solver, for messages.
     default: `highest` by default.
     lower_final: whether the orders fall to 1 towards the end.
 

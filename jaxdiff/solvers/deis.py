@@ -90,8 +90,8 @@ def deis_rk(
   Args:
     process: the forward process.
     grid: f64[n + 1].
-    method: of `runge_kutta.METHODS`: "heun" (rho2Heun), "kutta3" (rho3Kutta),
-      "rk4" (rho4RK), "midpoint", ...
+    method: method of `runge_kutta.METHODS`: "heun" (rho2Heun), "kutta3"
+      (rho3Kutta), "rk4" (rho4RK), "midpoint", ...
 
   Raises:
     ValueError: for an unknown method.

@@ -67,8 +67,8 @@ def dpm_solver_v3(
   Args:
     process: the forward process.
     grid: f64[n + 1].
-    statistics: of the model, over the log-SNRs of the grid.
-    order: of the predictor, 1..3; None is 3, or what fewer steps allow.
+    statistics: statistics of the model, over the log-SNRs of the grid.
+    order: order of the predictor, 1..3; None is 3, or what fewer steps allow.
     corrector: whether to correct; a number: only at later (noisier) times than
       that, as their Stable Diffusion code does above 1/2; None corrects runs of
       at most 10 steps.
@@ -238,7 +238,7 @@ def recentred(
     model: model(x, t) -> Prediction.
     process: the forward process.
     grid: f64[n + 1], that of the table.
-    statistics: of the model.
+    statistics: statistics of the model.
   """
   from scipy import interpolate
 

@@ -29,7 +29,7 @@ def final_step(
   """Returns the table with another end.
 
   Args:
-    table: of a solver on `grid`.
+    table: table of a solver on `grid`.
     process: the forward process.
     grid: f64[n + 1].
     policy: "denoise", "stop" or "first_order".

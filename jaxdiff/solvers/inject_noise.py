@@ -25,9 +25,11 @@ def inject_noise(
   it starts from the noisy point, all of its stages included.
 
   Args:
-    tableau: of a multistep or Runge-Kutta method, without data dimensions.
+    tableau: tableau of a multistep or Runge-Kutta method, without data
+      dimensions.
     process: gives sigma at each call.
-    amount: of noise in units of sigma, 0..0.3 in the paper; 0 changes nothing.
+    amount: strength of the noise in units of sigma, 0..0.3 in the paper; 0 changes
+      nothing.
 
   Raises:
     ValueError: for a negative amount, a table that draws noise before a call

@@ -63,7 +63,7 @@ def with_langevin(
 
   Args:
     process: the forward process.
-    tableau: of a one-step method, each of whose rows ends a step.
+    tableau: tableau of a one-step method, each of whose rows ends a step.
     step: f64[n, m], the sizes of the m steps before row i.
 
   Raises:

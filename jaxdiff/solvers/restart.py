@@ -43,7 +43,7 @@ class Interval(NamedTuple):
     low: noise level sigma / alpha where the noise is added; moved to the
       nearest one of the grid.
     high: noise level that it is raised to.
-    steps: of the solver from high to low.
+    steps: steps of the solver from high to low.
     times: how often.
   """
 

@@ -50,7 +50,7 @@ def unic(
     process: the forward process.
     grid: f64[n + 1].
     predictor: a deterministic multistep solver (`dpmpp_2m`, `deis`, ...).
-    **options: of the predictor.
+    **options: options of the predictor.
 
   Raises:
     ValueError: for a solver whose table is not multistep, draws noise, or

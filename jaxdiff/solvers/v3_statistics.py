@@ -39,8 +39,8 @@ class ModelStatistics(NamedTuple):
     l: f64[m, ...], of a sample's shape, or one that broadcasts to it.
     s: f64[m, ...].
     b: f64[m, ...].
-    schedule: of the process, as text, that the model runs under.
-    note: of which model, guidance scale, data; compared when loaded.
+    schedule: schedule of the process, as text, that the model runs under.
+    note: text on model, guidance scale, data; compared when loaded.
   """
 
   lam: np.ndarray
@@ -179,7 +179,7 @@ def of_gaussian(
 
   Args:
     process: the forward process.
-    mean: of the data, of a sample's shape or a scalar.
+    mean: mean of the data, of a sample's shape or a scalar.
     variance: the same.
     m: number of nodes.
     span: log-SNRs from and to; the process's by default, from -7 where

@@ -100,7 +100,7 @@ def init_state(
   """Returns the state before the first update; everything is copied.
 
   Args:
-    key: of the run.
+    key: PRNG key of the run.
     players: those that `make_update` is given.
     params: initial parameters of each of them.
     main: the player whose parameters are averaged and kept.

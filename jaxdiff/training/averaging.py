@@ -20,7 +20,7 @@ def merge(stack: dict[str, Any], empty: float) -> dict[str, Any]:
   updates in which it moved.
 
   Args:
-    stack: of arrays f[n, ...], NumPy's or JAX's.
+    stack: stack of arrays f[n, ...], NumPy's or JAX's.
     empty: mean of what has no count at all.
   """
   mean = {}

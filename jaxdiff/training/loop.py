@@ -274,7 +274,7 @@ def _check_divergence(
     held: metrics of the updates since the last report, `step` + 1, ...
     losses: names of the losses.
     step: that of the last report.
-    checkpoints: of the run.
+    checkpoints: checkpoints of the run.
   """
   # an update that was skipped is told of elsewhere, and changed nothing
   latest = average([m for m in held if not m.get("skipped", 0.0)])
@@ -321,7 +321,7 @@ def _first_fault(
   """Returns what was not finite first, "" for nothing; drops "fault".
 
   Args:
-    metrics: of updates `step`, `step` + 1, ...
+    metrics: metrics of updates `step`, `step` + 1, ...
     step: number of the first.
     leaves: names of the parameters.
     losses: names of the losses, in the order in which they are computed.

@@ -19,10 +19,11 @@ class TrainState(NamedTuple):
   Attributes:
     step: i32[], number of updates done.
     params: parameters.
-    opt_state: of the optimizer.
+    opt_state: optimizer state of the optimizer.
     ema_params: average of the parameters, in float32 or wider.
     key: PRNG key of the run; update number `step` uses fold_in(key, step).
-    loss_params: of a loss that has parameters of its own, trained along.
+    loss_params: parameters of a loss that has parameters of its own, trained
+      along.
     averages: further averages of the parameters, a tuple of trees likewise.
     model_state: what the network has beside its parameters and is not trained,
       a Denoiser's `state`: batch statistics.
@@ -56,7 +57,7 @@ def init_state(
   key and params stay valid.
 
   Args:
-    key: of the run.
+    key: PRNG key of the run.
     params: initial parameters.
     optimizer: the one that `make_update` is given.
     loss_params: initial parameters of the loss, if it has any.
@@ -90,7 +91,7 @@ def finished(model: Any, state: TrainState, *, ema: bool = True) -> Any:
 
   Args:
     model: the Denoiser that was trained.
-    state: of the run.
+    state: state of the run.
     ema: the averaged parameters and statistics rather than the last ones.
   """
   if not jax.tree.leaves(state.model_state):

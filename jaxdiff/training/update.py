@@ -203,9 +203,10 @@ def whole(
 
   Args:
     value: the loss of this device's part.
-    metrics: of it.
+    metrics: metrics of it.
     grads: its gradient.
-    axes: of the mesh, that the batch is split over; () leaves all as it is.
+    axes: axes of the mesh, that the batch is split over; () leaves all as it
+      is.
   """
   if not axes:
     return value, metrics, grads
@@ -283,7 +284,7 @@ def fault(
   Args:
     batch: whose samples are looked at.
     squares: f[leaves], the squared norm of every leaf of the gradient.
-    axes: of the mesh, that the batch is split over.
+    axes: axes of the mesh, that the batch is split over.
   """
   rows = [
     ~jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1)

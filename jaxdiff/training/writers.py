@@ -23,7 +23,7 @@ def tensorboard_writer(folder: str | os.PathLike) -> OnMetrics:
   the older points. `tensorboard --logdir=FOLDER` shows them.
 
   Args:
-    folder: of the event files; made when the first report arrives.
+    folder: folder of the event files; made when the first report arrives.
 
   Raises:
     ImportError: if tensorboardX is not installed.

@@ -141,8 +141,8 @@ def process_fields(
   Args:
     path: what the user named; the scheduler is in it, in scheduler/, or beside
       the network.
-    folder: of the network.
-    betas: of the process; None takes the scheduler's, or DDPM's.
+    folder: folder of the network.
+    betas: betas of the process; None takes the scheduler's, or DDPM's.
     prediction: None takes the scheduler's, or "eps".
 
   Raises:

@@ -37,7 +37,7 @@ def from_dit(
 
   Args:
     arrays: the state dict.
-    heads: of the attention; by default what the paper has for this width.
+    heads: heads of the attention; by default what the paper has for this width.
 
   Raises:
     ValueError: if the width is not one of the paper's and `heads` is not

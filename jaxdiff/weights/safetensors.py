@@ -22,7 +22,7 @@ def read(
   Args:
     path: a .safetensors file, or the .safetensors.index.json of several, whose
       name may hold a variant (.safetensors.index.fp16.json).
-    reader: of a single file; None reads safetensors.
+    reader: reader of a single file; None reads safetensors.
 
   Raises:
     FileNotFoundError: if it, or a file that the index names, is not there.

@@ -26,8 +26,8 @@ def from_uvit(
 
   Args:
     arrays: the state dict.
-    heads: of the attention: 8 for the small, 12 for the middle, 16 for the
-      large and huge networks.
+    heads: heads of the attention: 8 for the small, 12 for the middle, 16 for
+      the large and huge networks.
     null_label: whether the last class stands for none, as in networks that
       were trained for guidance (1,001 classes of ImageNet); otherwise the null
       label gets a token of zeros.

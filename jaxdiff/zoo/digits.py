@@ -50,9 +50,9 @@ def digits_denoiser(
     steps: number of updates.
     batch_size: samples per update.
     learning_rate: peak of a cosine schedule with warm-up.
-    width: of the network.
+    width: width of the network.
     blocks: number of residual blocks.
-    seed: of parameters, noise and order of the data.
+    seed: seed of parameters, noise and order of the data.
     cache: directory; by default $JAXDIFF_CACHE or ~/.cache/jaxdiff.
   """
   model = models.ModelConfig(

@@ -32,10 +32,10 @@ class Card:
   """What a model is, and how it came to be.
 
   Attributes:
-    name: of the model.
+    name: name of the model.
     config: the model without its parameters: shape, classes, process, ...
-    record: of its training: "command", "seed", "steps", "loss" and measures of
-      its samples.
+    record: record of its training: "command", "seed", "steps", "loss" and
+      measures of its samples.
     parameters: how many there are.
     bytes: size of the file.
   """
@@ -122,7 +122,7 @@ def write(
   """Writes a model; the same bytes for the same model.
 
   Args:
-    path: of the .npz file.
+    path: path of the .npz file.
     config: the model without its parameters.
     params: its parameters.
     record: what is to be known of it, as JSON can store it.

@@ -28,7 +28,7 @@ def balance(
 
   Args:
     terms: terms(params) -> {name: f[]}.
-    params: of the network, by layer.
+    params: parameters of the network, by layer.
     last: name of the layer whose gradients are compared.
     first: name of the term that the others are measured by.
     bounds: (low, high) of each of the others.

@@ -45,7 +45,7 @@ class Head(nn.Module):
   """Two layers from features f[batch, d] to a logit f[batch].
 
   Attributes:
-    width: of the hidden layer.
+    width: width of the hidden layer.
   """
 
   width: int = 64
@@ -114,9 +114,9 @@ def head_params(
   Args:
     key: PRNG key.
     network: a Denoiser of a Linen module.
-    layer: of it, whose features the head reads.
-    shape: of one sample.
-    width: of the head.
+    layer: layer of it, whose features the head reads.
+    shape: shape of one sample.
+    width: width of the head.
 
   Raises:
     ValueError: if the network has no such layer; those it has are named.

@@ -12,7 +12,7 @@ def guided(teacher: Any, scale: float, null: Any = None) -> Any:
 
   Args:
     teacher: model(x, t, label) -> Prediction.
-    scale: of the guidance, as in `guidance.cfg`.
+    scale: scale of the guidance, as in `guidance.cfg`.
     null: the label that stands for none; by default num_classes of its network,
       or zeros where that is conditioned on vectors, as `losses.denoising` drops
       them.

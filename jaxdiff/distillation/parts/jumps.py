@@ -63,7 +63,7 @@ def flow_map(
     t: scalar or f[batch].
     s: scalar or f[batch], at most t.
     *label: the labels, if there are any.
-    **options: of the model's call.
+    **options: options of the model's call.
 
   Raises:
     ValueError: if s > t, where the times are concrete.

@@ -50,7 +50,7 @@ class Method:
     memory: numbers that are remembered from update to update.
     remember: how, as in `training.alternating.make_update`.
     ema: decay of the student's average, or a profile of `training.ema`.
-    gamma: of the student's own sampler, `solvers.gamma_sampling`.
+    gamma: gamma of the student's own sampler, `solvers.gamma_sampling`.
 
   Raises:
     ValueError: if teacher and student are of different processes.
@@ -85,7 +85,7 @@ def init_state(
   """Returns the state before the first update.
 
   Args:
-    key: of the run.
+    key: PRNG key of the run.
     method: what is to be trained.
     averages: how many further averages of the student are kept.
   """
@@ -138,7 +138,7 @@ def few_step_grid(
   `to_zero`: no call is spent where there is no noise left to remove.
 
   Args:
-    process: of the student.
+    process: process of the student.
     calls: network calls.
     start: sigma / alpha that it begins at; None is t_max.
     lowest: sigma / alpha of the last call, for a student whose last call is to
@@ -170,7 +170,7 @@ def sampler(
   Args:
     student: a Denoiser.
     grid: f64[n + 1], such as `few_step_grid`'s.
-    gamma: of `solvers.gamma_sampling`: 1 renoises (consistency models and
+    gamma: gamma of `solvers.gamma_sampling`: 1 renoises (consistency models and
       distribution matching), 0 jumps from time to time.
   """
   checks.process(student.process, "sampler(student, grid)")

@@ -26,10 +26,10 @@ def student_of(
   """Returns a student with the teacher's network and its parameters.
 
   Args:
-    key: of parameters that the teacher does not have.
+    key: PRNG key of parameters that the teacher does not have.
     teacher: a Denoiser; one of a Linen module if the student is to jump and the
       teacher does not.
-    shape: of one sample.
+    shape: shape of one sample.
     jumps: whether it is also told where to jump. The second time enters by a
       matrix of zeros: before training the student answers as its teacher.
 

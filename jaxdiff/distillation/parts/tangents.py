@@ -51,7 +51,7 @@ def along_ode(
   """Returns (f(x, t), df / dc), both without gradients.
 
   Args:
-    f: of (x, t), like x.
+    f: function of (x, t), like x.
     process: the forward process.
     x: [batch, ...].
     t: f[batch].
@@ -119,7 +119,7 @@ def velocity_of(
     teacher: model(x, t[, label]) -> Prediction.
     x: noised data.
     t: f[batch].
-    labels: of the samples, as `generators.label` gives them.
+    labels: labels of the samples, as `generators.label` gives them.
     data: what x was made of.
   """
   pair = data if kind == "data" else ask(teacher, x, t, *labels)

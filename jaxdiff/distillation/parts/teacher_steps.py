@@ -92,7 +92,7 @@ def walk(
     first: i32[batch].
     count: how many steps, one number for all; it may be traced, and there are
       no gradients then.
-    labels: of the samples, as `generators.label` returns them.
+    labels: labels of the samples, as `generators.label` returns them.
   """
   dtype = tree.compute_dtype(x.dtype)
   advance = sampling.table_advance(lambda y, t: teacher(y, t, *labels), first)

@@ -127,7 +127,7 @@ def sample(
     label: i32[n] or one class for all.
     guidance: w of u_null + w (u_label - u_null) in the head's velocity; 1 or
       None is none.
-    dtype: of the samples.
+    dtype: dtype of the samples.
 
   Raises:
     ValueError: for steps or head_steps < 1, another T than that of the

@@ -90,7 +90,7 @@ def walk(
   """Returns X_T from X_0 = x, or (X_T, collected) with a collector.
 
   Args:
-    key: of the kernels; transition t is given fold_in(key, t).
+    key: PRNG key of the kernels; transition t is given fold_in(key, t).
     kernel: (key, X_t, tau) -> Y.
     x: noise f[batch, ...].
     steps: T.
@@ -112,7 +112,7 @@ def exact_kernel(law: GaussianMixture, factorised: bool = False) -> Kernel:
   """Returns the exact kernel of data that are a mixture.
 
   Args:
-    law: of the data.
+    law: law of the data.
     factorised: draw every value of Y by itself, from its exact marginal: what
       a head whose tokens are single values can learn at best.
   """

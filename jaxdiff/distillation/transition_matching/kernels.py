@@ -30,7 +30,7 @@ def states(
   for every time, of fold_in(key, j) ("independent"): the same marginals.
 
   Args:
-    key: of the noise.
+    key: PRNG key of the noise.
     process: "linear" or "independent".
     x: X_T, data [batch, ...].
     tau: f[k] or f[k, batch].
@@ -60,7 +60,7 @@ def flow_loss(
   """Returns the loss of the head for features h of a single backbone pass.
 
   Args:
-    key: of s and B_0.
+    key: PRNG key of s and B_0.
     model: whose head it is.
     h: f[batch, n, width].
     target: B f[batch, n, c].
@@ -111,7 +111,7 @@ def flow_sample(
   """Returns B by Euler's method on s, f[batch, n, c].
 
   Args:
-    key: of B_0.
+    key: PRNG key of B_0.
     velocity: (s, B) -> u.
     like: array or ShapeDtypeStruct of the tokens.
     steps: number of calls of the head.
@@ -146,9 +146,9 @@ def write(
   """Returns tokens written one after another, f[batch, k, c].
 
   Args:
-    key: of all tokens.
+    key: PRNG key of all tokens.
     model: a causal one.
-    cache: of the places before `first`.
+    cache: cache of the places before `first`.
     first: place of the first token.
     like: array or ShapeDtypeStruct of what is to be written.
     c: f[batch], the time condition; twice as long with guidance, as the cache

@@ -28,12 +28,12 @@ class Transitions:
   data, the other way round than time elsewhere in this library.
 
   Attributes:
-    params: of the backbone and its head.
+    params: parameters of the backbone and its head.
     network: a `TransitionNetwork`.
     variant: one of `VARIANTS`.
     process: one of `PROCESSES`.
     steps: T of the training.
-    shape: of a sample.
+    shape: shape of a sample.
     token: shape of a token.
     data_std: standard deviation of the data; what the network sees and returns
       has standard deviation 1.
@@ -97,8 +97,8 @@ def transitions(
   """Returns an untrained chain.
 
   Args:
-    key: of the parameters.
-    shape: of a sample.
+    key: PRNG key of the parameters.
+    shape: shape of a sample.
     variant: "dtm", "artm" or "fhtm"; see `transition_matching`.
     steps: T, the number of transitions.
     token: shape of a token, which divides `shape`: (2, 2, 1) are patches of

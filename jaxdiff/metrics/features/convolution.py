@@ -77,10 +77,10 @@ def fold(
   """Returns the Flax params of a PyTorch convolution and its batch norm.
 
   Args:
-    arrays: of a state dict.
+    arrays: arrays of a state dict.
     weight: name of the convolution's weight, f[out, in, height, width].
     norm: the batch norm's name, without `.weight` and so on.
-    eps: of the batch norm.
+    eps: noise of the batch norm.
   """
   of = lambda part: np.asarray(arrays[f"{norm}.{part}"], np.float64)
   gain = of("weight") / np.sqrt(of("running_var") + eps)
@@ -109,7 +109,7 @@ def convert(
   Args:
     network: whose layers are named.
     arrays: the state dict.
-    shape: of one image that the network takes.
+    shape: shape of one image that the network takes.
     names: function of a layer's name -> (weight, batch norm), the names in the
       state dict; the batch norm of a linear layer is None.
     what: the weights that are expected, in words.

@@ -49,7 +49,7 @@ def train(
   """Returns params fitted by AdamW to smoothed labels of noisy images.
 
   Args:
-    key: of the initial params, the batches and the noise.
+    key: PRNG key of the initial params, the batches and the noise.
     images: f32[n, 8, 8, 1] in [-1, 1].
     labels: i32[n].
     steps: number of updates.

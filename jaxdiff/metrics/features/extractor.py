@@ -28,11 +28,11 @@ class Extractor:
   u8, returns features f32[batch, d].
 
   Attributes:
-    name: of the extractor.
+    name: name of the extractor.
     distance: what a Frechet distance in these features is called.
     apply: function of (params, images) -> (features f[batch, d], logits
       f[batch, classes] or None).
-    params: of the network.
+    params: parameters of the network.
     check: raises a ValueError for images that `apply` does not take.
     weights: where the params come from, with their checksum.
   """
@@ -86,12 +86,12 @@ def extract(
   One program of one shape is compiled: a batch that is not full is padded.
 
   Args:
-    extractor: of `load`.
+    extractor: extractor of `load`.
     images: [n, ...], or blocks of them one after the other, for sets that are
       not held in memory.
     batch: images at a time.
-    numbers: of the images in the set that they come from, for messages.
-    sharding: of a batch over devices, for instance
+    numbers: indices of the images in the set that they come from, for messages.
+    sharding: sharding of a batch over devices, for instance
       parallel.batch_sharding(parallel.data_mesh()); batch is rounded up to a
       multiple of them.
     show: called with the number of images done, for a progress bar.
