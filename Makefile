@@ -43,7 +43,7 @@ define WITH_XLA
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest parity lint bench evidence clean
+.PHONY: help demo test test-oldest parity lint docs bench evidence clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) \
@@ -79,6 +79,11 @@ parity: $(STAMP)  ## networks and metrics against torch's (installs it: 1 GB)
 lint: $(STAMP)  ## style and likely bugs, changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(STAMP)  ## the documentation as pages for a browser; fails on broken links
+	$(BIN)/python -m pip install -q -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q -f docs/site/mkdocs.yml
+	$(BIN)/python docs/site/check.py build/docs
 
 bench: $(STAMP)  ## what the library's loop costs beside the bare network
 	$(BIN)/python -m experiments.bench.overhead

@@ -50,6 +50,12 @@ EXTRAS = {
   "plots": PLOTS,
   "train": TRAIN,
   "weights": WEIGHTS,
+  "docs": [
+    "latex2mathml>=3.78",
+    "mkdocs-material>=9.7",
+    "mkdocstrings-python>=2.0",
+    "ruff>=0.17.5",
+  ],
   "notebooks": ["ipykernel>=6.29", "jupyterlab", *PLOTS],
   "parity": [
     "diffusers>=0.42",
