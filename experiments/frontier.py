@@ -49,6 +49,7 @@ from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
+from jaxdiff import zoo
 
 from .parts import console
 from .parts import plots
@@ -73,6 +74,7 @@ ORACLES = {
   "nearly_flat": oracles.nearly_flat,
 }
 DEFAULT = "default"
+ZOO = "zoo:"
 Grid = Callable[..., np.ndarray]  # (process, n, to_zero=...)
 _MNIST = {"image": "x_test"}
 _PIECE = 40  # rows of the compiled program, unless a table is longer
@@ -115,15 +117,13 @@ def load_target(config: ml_collections.ConfigDict) -> Target:
     else:
       draws, _ = distribution.sample(key, config.noises)
     return Target(model, process, draws.shape[1:], draws)
+  if config.target.startswith(ZOO):
+    name = config.target.removeprefix(ZOO)
+    return _trained(config, zoo.load(name), zoo.describe(name).config)
   if pathlib.Path(config.target).is_dir():
     model = training.load_denoiser(config.target)
     folder = models.checkpoint_directory(config.target)
-    stored = models.load_config(folder)
-    if stored.num_classes:  # every class in turn
-      label = jnp.arange(config.noises) % stored.num_classes
-      model = denoisers.with_label(model, label)
-    draws = jnp.asarray(_data_of(config.data, stored, config.target))
-    return Target(model, model.process, stored.shape, draws)
+    return _trained(config, model, models.load_config(folder))
   if pathlib.Path(config.target).is_file():
     model = sources.pretrained(config.target)
     process = model.process
@@ -137,10 +137,20 @@ def load_target(config: ml_collections.ConfigDict) -> Target:
     return Target(model, process, shape, draws)
   raise ValueError(
     f"config.target={config.target!r} is neither an oracle"
-    f" ({', '.join(ORACLES)}), nor a folder with a trained model, nor a file of"
-    " weights; train one with: python -m experiments.train"
+    f" ({', '.join(ORACLES)}), nor a model of the zoo ({ZOO}NAME), nor a folder"
+    " with a trained model, nor a file of weights; train one with: python -m"
+    " experiments.train"
     " --workdir=runs/digits"
   )
+
+
+def _trained(config, model, stored) -> Target:
+  """Returns a trained denoiser as a target, every class in turn."""
+  if stored.num_classes:
+    label = jnp.arange(config.noises) % stored.num_classes
+    model = denoisers.with_label(model, label)
+  draws = jnp.asarray(_data_of(config.data, stored, config.target))
+  return Target(model, model.process, stored.shape, draws)
 
 
 def _data_of(name: str, stored: models.ModelConfig, run: str) -> np.ndarray:

@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns the config; every field can be overridden on the command line."""
   return ml_collections.ConfigDict(
     dict(
-      target="digits_mixture",  # an oracle, or the folder of a trained run
+      target="digits_mixture",  # an oracle, zoo:NAME, or the folder of a run
       data="",  # for the distance of a trained run's samples; "": the run's own
       process="edm",  # edm, vp, flow, cosine, ve, sub_vp
       solvers=(

@@ -123,6 +123,65 @@ def frontier(
   return f"Wrote {path}."
 
 
+# Colours of Okabe and Ito, which the colour-blind can tell apart.
+_OVERVIEW = {
+  "default": ("black", "o"),
+  "ddim": ("#999999", "v"),
+  "heun": ("#a0522d", "s"),
+  "dpmpp_2m": ("#0072b2", "^"),
+  "unipc(order=3)": ("#009e73", "D"),
+  "deis(order=3)": ("#e69f00", "P"),
+  "ipndm(order=3)": ("#cc79a7", "X"),
+}
+
+
+@picture
+def overview(plt: Any, panels: list[dict[str, Any]], path: pathlib.Path) -> str:
+  """Draws the error against network calls, one panel for each target.
+
+  Args:
+    plt: matplotlib's pyplot, handed over by `picture`.
+    panels: entries with "title" and "rows", rows of `experiments.frontier`.
+    path: path of the PNG file.
+  """
+  figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.0))
+  for axis, panel in zip(axes, panels, strict=True):
+    for name, (colour, marker) in _OVERVIEW.items():
+      line = {}
+      for row in panel["rows"]:
+        if row["solver"] == name:
+          calls = row["calls"]
+          line[calls] = min(line.get(calls, math.inf), row["rmse"])
+      axis.plot(
+        list(line),
+        list(line.values()),
+        color=colour,
+        marker=marker,
+        markersize=5,
+        linewidth=2.4 if name == "default" else 1.3,
+        label=name,
+        zorder=3 if name == "default" else 2,
+      )
+    ticks = sorted({row["calls"] for row in panel["rows"]})
+    axis.set(xscale="log", yscale="log", xlabel="network calls")
+    axis.set_xticks(ticks, [str(c) for c in ticks])
+    axis.minorticks_off()
+    axis.set_title(panel["title"], fontsize=10)
+    axis.grid(alpha=0.25)
+  axes[0].set_ylabel("rmse to the converged ODE, per value")
+  figure.legend(
+    *axes[0].get_legend_handles_labels(),
+    loc="lower center",
+    ncols=len(_OVERVIEW),
+    frameon=False,
+    fontsize=9,
+  )
+  figure.tight_layout(rect=(0, 0.06, 1, 1))
+  figure.savefig(path, dpi=110)
+  plt.close(figure)
+  return f"Wrote {path}."
+
+
 @picture
 def samples(
   plt: Any,

@@ -64,7 +64,7 @@ class RungeKutta:
     weights: weights of the result.
     error: weights minus those of the lower order.
     order: order of the result.
-    lower: bound of the other.
+    lower: order of the other.
   """
 
   stages: tuple

@@ -28,8 +28,8 @@ def inject_noise(
     tableau: tableau of a multistep or Runge-Kutta method, without data
       dimensions.
     process: gives sigma at each call.
-    amount: strength of the noise in units of sigma, 0..0.3 in the paper; 0 changes
-      nothing.
+    amount: strength of the noise in units of sigma, 0..0.3 in the paper; 0
+      changes nothing.
 
   Raises:
     ValueError: for a negative amount, a table that draws noise before a call
