@@ -17,6 +17,7 @@ a trained network a third of the best of our own tables on it.
 import json
 import math
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -68,13 +69,22 @@ def config_of(cell: str) -> Any:
   return config
 
 
-def gather(runs: pathlib.Path = _RUNS) -> list[dict[str, Any]]:
-  """Returns a row for every table that has been learned."""
+def gather(
+  runs: pathlib.Path = _RUNS, kept: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+  """Returns a row for every table that has been learned.
+
+  Args:
+    runs: folder of the tables.
+    kept: rows of earlier runs, for tables that are not in the folder.
+  """
+  earlier = {(r["cell"], r["calls"]): dict(r) for r in kept}
   rows = []
   for cell in CELLS:
     for i, calls in enumerate(CALLS):
       path = runs / cell / f"{calls}.npz"
       if not path.exists():
+        rows += [earlier[cell, calls]] if (cell, calls) in earlier else []
         continue
       about = tables.about(path)
       figure = FIGURES[cell][i] if cell in FIGURES else about["start_rmse"]
@@ -130,7 +140,8 @@ def main() -> None:
     folder = pathlib.Path(config.out)
     if not all((folder / f"{calls}.npz").exists() for calls in config.calls):
       learn_solver.run(config)
-  rows = gather()
+  kept = json.loads(results.read_text()) if results.exists() else []
+  rows = gather(kept=kept)
   results.write_text(json.dumps(rows, indent=1) + "\n")
   page.write_text(document(rows))
   print(f"Wrote {results} and {page}.")

@@ -200,8 +200,8 @@ def text(results: dict[str, Row]) -> str:
       f" samples; measured on {about['samples']:,}.",
       "",
       "| method | distance at 1 call | 2 calls | 4 calls | 18 calls |"
-      " coverage at 1, 4, 18 | seconds per update |",
-      "|---|---|---|---|---|---|---|",
+      " coverage at 1, 4, 18 |",
+      "|---|---|---|---|---|---|",
     ]
     names = sorted({r["method"] for r in rows} - {"teacher", "data"})
     for name in ("teacher", *names):
@@ -216,9 +216,8 @@ def text(results: dict[str, Row]) -> str:
         for c in (1, 2, 4, 18)
       ]
       covered = ", ".join(_covered(own[c]) for c in (1, 4, 18) if c in own)
-      speed = next(iter(own.values())).get("seconds_per_update", "")
       cells = [f"`{name}`" if name != "teacher" else "teacher, DDIM", *shown]
-      lines.append(f"| {' | '.join([*cells, covered, str(speed)])} |")
+      lines.append(f"| {' | '.join([*cells, covered])} |")
     data = next((r for r in rows if r["method"] == "data"), None)
     if data:
       low, high = data["interval"]
