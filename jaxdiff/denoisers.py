@@ -82,6 +82,17 @@ class Denoiser:
       `without_variance`. None takes the answer itself.
     state: what the network has beside its parameters and is not trained, a tree
       of arrays; None is nothing.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxdiff as jd
+    >>> net = lambda params, x, c: params * x
+    >>> model = jd.Denoiser(
+    ...   0.5, apply=net, process=jd.rectified_flow(), prediction="flow"
+    ... )
+    >>> x0, eps = model(jnp.ones((1, 1)), 0.25)  # eps - x0 is what the net says
+    >>> print(float(x0[0, 0]), float(eps[0, 0]))
+    0.875 1.375
   """
 
   params: PyTree
@@ -273,6 +284,15 @@ def from_function(
   Raises:
     ValueError: for an unknown prediction kind or time, or a score where the
       noise is not normal.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxdiff as jd
+    >>> net = lambda params, x, c: x @ params["w"]
+    >>> params = {"w": jnp.eye(2)}
+    >>> model = jd.from_function(net, params, jd.vp_linear(), prediction="eps")
+    >>> model(jnp.ones((4, 2)), 0.5).eps.shape
+    (4, 2)
   """
   checks.process(process, "from_function(apply, params, process)")
   if not callable(apply):
@@ -327,6 +347,21 @@ def from_linen(
   Raises:
     TypeError: if the module is called in another way.
     ValueError: in a call, if the module needs variables that were not given.
+
+  Example:
+    >>> import flax.linen as nn
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import jaxdiff as jd
+    >>> class Net(nn.Module):
+    ...   @nn.compact
+    ...   def __call__(self, x, c):
+    ...     return nn.Dense(x.shape[-1])(x) + c[:, None]
+    >>> net, x = Net(), jnp.ones((4, 2))
+    >>> params = net.init(jax.random.key(0), x, jnp.ones(4))["params"]
+    >>> model = jd.from_linen(net, params, jd.vp_linear(), prediction="eps")
+    >>> model(x, 0.5).x0.shape
+    (4, 2)
   """
   if params is None or callable(params):
     raise TypeError(
@@ -354,6 +389,19 @@ def from_nnx(module: Any, process: GaussianProcess, **options: Any) -> Denoiser:
 
   Raises:
     TypeError: for what is no NNX module, or is called in another way.
+
+  Example:
+    >>> from flax import nnx
+    >>> import jax.numpy as jnp
+    >>> import jaxdiff as jd
+    >>> class Net(nnx.Module):
+    ...   def __init__(self, rngs):
+    ...     self.dense = nnx.Linear(2, 2, rngs=rngs)
+    ...   def __call__(self, x, c):
+    ...     return self.dense(x) + c[:, None]
+    >>> model = jd.from_nnx(Net(nnx.Rngs(0)), jd.edm(), prediction="edm")
+    >>> model(jnp.ones((4, 2)), 0.5).x0.shape
+    (4, 2)
   """
   apply, params, state = modules.of_nnx(module)
   return from_function(apply, params, process, **({"state": state} | options))
@@ -466,6 +514,16 @@ def with_label(denoiser: Denoiser, label: Any) -> Denoiser:
     TypeError: for a label that is None or no number.
     ValueError: for a class that the network does not have, where its Linen
       module says by `num_classes` how many there are.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxdiff as jd
+    >>> net = lambda params, x, c, label: params[label] + 0.0 * x
+    >>> params = jnp.asarray([[-1.0], [1.0]])
+    >>> model = jd.from_function(net, params, jd.edm(), prediction="x0")
+    >>> labelled = jd.with_label(model, [0, 1])
+    >>> print(labelled(jnp.zeros((2, 1)), 1.0).x0.ravel())
+    [-1.  1.]
   """
   if not hasattr(denoiser, "label"):
     raise TypeError(

@@ -42,7 +42,19 @@ KINDS = ("x0", "eps", "v", "score", "flow", "velocity", "edm")
 
 
 class Prediction(NamedTuple):
-  """The pair (x0, eps) with alpha x0 + sigma eps = x; trees shaped like x."""
+  """The pair (x0, eps) with alpha x0 + sigma eps = x; trees shaped like x.
+
+  Example:
+    >>> import jax
+    >>> import jaxdiff as jd
+    >>> def model(x, t):  # data that is zero: x = t eps
+    ...   return jd.Prediction(x0=0.0 * x, eps=x / t)
+    >>> process = jd.edm()
+    >>> table = jd.ddim(process, jd.grids.karras(process, 5))
+    >>> x = jd.sample(jax.random.key(0), model, table, (4, 1), process=process)
+    >>> bool(abs(x).max() < 0.01)
+    True
+  """
 
   x0: Any
   eps: Any

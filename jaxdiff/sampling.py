@@ -202,6 +202,18 @@ def run(
 
   Returns:
     (state, collected): `collected` is None without a collector.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import jaxdiff as jd
+    >>> def advance(key, row, state):
+    ...   state = row * state
+    ...   return state, state
+    >>> rows = jnp.asarray([1.0, 2.0, 3.0, 4.0])
+    >>> state, _ = jd.run(jax.random.key(0), advance, rows, jnp.ones(()))
+    >>> float(state)
+    24.0
   """
   n = tree.batch_size(rows)
   rows = jax.tree.map(jnp.asarray, rows)
@@ -403,6 +415,17 @@ def sample(
       pair, and for progress or check_finite inside a transformation.
     FloatingPointError: with check_finite, naming the sample and the step where
       it began.
+
+  Example:
+    >>> import jax
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> model = jd.exact(jd.oracles.gaussian([3.0], 0.25), process)
+    >>> table = jd.default(process, 5)
+    >>> key = jax.random.key(0)
+    >>> x = jd.sample(key, model, table, (256, 1), process=process)
+    >>> print(x.shape, round(float(x.mean())))
+    (256, 1) 3
   """
   checks.samples(x)
   checks.sharding(sharding)

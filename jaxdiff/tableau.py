@@ -76,6 +76,15 @@ class Tableau(_Leaves):
     noise: f64[n, 3], scales of the noise before the call, in y' and in a'.
     process: the forward process that it was built for, or None if it is not
       known. It is no leaf and no part of the tree: what JAX returns has None.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.rectified_flow()
+    >>> table = jd.heun(process, jd.grids.uniform(process, 4))
+    >>> table.nfe, table.memory, table.stochastic
+    (8, 2, False)
+    >>> print(table.t.round(2))  # Heun asks at both ends of a step
+    [1.   0.75 0.75 0.5  0.5  0.25 0.25 0.  ]
   """
 
   process = None

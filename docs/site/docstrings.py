@@ -40,6 +40,8 @@ def formulas(text: str) -> str:
       block.append(line)
       continue
     close()
+    if line.rstrip() == "Example:":
+      line = "Examples:"  # the one of the two that becomes a block of code
     if not indented and line.strip():
       section = bool(_SECTION.match(line))
       listed = bool(re.match(r"([-*]|\d+\.) ", line))

@@ -175,6 +175,19 @@ def cfg(model: Any, *, label: Any, null: Any, scale: Any) -> CFG:
 
   The model raises ValueError for labels, nulls or scales of another batch, and
   TypeError for a null that is no class where labels are.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxdiff as jd
+    >>> two = jd.oracles.mixture([[-1.0], [1.0]], [0.1, 0.1])
+    >>> model = jd.exact(two, jd.edm())
+    >>> x = jnp.zeros((1, 1))
+    >>> for scale in 0.0, 1.0, 2.0:  # the label 2 stands for no condition
+    ...   guided = jd.cfg(model, label=1, null=2, scale=scale)
+    ...   print(scale, round(float(guided(x, 1.0).x0[0, 0]), 3))
+    0.0 0.0
+    1.0 0.909
+    2.0 1.818
   """
   label, null = _array(label), _array(null)
   _check(model, scale, label=label, null=null)

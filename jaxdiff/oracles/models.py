@@ -61,6 +61,18 @@ def exact(
 
   Raises:
     ValueError: if the denoiser is not known under the process's noise.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxdiff as jd
+    >>> two = jd.oracles.mixture([[-1.0], [1.0]], [0.01, 0.01])
+    >>> model = jd.exact(two, jd.edm())
+    >>> x = jnp.asarray([[0.5]])
+    >>> for t in 0.1, 1.0, 10.0:  # the nearer mode, then the mean of both
+    ...   print(t, round(float(model(x, t).x0[0, 0]), 2))
+    0.1 0.75
+    1.0 0.46
+    10.0 0.01
   """
   if process.noise != Normal():
     if not hasattr(distribution, "noise"):

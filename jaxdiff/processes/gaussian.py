@@ -59,6 +59,18 @@ class GaussianProcess:
     t_min: smallest time the network is asked at.
     t_max: time of the prior.
     noise: the law of eps.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import jaxdiff as jd
+    >>> process = jd.vp_linear()
+    >>> print(round(process.alpha(0.5) ** 2 + process.sigma(0.5) ** 2, 6))
+    1.0
+    >>> images = jnp.zeros((4, 8, 8, 3))
+    >>> noisy, eps = process.perturb(jax.random.key(0), images, 0.5)
+    >>> noisy.shape
+    (4, 8, 8, 3)
   """
 
   schedule: Any
@@ -290,6 +302,12 @@ def vp_linear(
     beta_max: beta at t = 1.
     t_min: 1e-3 suits few steps, 1e-4 or 1e-5 many.
     t_max: time of the prior.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.vp_linear()
+    >>> print(process.alpha(1.0).round(4), process.sigma(1.0).round(4))
+    0.0066 1.0
   """
   return GaussianProcess(schedules.LinearVP(beta_min, beta_max), t_min, t_max)
 
@@ -403,6 +421,12 @@ def vp_cosine(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:
   """Variance preserving, alpha = cos(pi t / 2); alpha = 0 at t = 1.
 
   The continuous form of Nichol and Dhariwal (2021) without their offset.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.vp_cosine()
+    >>> print(process.alpha(0.5).round(4), process.sigma(0.5).round(4))
+    0.7071 0.7071
   """
   return GaussianProcess(schedules.CosineVP(), t_min, t_max)
 
@@ -414,7 +438,16 @@ def sub_vp(
   t_min: float = 1e-3,
   t_max: float = 1.0,
 ) -> GaussianProcess:
-  """The sub-VP process of Song et al. (2021), appendix B."""
+  """The sub-VP process of Song et al. (2021), appendix B.
+
+  Example:
+    >>> import numpy as np
+    >>> import jaxdiff as jd
+    >>> process, same = jd.sub_vp(), jd.vp_linear()
+    >>> t = np.asarray([0.1, 0.5, 1.0])
+    >>> np.allclose(process.sigma(t), same.sigma(t) ** 2)
+    True
+  """
   return GaussianProcess(schedules.SubVP(beta_min, beta_max), t_min, t_max)
 
 
@@ -429,6 +462,14 @@ def ve(
 
   As in their code the variance is sigma(t)^2, not sigma(t)^2 - sigma(0)^2. It
   has no noise at t = -inf, where a grid's last step may end.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> for t in 0.0, 0.5, 1.0:
+    ...   print(t, jd.ve().sigma(t).round(3))
+    0.0 0.01
+    0.5 0.707
+    1.0 50.0
   """
   return GaussianProcess(
     schedules.GeometricVE(sigma_min, sigma_max), t_min, t_max
@@ -437,7 +478,14 @@ def ve(
 
 @checks.door
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> GaussianProcess:
-  """Karras et al. (2022): alpha = 1 and t is the noise level itself."""
+  """Karras et al. (2022): alpha = 1 and t is the noise level itself.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> print(process.alpha(3.0), process.sigma(3.0))
+    1.0 3.0
+  """
   return GaussianProcess(schedules.NoiseLevel(), sigma_min, sigma_max)
 
 
@@ -446,6 +494,12 @@ def rectified_flow(t_min: float = 1e-3, t_max: float = 1.0) -> GaussianProcess:
   """Straight paths x_t = (1 - t) x0 + t eps (Liu et al. 2023).
 
   Time runs as in diffusion: 0 is data, 1 is noise.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.rectified_flow()
+    >>> print(process.alpha(0.25), process.sigma(0.25))
+    0.75 0.25
   """
   return GaussianProcess(schedules.Linear(), t_min, t_max)
 
@@ -509,6 +563,16 @@ def from_alpha_sigma(
   Raises:
     ValueError: if either is negative or NaN on [t_min, t_max], or alpha /
       sigma does not fall strictly; the time is named.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.from_alpha_sigma(
+    ...   alpha=lambda t: 1 - t**2, sigma=lambda t: t, t_min=0.01, t_max=0.99
+    ... )
+    >>> print(process.alpha(0.5), process.sigma(0.5))
+    0.75 0.5
+    >>> jd.dpmpp_2m(process, jd.grids.log_snr(process, 8)).nfe
+    8
   """
   low = t_zero if math.isfinite(t_zero) else t_min
   pair = schedules.Pair(alpha, sigma, low, t_max, t_zero)

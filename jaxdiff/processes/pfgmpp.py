@@ -144,6 +144,16 @@ def pfgmpp(
 
   Raises:
     ValueError: if D is not positive, or not finite.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.pfgmpp(128.0)
+    >>> print(process.noise)
+    StudentT(aug_dim=128.0)
+    >>> jd.default(process, 10).nfe  # the ODE is that of EDM
+    10
+    >>> jd.pfgmpp(None) == jd.edm()
+    True
   """
   if aug_dim is None:
     return GaussianProcess(schedules.NoiseLevel(), sigma_min, sigma_max)

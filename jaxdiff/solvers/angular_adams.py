@@ -61,6 +61,18 @@ def angular_adams(
   Raises:
     ValueError: for an order outside of 1..16, or one that exceeds the steps,
       or a data_std that is not positive.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> grid = jd.grids.karras(process, 10)
+    >>> data = jd.oracles.gaussian([0.0], 0.25)  # standard deviation 0.5
+    >>> for guess in 1.0, 0.5:
+    ...   table = jd.angular_adams(process, grid, data_std=guess)
+    ...   _, variance = jd.oracles.propagate(table, process, data)
+    ...   print(guess, round(float(variance[0]) ** 0.5, 3))
+    1.0 0.502
+    0.5 0.5
   """
   if not data_std > 0:
     raise ValueError(f"data_std must be positive, got {data_std}")

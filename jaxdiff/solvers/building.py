@@ -59,6 +59,20 @@ def solver(
     The checked solver. It raises TypeError for options that `build` does not
     take, or of another type than its annotations say, and ValueError for a grid
     that does not fall, has a NaN, or leaves the process's times.
+
+  Example:
+    >>> import numpy as np
+    >>> import jaxdiff as jd
+    >>> @jd.solver
+    ... def mine(process, grid):
+    ...   alpha, sigma = process.alpha(grid), process.sigma(grid)
+    ...   carry = sigma[1:] / sigma[:-1]
+    ...   weights = alpha[1:] - alpha[:-1] * carry
+    ...   return jd.tableau.multistep(grid[:-1], "x0", carry, weights[:, None])
+    >>> process = jd.vp_cosine()
+    >>> grid = jd.grids.log_snr(process, 8)
+    >>> all(map(np.allclose, mine(process, grid), jd.ddim(process, grid)))
+    True
   """
   if build is None:
     return functools.partial(
@@ -181,6 +195,19 @@ def encoder(
   Raises:
     ValueError: for a grid that touches sigma = 0 or alpha = 0, or a solver
       that draws noise.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> model = jd.exact(jd.oracles.gaussian([0.0], 0.25), process)
+    >>> grid = jd.grids.karras(process, 40)
+    >>> data, key = jnp.asarray([[0.5], [-1.0]]), jax.random.key(0)
+    >>> code = jd.sample(key, model, jd.encoder(jd.heun, process, grid), data)
+    >>> back = jd.sample(key, model, jd.heun(process, grid), code)
+    >>> print(back.round(1).ravel())
+    [ 0.5 -1. ]
   """
   while isinstance(build, functools.partial):
     options = {**build.keywords, **options}

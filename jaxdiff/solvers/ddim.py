@@ -34,6 +34,16 @@ def ddim(
 
   Raises:
     ValueError: if eta is outside of [0, 1].
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> grid = jd.grids.karras(process, 10)
+    >>> table = jd.ddim(process, grid)
+    >>> table.nfe, table.memory, table.stochastic
+    (10, 1, False)
+    >>> jd.ddim(process, grid, eta=1.0).stochastic
+    True
   """
   if not 0 <= eta <= 1:
     raise ValueError(

@@ -34,6 +34,16 @@ def ddpm(
 
   Raises:
     ValueError: for any other variance.
+
+  Example:
+    >>> import numpy as np
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> grid = jd.grids.karras(process, 10)
+    >>> table = jd.ddpm(process, grid)
+    >>> same = jd.ddim(process, grid, eta=1.0)
+    >>> all(map(np.allclose, table, same))
+    True
   """
   checks.one_of(variance, ("small", "large"), "variance")
   alpha, sigma, lam = coefficients(process, grid)

@@ -34,6 +34,15 @@ def default(
 
   Raises:
     ValueError: for less than one call.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> table = jd.default(process, 10)
+    >>> data = jd.oracles.gaussian([0.0], 0.25)  # standard deviation 0.5
+    >>> _, variance = jd.oracles.propagate(table, process, data)
+    >>> print(table.nfe, round(float(variance[0]) ** 0.5, 2))
+    10 0.5
   """
   if calls < 1:
     raise ValueError(f"a table makes at least one call, got calls={calls}")

@@ -58,6 +58,16 @@ def dpm_solver(
   Raises:
     ValueError: for other choices, or if the number of orders is not that of
       the steps.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> grid = jd.grids.karras(process, 10)
+    >>> jd.dpm_solver(process, grid, order=3).nfe
+    30
+    >>> orders = [1] * 4 + [2] * 4 + [3] * 2
+    >>> jd.dpm_solver(process, grid, order=orders).nfe
+    18
   """
   checks.one_of(output, ("eps", "x0"), "output")
   checks.one_of(solver_type, ("midpoint", "heun"), "solver_type")

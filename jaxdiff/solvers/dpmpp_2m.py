@@ -47,6 +47,16 @@ def dpmpp_2m(
 
   Raises:
     ValueError: for another solver_type.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> grid = jd.grids.karras(process, 10)
+    >>> table = jd.dpmpp_2m(process, grid)
+    >>> table.nfe, table.memory
+    (10, 2)
+    >>> print(table.history[1, 0].round(3))  # weights of the last two x0
+    [ 0.712 -0.251]
   """
   return _two_steps(process, grid, "x0", solver_type, lower_order_final)
 

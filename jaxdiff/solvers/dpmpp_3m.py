@@ -60,6 +60,18 @@ def dpmpp_3m(
 
   Raises:
     ValueError: for an order that exceeds the steps, or the calls made so far.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> grid = jd.grids.karras(process, 10)
+    >>> for order in 1, 2, 3:
+    ...   table = jd.dpmpp_3m(process, grid, order=order)
+    ...   weights = table.history[5, 0]  # of the last x0, in the sixth step
+    ...   print(order, table.nfe, int((weights != 0).sum()))
+    1 10 1
+    2 10 2
+    3 10 3
   """
   return _three_steps(process, grid, "x0", order, published, lower_order_final)
 

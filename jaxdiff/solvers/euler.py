@@ -18,7 +18,20 @@ from jaxdiff.tableau import Tableau
 
 @solver(starts_at_zero_alpha=True)
 def euler(process: GaussianProcess, grid: np.ndarray) -> Tableau:
-  """Returns the table of Euler's method on `grid`: n calls, K = 1."""
+  """Returns the table of Euler's method on `grid`: n calls, K = 1.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> data = jd.oracles.gaussian([0.0], 0.25)  # standard deviation 0.5
+    >>> for n in 10, 20, 40:
+    ...   table = jd.euler(process, jd.grids.karras(process, n))
+    ...   _, variance = jd.oracles.propagate(table, process, data)
+    ...   print(table.nfe, round(float(variance[0]) ** 0.5, 3))
+    10 0.376
+    20 0.434
+    40 0.466
+  """
   return multistep(
     t=grid[:-1],
     output=velocity(process, grid[:-1]),

@@ -30,7 +30,20 @@ from jaxdiff.tableau import Tableau
 
 @solver(starts_at_zero_alpha=True)
 def heun(process: GaussianProcess, grid: np.ndarray) -> Tableau:
-  """Returns the table of Heun's method on `grid`: 2n calls, K = 2."""
+  """Returns the table of Heun's method on `grid`: 2n calls, K = 2.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> data = jd.oracles.gaussian([0.0], 0.25)  # standard deviation 0.5
+    >>> for n in 10, 20, 40:
+    ...   table = jd.heun(process, jd.grids.karras(process, n))
+    ...   _, variance = jd.oracles.propagate(table, process, data)
+    ...   print(table.nfe, round(float(variance[0]) ** 0.5, 3))
+    20 0.587
+    40 0.52
+    80 0.505
+  """
   return runge_kutta(process, grid, stages=[[1.0]], weights=[1 / 2, 1 / 2])
 
 
@@ -56,6 +69,16 @@ def heun_churn(
 
   Raises:
     ValueError: if churn is negative.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> grid = jd.grids.karras(process, 10)
+    >>> for churn in 0.0, 40.0:
+    ...   table = jd.heun_churn(process, grid, churn=churn)
+    ...   print(churn, table.nfe, table.stochastic)
+    0.0 20 False
+    40.0 20 True
   """
   if churn < 0:
     raise ValueError(

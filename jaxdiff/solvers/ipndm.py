@@ -35,6 +35,17 @@ def ipndm(
 
   Raises:
     ValueError: for an order outside of 1..4, or one that exceeds the steps.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> grid = jd.grids.karras(process, 10)
+    >>> weights = jd.ipndm(process, grid).history[:4, 0]
+    >>> print((weights / weights.sum(1, keepdims=True)).round(3))
+    [[ 1.     0.     0.     0.   ]
+     [ 1.5   -0.5    0.     0.   ]
+     [ 1.917 -1.333  0.417  0.   ]
+     [ 2.292 -2.458  1.542 -0.375]]
   """
   n = len(grid) - 1
   order = checks.order(order, n, 4, "ipndm")

@@ -71,6 +71,18 @@ def unipc(
 
   Raises:
     ValueError: for other choices, or an order that exceeds the steps.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> process = jd.edm()
+    >>> grid = jd.grids.log_snr(process, 10)
+    >>> data = jd.oracles.gaussian([0.0], 0.25)  # standard deviation 0.5
+    >>> for corrector in False, True:
+    ...   table = jd.unipc(process, grid, corrector=corrector)
+    ...   _, variance = jd.oracles.propagate(table, process, data)
+    ...   print(table.nfe, round(float(variance[0]) ** 0.5, 3))
+    10 0.553
+    10 0.533
   """
   n = len(grid) - 1
   if lower_order_final is None:
