@@ -23,5 +23,8 @@ def _visit(thing, module: str) -> None:
   if thing.docstring:
     text = docstrings.formulas(thing.docstring.value)
     thing.docstring.value = docstrings.links(text, module, thing.path)
-  for inner in list(thing.members.values()):
-    _visit(inner, module)
+  for name, inner in list(thing.members.items()):
+    if thing.is_class and inner.is_attribute and not inner.docstring:
+      thing.del_member(name)  # a field: its class says under Attributes what
+    else:
+      _visit(inner, module)

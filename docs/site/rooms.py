@@ -91,6 +91,13 @@ def _read(path: pathlib.Path, name: str, is_package: bool) -> Module:
           imported[alias.asname or alias.name] = (source, alias.name)
       case ast.Assign(targets=[ast.Name(id="__all__" | "_ON_DEMAND" as key)]):
         lists[key] = tuple(ast.literal_eval(node.value))
+      case ast.Assign(value=ast.Name(id="Any")):
+        pass  # a name for the reader of annotations
+      case ast.Assign(
+        targets=[ast.Name(id=key)],
+        value=ast.Attribute(value=ast.Name(id=owner), attr=attribute),
+      ) if owner in imported:
+        imported[key] = (".".join(imported[owner]), attribute)
       case ast.Assign(targets=[ast.Name(id=key)]):
         defined[key] = ""
       case ast.AnnAssign(target=ast.Name(id=key)):
