@@ -64,6 +64,8 @@ def links(text: str, module: str, path: str) -> str:
     return match[0]
 
   for line in text.splitlines():
+    # A line of prose may begin with a "greater than": that is no quotation.
+    line = re.sub(r"^( *)>(?!>>)", r"\1\\>", line) if not fenced else line
     if line.lstrip().startswith((_FENCE, ">>>", "...")):
       fenced ^= line.lstrip().startswith(_FENCE)
       out.append(line)

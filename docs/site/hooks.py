@@ -130,6 +130,9 @@ def on_page_markdown(markdown, page, config, files):
   source = _SOURCES.get(uri, f"docs/{uri}")
   pages = {f"docs/{f.src_uri}": f.src_uri for f in files}
   pages |= {where: page_uri for page_uri, where in _SOURCES.items()}
+  for room in rooms.rooms():  # a room's folder or file is its page
+    folder = room.replace(".", "/")
+    pages |= dict.fromkeys((folder, f"{folder}.py"), f"api/{room}.md")
 
   def repoint(match):
     start, target, anchor, end = match.groups()

@@ -87,6 +87,7 @@ def test_a_name_is_a_link_to_what_it_means_there():
   assert "[jaxdiff.sampling.sample]" in link("`sampling.sample`", "jaxdiff.zoo")
   for plain in ("`no_such_name`", "`x + 1`", ">>> `deis`"):
     assert link(plain, "jaxdiff.solvers.unipc") == plain
+  assert link("n\n> 2. Then", "jaxdiff") == "n\n\\> 2. Then"
   assert link("2 * a and *one* b*", "jaxdiff") == r"2 \* a and *one* b\*"
 
 
