@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 import sys
 
 import pytest
@@ -131,3 +132,18 @@ def test_a_broken_link_is_found(tmp_path, link, fault):
 def test_a_doubled_anchor_is_found(tmp_path):
   (tmp_path / "index.html").write_text('<p id="a"></p><p id="a"></p>')
   assert check.faults(tmp_path) == ["index.html: id 'a' twice"]
+
+
+@pytest.mark.parametrize(
+  "path",
+  [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))],
+  ids=lambda path: path.name,
+)
+def test_a_page_of_the_repository_links_to_what_is_there(path):
+  text = re.sub(r"```.*?```", "", path.read_text("utf-8"), flags=re.S)
+  links = re.findall(r"\]\(([^)\s#]+)", text)
+  assert not [
+    link
+    for link in links
+    if ":" not in link and not (path.parent / link).exists()
+  ]
