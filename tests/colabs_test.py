@@ -138,8 +138,8 @@ def test_stored_outputs_belong_to_the_code(name, stored):
 
 @EACH
 def test_begins_with_what_one_sees_and_ends_with_what_to_change(name, stored):
-  badge, install, first, *_, last = stored[name]["cells"]
-  assert badge["source"].endswith(f"/blob/main/colabs/{name}.ipynb)")
+  first, install, *_, last = stored[name]["cells"]
+  assert f"/blob/main/colabs/{name}.ipynb)\n\n" in first["source"]
   assert install["cell_type"] == "code"
   title, _, rest = first["source"].partition("\n")
   assert title.startswith("# ")
@@ -151,8 +151,8 @@ def test_begins_with_what_one_sees_and_ends_with_what_to_change(name, stored):
 @EACH
 def test_names_of_the_library_exist(name, stored):
   cells = stored[name]["cells"]
-  code = [c["source"] for c in cells if c["cell_type"] == "code"][1:]
-  tree = ast.parse("\n".join(code))
+  code = [c for c in cells if c["cell_type"] == "code" and c["id"] != "install"]
+  tree = ast.parse("\n".join(c["source"] for c in code))
   names = {}
   for node in ast.walk(tree):
     if isinstance(node, ast.Import | ast.ImportFrom):
@@ -233,8 +233,9 @@ def test_a_fault_of_a_stored_notebook_is_told(change, said, stored):
 def test_another_address_changes_badge_and_install_and_no_output(stored):
   notebook = stored["first_steps"]
   moved = notebooks.with_head(notebook, "first_steps", "https://github.com/a/b")
-  badge, install, *rest = moved["cells"]
-  assert "/github/a/b/blob/main/colabs/first_steps.ipynb" in badge["source"]
+  first, install, *rest = moved["cells"]
+  assert "/github/a/b/blob/main/colabs/first_steps.ipynb" in first["source"]
+  assert URL not in first["source"]
   assert "git+https://github.com/a/b" in install["source"]
   assert rest == notebook["cells"][2:]
   assert notebooks.code(moved) == notebooks.code(notebook)

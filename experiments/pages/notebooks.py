@@ -36,7 +36,8 @@ import jaxdiff
 from ..parts import console
 
 FLAGS = flags.FLAGS
-BADGE, INSTALL = "badge", "install"  # ids of the cells that are written here
+INSTALL = "install"  # id of the cell that installs jaxdiff
+_BADGE = "[![Open in Colab]"
 _FOLDER = "colabs"
 _LIMIT = 900  # seconds for one cell
 _COLAB = "https://colab.research.google.com"
@@ -93,33 +94,42 @@ def code(notebook: Notebook) -> str:
   return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
-def head(name: str, extras: list[str], address: str) -> list[dict[str, Any]]:
-  """Returns the two cells that every notebook begins with.
-
-  Args:
-    name: of the notebook's file, without suffix.
-    extras: of jaxdiff, that the notebook needs.
-    address: of the project on GitHub.
-  """
+def badge(name: str, address: str) -> str:
+  """Returns the Markdown of the badge that opens a notebook in Colab."""
   target = address.replace("https://github.com", f"{_COLAB}/github", 1)
-  badge = (
-    f"[![Open in Colab]({_COLAB}/assets/colab-badge.svg)]"
+  return (
+    f"{_BADGE}({_COLAB}/assets/colab-badge.svg)]"
     f"({target}/blob/main/{_FOLDER}/{name}.ipynb)"
   )
-  install = (
+
+
+def install(extras: list[str], address: str) -> dict[str, Any]:
+  """Returns the cell that installs jaxdiff where there is none."""
+  source = (
     "import importlib.util\n\n"
     'if importlib.util.find_spec("jaxdiff") is None:  # a fresh Colab\n'
     f'  %pip install -q "jaxdiff[{",".join(extras)}] @ git+{address}"'
   )
-  hidden = dict(execution_count=None, outputs=[])
-  return [
-    dict(cell_type="markdown", id=BADGE, metadata={}, source=badge),
-    dict(cell_type="code", id=INSTALL, metadata={}, source=install) | hidden,
-  ]
+  return dict(
+    cell_type="code",
+    id=INSTALL,
+    metadata={},
+    source=source,
+    execution_count=None,
+    outputs=[],
+  )
 
 
 def with_head(notebook: Notebook, name: str, address: str) -> Notebook:
   """Returns the notebook with badge and install cell written anew.
+
+  The badge stands under the title in the first cell, the install cell is the
+  second.
+
+  Args:
+    notebook: as `read` returns it; its first cell begins with the title.
+    name: of its file, without suffix.
+    address: of the project on GitHub.
 
   Raises:
     ValueError: its metadata do not say which extras it needs.
@@ -130,8 +140,12 @@ def with_head(notebook: Notebook, name: str, address: str) -> Notebook:
       f"{name}.ipynb does not say which extras of jaxdiff it needs; add"
       ' "jaxdiff": {"extras": ["plots"]} to its metadata'
     )
-  rest = [c for c in notebook["cells"] if c["id"] not in (BADGE, INSTALL)]
-  return notebook | {"cells": [*head(name, extras, address), *rest]}
+  first, *rest = (c for c in notebook["cells"] if c["id"] != INSTALL)
+  title, *parts = first["source"].split("\n\n")
+  parts = [part for part in parts if not part.startswith(_BADGE)]
+  parts = [title, badge(name, address), *parts]
+  first = first | {"source": "\n\n".join(parts)}
+  return notebook | {"cells": [first, install(extras, address), *rest]}
 
 
 def _small(png: str) -> str:
@@ -201,9 +215,15 @@ def faults(notebook: Notebook, name: str, address: str) -> list[str]:
   """
   found = []
   if with_head(notebook, name, address)["cells"] != notebook["cells"]:
-    found.append("badge or install cell is not the one of setup.py's URL")
+    found.append(
+      "badge or install cell is not that of setup.py's URL; run"
+      " python -m experiments.pages.notebooks --noexecute"
+    )
   if notebook["metadata"]["jaxdiff"].get("code") != code(notebook):
-    found.append("the stored outputs are those of other code")
+    found.append(
+      "the stored outputs are those of other code; run"
+      f" python -m experiments.pages.notebooks --names={name}"
+    )
   if not pictures(notebook):
     found.append("no picture is stored")
   for cell, output in _outputs(notebook):
