@@ -57,7 +57,7 @@ def test_notebook_runs(path, monkeypatch):
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
   notebook = nbformat.read(path, as_version=4)
   ran = nbclient.NotebookClient(
-    notebook, timeout=300, kernel_name="python3"
+    notebook, timeout=900, kernel_name="python3"
   ).execute()
   text = "".join(
     output.get("text", "")

@@ -1,6 +1,6 @@
 r"""Runs the notebooks of colabs/ and stores what they show in them.
 
-  python -m experiments.pages.notebooks  # all of them, some ten minutes
+  python -m experiments.pages.notebooks  # all of them, fifteen minutes
   python -m experiments.pages.notebooks --names=first_steps,pfgmpp
   python -m experiments.pages.notebooks --noexecute  # badges and installs alone
 
