@@ -62,92 +62,13 @@ def run(
     calls: name to function of the calls that are allowed.
     persistent: function of a persistent id, None where there are none.
   """
-  stack, marks, memo = [], [], {}
+  machine = _Machine([], [], {}, calls, persistent)
   position = stream.tell()
-
-  def above_mark():
-    first = marks.pop()
-    items = stack[first:]
-    del stack[first:]
-    return items
-
   try:
     for opcode, arg, position in pickletools.genops(stream):
-      name = opcode.name
-      if name in _CONSTANTS:
-        stack.append(_CONSTANTS[name]())
-      elif name in _LITERALS:
-        stack.append(arg)
-      elif name in ("PROTO", "FRAME"):
-        pass
-      elif name == "MARK":
-        marks.append(len(stack))
-      elif name in ("BINGET", "LONG_BINGET", "GET"):
-        stack.append(memo[arg])
-      elif name == "MEMOIZE":
-        memo[len(memo)] = stack[-1]
-      elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-        memo[arg] = stack[-1]
-      elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-        items = [stack.pop() for _ in range(int(name[-1]))]
-        stack.append(tuple(items[::-1]))
-      elif name == "TUPLE":
-        stack.append(tuple(above_mark()))
-      elif name == "LIST":
-        stack.append(above_mark())
-      elif name == "DICT":
-        stack.append(_pairs(above_mark()))
-      elif name == "FROZENSET":
-        stack.append(frozenset(keys(above_mark())))
-      elif name == "APPEND":
-        item = stack.pop()
-        like(stack[-1], list).append(item)
-      elif name == "APPENDS":
-        items = above_mark()
-        like(stack[-1], list).extend(items)
-      elif name == "SETITEM":
-        value, key = stack.pop(), stack.pop()
-        like(stack[-1], dict).update(_pairs([key, value]))
-      elif name == "SETITEMS":
-        items = above_mark()
-        like(stack[-1], dict).update(_pairs(items))
-      elif name == "ADDITEMS":
-        items = above_mark()
-        like(stack[-1], set).update(keys(items))
-      elif name == "POP":
-        stack.pop()
-      elif name == "POP_MARK":
-        above_mark()
-      elif name == "DUP":
-        stack.append(stack[-1])
-      elif name == "GLOBAL":
-        stack.append(Name(*arg.split(" ", 1)))
-      elif name == "STACK_GLOBAL":
-        attribute, module = stack.pop(), stack.pop()
-        stack.append(Name(like(module, str), like(attribute, str)))
-      elif name == "REDUCE":
-        args, function = stack.pop(), stack.pop()
-        stack.append(_call(calls, function, args))
-      elif name in ("NEWOBJ", "NEWOBJ_EX"):
-        if name == "NEWOBJ_EX":
-          stack.pop()  # keywords: nothing is made of them
-        args, cls = stack.pop(), stack.pop()
-        stack.append(new(cls, args))
-      elif name == "BUILD":
-        state = stack.pop()
-        stack[-1] = _build(stack[-1], state, memo, calls)
-      elif name in ("PERSID", "BINPERSID") and persistent:
-        stack.append(persistent(arg if name == "PERSID" else stack.pop()))
-      elif name == "STOP":
-        return stack.pop()
-      elif name in ("PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"):
-        raise ValueError("it refers to something outside of the file")
-      else:  # INST and OBJ, which call by name; registries of extensions
-        what = f"{name} {arg}" if arg is not None else name
-        raise Forbidden(
-          f"the pickle uses the operation {what} at byte {position}, which no"
-          " known file of weights does"
-        )
+      if opcode.name == "STOP":
+        return machine.stack.pop()
+      _step(machine, opcode.name, arg, position)
   except Forbidden:
     raise
   except _NONSENSE as e:
@@ -161,22 +82,142 @@ def run(
 
 
 _NONSENSE = (IndexError, KeyError, TypeError, OverflowError, RecursionError)
-_CONSTANTS = {
-  "NONE": lambda: None,
-  "NEWTRUE": lambda: True,
-  "NEWFALSE": lambda: False,
-  "EMPTY_TUPLE": tuple,
-  "EMPTY_LIST": list,
-  "EMPTY_DICT": dict,
-  "EMPTY_SET": set,
-}
-_LITERALS = frozenset(
+
+
+class _Machine(NamedTuple):
+  """What the operations of one pickle work on.
+
+  Attributes:
+    stack: values, the last one on top.
+    marks: heights of the stack at which lists of items begin.
+    memo: values that the pickle refers to again.
+    calls: name to function of the calls that are allowed.
+    persistent: function of a persistent id.
   """
+
+  stack: list
+  marks: list[int]
+  memo: dict[int, Any]
+  calls: Mapping[str, Callable]
+  persistent: Callable[[Any], Any] | None
+
+
+def _step(machine: _Machine, name: str, arg: Any, position: int) -> None:
+  """Does one operation; raises if it is none of the tables below."""
+  if name in _VALUES:
+    machine.stack.append(_VALUES[name](machine, arg))
+  elif name in _CHANGES:
+    _CHANGES[name](machine, arg)
+  elif name in _OUTSIDE and machine.persistent:
+    machine.stack.append(machine.persistent(_OUTSIDE[name](machine, arg)))
+  elif name in (*_OUTSIDE, "NEXT_BUFFER", "READONLY_BUFFER"):
+    raise ValueError("it refers to something outside of the file")
+  else:  # INST and OBJ, which call by name; registries of extensions
+    what = f"{name} {arg}" if arg is not None else name
+    raise Forbidden(
+      f"the pickle uses the operation {what} at byte {position}, which no"
+      " known file of weights does"
+    )
+
+
+def _top(machine: _Machine, n: int) -> list:
+  """Takes n values off the stack; returns them in the order of their pushes."""
+  return [machine.stack.pop() for _ in range(n)][::-1]
+
+
+def _marked(machine: _Machine) -> list:
+  """Takes the values above the last mark off the stack."""
+  first = machine.marks.pop()
+  items = machine.stack[first:]
+  del machine.stack[first:]
+  return items
+
+
+def _stack_global(machine: _Machine, arg: None) -> Name:
+  module, attribute = _top(machine, 2)
+  return Name(like(module, str), like(attribute, str))
+
+
+def _new_with_keywords(machine: _Machine, arg: None) -> Any:
+  cls, args, _ = _top(machine, 3)  # keywords: nothing is made of them
+  return new(cls, args)
+
+
+def _put(machine: _Machine, at: int) -> None:
+  machine.memo[at] = machine.stack[-1]
+
+
+def _append(machine: _Machine, items: list) -> None:
+  like(machine.stack[-1], list).extend(items)
+
+
+def _set(machine: _Machine, items: list) -> None:
+  like(machine.stack[-1], dict).update(_pairs(items))
+
+
+def _add(machine: _Machine, items: list) -> None:
+  like(machine.stack[-1], set).update(keys(items))
+
+
+def _build_top(machine: _Machine, arg: None) -> None:
+  target, state = _top(machine, 2)
+  machine.stack.append(_build(target, state, machine.memo, machine.calls))
+
+
+# (machine, argument of the operation) -> the value that goes onto the stack
+_LITERALS = """
   INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
   STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
   UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8
-  """.split()  # noqa: SIM905
-)
+"""
+_VALUES = {name: lambda m, arg: arg for name in _LITERALS.split()} | {
+  "NONE": lambda m, arg: None,
+  "NEWTRUE": lambda m, arg: True,
+  "NEWFALSE": lambda m, arg: False,
+  "EMPTY_TUPLE": lambda m, arg: (),
+  "EMPTY_LIST": lambda m, arg: [],
+  "EMPTY_DICT": lambda m, arg: {},
+  "EMPTY_SET": lambda m, arg: set(),
+  "TUPLE1": lambda m, arg: tuple(_top(m, 1)),
+  "TUPLE2": lambda m, arg: tuple(_top(m, 2)),
+  "TUPLE3": lambda m, arg: tuple(_top(m, 3)),
+  "TUPLE": lambda m, arg: tuple(_marked(m)),
+  "LIST": lambda m, arg: _marked(m),
+  "DICT": lambda m, arg: _pairs(_marked(m)),
+  "FROZENSET": lambda m, arg: frozenset(keys(_marked(m))),
+  "GET": lambda m, arg: m.memo[arg],
+  "BINGET": lambda m, arg: m.memo[arg],
+  "LONG_BINGET": lambda m, arg: m.memo[arg],
+  "DUP": lambda m, arg: m.stack[-1],
+  "GLOBAL": lambda m, arg: Name(*arg.split(" ", 1)),
+  "STACK_GLOBAL": _stack_global,
+  "REDUCE": lambda m, arg: _call(m.calls, *_top(m, 2)),
+  "NEWOBJ": lambda m, arg: new(*_top(m, 2)),
+  "NEWOBJ_EX": _new_with_keywords,
+}
+# (machine, argument of the operation) -> nothing; the machine changes
+_CHANGES = {
+  "PROTO": lambda m, arg: None,
+  "FRAME": lambda m, arg: None,
+  "MARK": lambda m, arg: m.marks.append(len(m.stack)),
+  "PUT": _put,
+  "BINPUT": _put,
+  "LONG_BINPUT": _put,
+  "MEMOIZE": lambda m, arg: _put(m, len(m.memo)),
+  "APPEND": lambda m, arg: _append(m, _top(m, 1)),
+  "APPENDS": lambda m, arg: _append(m, _marked(m)),
+  "SETITEM": lambda m, arg: _set(m, _top(m, 2)),
+  "SETITEMS": lambda m, arg: _set(m, _marked(m)),
+  "ADDITEMS": lambda m, arg: _add(m, _marked(m)),
+  "POP": lambda m, arg: m.stack.pop(),
+  "POP_MARK": lambda m, arg: _marked(m),
+  "BUILD": _build_top,
+}
+# (machine, argument of the operation) -> id of something outside of the file
+_OUTSIDE = {
+  "PERSID": lambda m, arg: arg,
+  "BINPERSID": lambda m, arg: m.stack.pop(),
+}
 
 
 def _pairs(items: list) -> dict:
