@@ -25,8 +25,9 @@ An update whose loss or gradient is not finite changes nothing but the step, and
 says so in the metrics "skipped" and "fault".
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,62 +101,20 @@ def make_update(
       f"accumulate is the number of parts of a batch, at least 1, got"
       f" {accumulate}"
     )
-  averages = tuple(averages)
-
-  def moved(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
-    states.check_averages(state, averages)
-    old = states.trained(state.params, state.loss_params)
-    axes = control.split_axes(batch, old, axis_name)
-    key = jax.random.fold_in(state.key, state.step)
-    with control.batch_over(axis_name):
-      value, metrics, model_state, grads = _gradient(
-        loss, key, control.vary(old, axes), state, batch, accumulate
-      )
-    value, metrics, grads = whole(value, metrics, grads, axes)
-    model_state = _whole_state(model_state, axes)
-    squares = jnp.stack([square(g) for g in jax.tree.leaves(grads)])
-    grad_norm = jnp.sqrt(jnp.sum(squares))
-    if clip_norm is not None:
-      clip = optax.clip_by_global_norm(clip_norm)
-      grads, _ = clip.update(grads, clip.init(old))
-    changes, opt_state = optimizer.update(grads, state.opt_state, old)
-    new = optax.apply_updates(old, changes)
-    params, loss_params = new if old is not state.params else (new, ())
-    if project is not None:
-      params = project(params)
-    k = state.step.astype(jnp.float32) + 1.0
-    after = state._replace(
-      params=params,
-      opt_state=opt_state,
-      ema_params=emas.average(profile, k, state.ema_params, params),
-      loss_params=loss_params,
-      averages=tuple(
-        emas.average(p, k, mean, params)
-        for p, mean in zip(averages, state.averages)
-      ),
-      model_state=model_state,
-      ema_model_state=_average_state(
-        profile, k, state.ema_model_state, model_state
-      ),
-    )
-    moved_by = sum(map(square, jax.tree.leaves(changes)))
-    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-    finite &= jnp.isfinite(moved_by)  # the optimizer's own numbers, its rate
-    keep = lambda new, old: jnp.where(finite, new, old)
-    after = jax.tree.map(
-      keep, after._replace(key=()), state._replace(key=())
-    )._replace(step=state.step + 1, key=state.key)
-    metrics = metrics | dict(
-      loss=value,
-      grad_norm=grad_norm,
-      param_norm=jnp.sqrt(sum(map(square, jax.tree.leaves(after.params)))),
-      skipped=1.0 - finite.astype(jnp.float32),
-      fault=fault(batch, squares, axes),
-    )
-    return after, metrics
+  rules = _Rules(
+    loss,
+    optimizer,
+    profile,
+    tuple(averages),
+    clip_norm,
+    accumulate,
+    project,
+    axis_name,
+  )
 
   def update(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
-    return control.automatic(moved, state, batch, batch=batch, like=(state,))
+    step = functools.partial(_step, rules)
+    return control.automatic(step, state, batch, batch=batch, like=(state,))
 
   if shardings is None:
     return jax.jit(update, donate_argnums=0)
@@ -166,6 +125,94 @@ def make_update(
     in_shardings=(state_sharding, batch_sharding),
     out_shardings=(state_sharding, None),
   )
+
+
+class _Rules(NamedTuple):
+  """What stays the same from update to update; see `make_update`."""
+
+  loss: Loss
+  optimizer: optax.GradientTransformation
+  profile: emas.Profile
+  averages: tuple[emas.Profile, ...]
+  clip_norm: float | None
+  accumulate: int
+  project: Callable[[PyTree], PyTree] | None
+  axis_name: str | None
+
+
+def _step(
+  rules: _Rules, state: TrainState, batch: Any
+) -> tuple[TrainState, dict]:
+  """Returns (state, metrics) after one update, or one that is skipped."""
+  states.check_averages(state, rules.averages)
+  # the gradient, of the whole batch also where devices have a part of it
+  old = states.trained(state.params, state.loss_params)
+  axes = control.split_axes(batch, old, rules.axis_name)
+  key = jax.random.fold_in(state.key, state.step)
+  with control.batch_over(rules.axis_name):
+    value, metrics, model_state, grads = _gradient(
+      rules.loss, key, control.vary(old, axes), state, batch, rules.accumulate
+    )
+  value, metrics, grads = whole(value, metrics, grads, axes)
+  model_state = _whole_state(model_state, axes)
+  squares = jnp.stack([square(g) for g in jax.tree.leaves(grads)])
+  grad_norm = jnp.sqrt(jnp.sum(squares))
+  # what it moves
+  if rules.clip_norm is not None:
+    clip = optax.clip_by_global_norm(rules.clip_norm)
+    grads, _ = clip.update(grads, clip.init(old))
+  after, moved_by = _moved(rules, state, grads, model_state)
+  # unless a number is not finite: then only the step counts on
+  finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+  finite &= jnp.isfinite(moved_by)  # the optimizer's own numbers, its rate
+  keep = lambda new, old: jnp.where(finite, new, old)
+  after = jax.tree.map(
+    keep, after._replace(key=()), state._replace(key=())
+  )._replace(step=state.step + 1, key=state.key)
+  metrics = metrics | dict(
+    loss=value,
+    grad_norm=grad_norm,
+    param_norm=jnp.sqrt(sum(map(square, jax.tree.leaves(after.params)))),
+    skipped=1.0 - finite.astype(jnp.float32),
+    fault=fault(batch, squares, axes),
+  )
+  return after, metrics
+
+
+def _moved(
+  rules: _Rules, state: TrainState, grads: PyTree, model_state: PyTree
+) -> tuple[TrainState, jax.Array]:
+  """Returns (state, squared norm of the change) after the optimizer's step.
+
+  Args:
+    rules: the update's.
+    state: the state before.
+    grads: the gradient that the optimizer is given.
+    model_state: the model's state after this batch.
+  """
+  old = states.trained(state.params, state.loss_params)
+  changes, opt_state = rules.optimizer.update(grads, state.opt_state, old)
+  new = optax.apply_updates(old, changes)
+  # without parameters of the loss the trained ones are the network's alone
+  params, loss_params = new if old is not state.params else (new, ())
+  if rules.project is not None:
+    params = rules.project(params)
+  k = state.step.astype(jnp.float32) + 1.0
+  after = state._replace(
+    params=params,
+    opt_state=opt_state,
+    ema_params=emas.average(rules.profile, k, state.ema_params, params),
+    loss_params=loss_params,
+    averages=tuple(
+      emas.average(p, k, mean, params)
+      for p, mean in zip(rules.averages, state.averages)
+    ),
+    model_state=model_state,
+    ema_model_state=_average_state(
+      rules.profile, k, state.ema_model_state, model_state
+    ),
+  )
+  return after, sum(map(square, jax.tree.leaves(changes)))
 
 
 def projection(denoiser: Any) -> Callable[[PyTree], PyTree] | None:
