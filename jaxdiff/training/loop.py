@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -136,6 +136,95 @@ def train(
       into the same directory.
     ValueError: if the checkpoint is one of another model.
   """
+  state, usual = _resumed(state, iterator, checkpoints)
+  start = int(state.step)
+  traced = _traced(trace, start + 1, steps)
+  first_process = jax.process_index() == 0
+  since = _Since([], {}, usual, time.monotonic(), 0.0)
+  with (
+    _alone(checkpoints, first_process),
+    _Stop() as stop,
+    _bar(start, steps, shown=progress and first_process) as bar,
+  ):
+    leaves = _leaf_names(states.trained(state.params, state.loss_params))
+    told = on_metrics if first_process else None
+    run = _Run(update, iterator, leaves, checkpoints, guard, told, bar)
+    for step in range(start + 1, steps + 1):
+      if traced and step == traced[0]:
+        jax.profiler.start_trace(trace.folder)
+      batch, since = _next(run, since)
+      if step == start + 1:
+        data.look(batch)
+      state, metrics = update(state, batch)
+      since.pending.append(metrics)
+      bar.update()
+      if traced and step == traced[1]:
+        jax.block_until_ready(state)
+        jax.profiler.stop_trace()
+      # of what is saved the losses have been seen
+      at_save = checkpoints is not None and step % every == 0
+      at_report = step % log_every == 0 or step == steps or (guard and at_save)
+      if at_report:
+        since = _report(run, since, step)
+      if snapshots is not None and step % snapshot_every == 0:
+        snapshots.save(step, dict(averages=state.averages))
+      # a signal: of several processes all see it at the same report
+      if stop.agreed(at_report):
+        if since.pending and guard is not None:
+          since = _report(run, since, step)
+        _save(run, since, step, state, wait=True)
+        stop.leave(step, checkpoints)
+      if step % every == 0 or step == steps:
+        _save(run, since, step, state, wait=step == steps)
+        if on_checkpoint is not None:
+          on_checkpoint(step, state)
+  if snapshots is not None:
+    snapshots.wait()
+  return state
+
+
+class _Run(NamedTuple):
+  """What stays the same from update to update.
+
+  Attributes:
+    update: the update.
+    iterator: makes the batches.
+    leaves: names of the trained parameters.
+    checkpoints: where to save, or None.
+    guard: when the run counts as diverged, or None.
+    on_metrics: called at reports; None in all processes but the first.
+    bar: the progress bar.
+  """
+
+  update: Update
+  iterator: Iterator
+  leaves: list[str]
+  checkpoints: Checkpoints | None
+  guard: Guard | None
+  on_metrics: OnMetrics | None
+  bar: tqdm.tqdm
+
+
+class _Since(NamedTuple):
+  """What happened since the last report, and what the reports said.
+
+  Attributes:
+    pending: metrics of the updates since then, on the device; appended to.
+    latest: metrics of the last report.
+    usual: magnitudes of the losses in the first reports.
+    clock: when the last report was made, in seconds.
+    waited: seconds since then in which the loop waited for data.
+  """
+
+  pending: list[dict]
+  latest: dict[str, Any]
+  usual: dict[str, list[float]]
+  clock: float
+  waited: float
+
+
+def _check_iterator(iterator: Any, checkpoints: Checkpoints | None) -> None:
+  """Raises a TypeError for what is no iterator with a position."""
   missing = [name for name in _ITERATOR if not hasattr(iterator, name)]
   if checkpoints is None:  # no position is stored
     missing = [name for name in missing if name == "__next__"]
@@ -145,110 +234,104 @@ def train(
       f" {', '.join(missing)}, got {checks.given(iterator)}; make one with"
       " data.batches(source, batch_size, seed=0)"
     )
-  usual = {}
-  if checkpoints is not None and checkpoints.latest() is not None:
-    state, position = checkpoints.restore(state)
-    iterator.set_state(position)
-    usual = dict((checkpoints.notes(int(state.step)) or {}).get("usual", {}))
-  start = int(state.step)
-  leaves = _leaf_names(states.trained(state.params, state.loss_params))
-  pending, latest = [], {}
-  clock, waited = time.monotonic(), 0.0
-  first_process = jax.process_index() == 0
 
-  def report(step: int) -> None:
-    nonlocal latest, clock, waited
-    held = jax.device_get(pending)
-    pending.clear()
-    before = step - len(held)
-    losses = getattr(update, "losses", None) or tuple(
-      name for name in held[0] if name.split("/")[-1] == "loss"
+
+def _resumed(
+  state: TrainState, iterator: Any, checkpoints: Checkpoints | None
+) -> tuple[TrainState, dict[str, list[float]]]:
+  """Returns (state, usual losses) of the last checkpoint, if there is one.
+
+  The iterator, if it has all that is needed of one, is set to its position.
+  """
+  _check_iterator(iterator, checkpoints)
+  if checkpoints is None or checkpoints.latest() is None:
+    return state, {}
+  state, position = checkpoints.restore(state)
+  iterator.set_state(position)
+  notes = checkpoints.notes(int(state.step)) or {}
+  return state, dict(notes.get("usual", {}))
+
+
+def _bar(start: int, steps: int, shown: bool) -> tqdm.tqdm:
+  return tqdm.tqdm(total=steps, initial=start, disable=not shown, unit="update")
+
+
+def _traced(
+  trace: Trace | None, first: int, last: int
+) -> tuple[int, int] | None:
+  """Returns the first and last update of `first` to `last` to be recorded."""
+  if trace is None:
+    return None
+  span = max(trace.first, first), min(trace.last, last)
+  return span if span[0] <= span[1] else None
+
+
+def _next(run: _Run, since: _Since) -> tuple[Any, _Since]:
+  """Returns the next batch, and how long all of them were waited for."""
+  before = time.monotonic()
+  batch = next(run.iterator)
+  waited = since.waited + time.monotonic() - before
+  return batch, since._replace(waited=waited)
+
+
+def _report(run: _Run, since: _Since, step: int) -> _Since:
+  """Reports the updates up to `step`; raises if the run is lost."""
+  # the one place where the host waits for the device
+  held = jax.device_get(since.pending)
+  before = step - len(held)
+  losses = getattr(run.update, "losses", None) or tuple(
+    name for name in held[0] if name.split("/")[-1] == "loss"
+  )
+  fault = _first_fault(held, before + 1, run.leaves, losses)
+  latest = average(held)
+  usual = since.usual
+  if run.guard is not None:
+    usual = _check_divergence(
+      run.guard, usual, held, losses, before, run.checkpoints
     )
-    fault = _first_fault(held, before + 1, leaves, losses)
-    latest = average(held)
-    if guard is not None:
-      _check_divergence(guard, usual, held, losses, before, checkpoints)
-    seconds = time.monotonic() - clock
-    latest["updates_per_second"] = len(held) / seconds
-    latest["data_wait"] = waited / seconds
-    clock, waited = time.monotonic(), 0.0
-    if latest.get("skipped") == 1.0:
-      raise FloatingPointError(
-        f"no update since the last report, up to step {step}, was finite;"
-        f" {fault}. The parameters no longer change: lower the learning rate,"
-        " clip the gradient (clip_norm), or look at the data"
-        + (
-          f"; {checkpoints.directory} holds the last good state"
-          if checkpoints
-          else ""
-        )
+  seconds = time.monotonic() - since.clock
+  latest["updates_per_second"] = len(held) / seconds
+  latest["data_wait"] = since.waited / seconds
+  clock = time.monotonic()  # what is written below counts to the next report
+  # one update that is not finite is skipped; nothing but such ones is the end
+  if latest.get("skipped") == 1.0:
+    raise FloatingPointError(
+      f"no update since the last report, up to step {step}, was finite;"
+      f" {fault}. The parameters no longer change: lower the learning rate,"
+      " clip the gradient (clip_norm), or look at the data"
+      + (
+        f"; {run.checkpoints.directory} holds the last good state"
+        if run.checkpoints
+        else ""
       )
-    if fault:
-      warnings.warn(f"an update was skipped: {fault}", stacklevel=3)
-    bar.set_postfix(loss=f"{latest.get('loss', np.nan):.4g}")
-    if on_metrics is not None and first_process:
-      on_metrics(step, latest)
+    )
+  if fault:
+    warnings.warn(f"an update was skipped: {fault}", stacklevel=3)
+  run.bar.set_postfix(loss=f"{latest.get('loss', np.nan):.4g}")
+  if run.on_metrics is not None:
+    run.on_metrics(step, latest)
+  return _Since([], latest, usual, clock, 0.0)
 
-  def save(step: int, wait: bool = False) -> None:
-    if checkpoints is not None:
-      scalars = {k: v for k, v in latest.items() if isinstance(v, float)}
-      if not scalars and pending:  # before the first report
-        values = average([_without_fault(m) for m in pending])
-        scalars = {k: v for k, v in values.items() if isinstance(v, float)}
-      checkpoints.save(
-        step,
-        state,
-        iterator.get_state(),
-        scalars,
-        wait=wait,
-        notes=dict(usual=dict(usual)),
-      )
 
-  with (
-    _alone(checkpoints, first_process),
-    _Stop() as stop,
-    tqdm.tqdm(
-      total=steps,
-      initial=start,
-      disable=not (progress and first_process),
-      unit="update",
-    ) as bar,
-  ):
-    for step in range(start + 1, steps + 1):
-      if trace and step == max(trace.first, start + 1) <= trace.last:
-        jax.profiler.start_trace(trace.folder)
-      before = time.monotonic()
-      batch = next(iterator)
-      waited += time.monotonic() - before
-      if step == start + 1:
-        data.look(batch)
-      state, metrics = update(state, batch)
-      pending.append(metrics)
-      bar.update()
-      if trace and max(trace.first, start + 1) <= step == min(
-        trace.last, steps
-      ):
-        jax.block_until_ready(state)
-        jax.profiler.stop_trace()
-      # of what is saved the losses have been seen
-      at_save = checkpoints is not None and step % every == 0
-      at_report = step % log_every == 0 or step == steps or (guard and at_save)
-      if at_report:
-        report(step)
-      if snapshots is not None and step % snapshot_every == 0:
-        snapshots.save(step, dict(averages=state.averages))
-      if stop.agreed(at_report):
-        if pending and guard is not None:
-          report(step)
-        save(step, wait=True)
-        stop.leave(step, checkpoints)
-      if step % every == 0 or step == steps:
-        save(step, wait=step == steps)
-        if on_checkpoint is not None:
-          on_checkpoint(step, state)
-  if snapshots is not None:
-    snapshots.wait()
-  return state
+def _save(
+  run: _Run, since: _Since, step: int, state: TrainState, wait: bool
+) -> None:
+  """Saves state, position and the last metrics, if there are checkpoints."""
+  if run.checkpoints is None:
+    return
+  latest = since.latest
+  scalars = {k: v for k, v in latest.items() if isinstance(v, float)}
+  if not scalars and since.pending:  # before the first report
+    values = average([_without_fault(m) for m in since.pending])
+    scalars = {k: v for k, v in values.items() if isinstance(v, float)}
+  run.checkpoints.save(
+    step,
+    state,
+    run.iterator.get_state(),
+    scalars,
+    wait=wait,
+    notes=dict(usual=dict(since.usual)),
+  )
 
 
 def _alone(checkpoints: Checkpoints | None, first: bool) -> Any:
@@ -265,8 +348,8 @@ def _check_divergence(
   losses: tuple[str, ...],
   step: int,
   checkpoints: Checkpoints | None,
-) -> None:
-  """Raises if a loss left the range of the first reports; adds to them.
+) -> dict[str, list[float]]:
+  """Returns `usual` with these; raises if a loss left their range.
 
   Args:
     guard: what that means.
@@ -278,6 +361,7 @@ def _check_divergence(
   """
   # an update that was skipped is told of elsewhere, and changed nothing
   latest = average([m for m in held if not m.get("skipped", 0.0)])
+  usual = dict(usual)
   for name in losses:
     size = abs(latest.get(name, np.nan))
     if np.isnan(size):  # its player rested
@@ -302,6 +386,7 @@ def _check_divergence(
       )
     if len(first) < guard.reports:
       usual[name] = [*first, size]
+  return usual
 
 
 def _leaf_names(tree: Any) -> list[str]:
