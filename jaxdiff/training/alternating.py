@@ -193,14 +193,7 @@ def make_update(
       other numbers than it was given.
   """
   frozen = dict(frozen or {})
-  taken = [n for n in (*frozen, *players) if n in _RESERVED]
-  taken += [n for n in frozen if n in players]
-  if taken:
-    raise ValueError(
-      f"{', '.join(map(repr, taken))} cannot name a player or a frozen model:"
-      f" {', '.join(map(repr, _RESERVED))} are what losses find beside them,"
-      " and every name is given once"
-    )
+  _check_names(players, frozen)
   _check(players, players, main)
   # A teacher may be a plain function, or hold one beside its arrays.
   arrays, static = tree.partition(frozen)
@@ -523,6 +516,17 @@ def _numbered(batch, sharding):
   if sharding is not None:
     index = control.constrain(index, sharding)
   return batch | dict(index=index)
+
+
+def _check_names(players, frozen):
+  taken = [n for n in (*frozen, *players) if n in _RESERVED]
+  taken += [n for n in frozen if n in players]
+  if taken:
+    raise ValueError(
+      f"{', '.join(map(repr, taken))} cannot name a player or a frozen model:"
+      f" {', '.join(map(repr, _RESERVED))} are what losses find beside them,"
+      " and every name is given once"
+    )
 
 
 def _check(players, params, main):
