@@ -256,7 +256,10 @@ def test_every_extra_is_one_of_setup(stored):
 def test_a_run_is_stored_without_what_is_of_the_machine():
   cells = [
     nbformat.v4.new_code_cell("import sys; print('told', file=sys.stderr)"),
-    nbformat.v4.new_code_cell("print(6 * 7)\nobject()"),
+    nbformat.v4.new_code_cell(
+      "print(6, end='', flush=True); print('told', file=sys.stderr)\n"
+      "print(7, flush=True)\nobject()"
+    ),
   ]
   notebook = nbformat.v4.new_notebook(cells=cells)
   ran = notebooks.tidied(notebooks.execute(notebook, ROOT))
@@ -265,10 +268,21 @@ def test_a_run_is_stored_without_what_is_of_the_machine():
   assert second["execution_count"] is None
   assert "execution" not in second["metadata"]
   printed, shown = second["outputs"]
-  assert printed["text"] == "42\n"
+  assert printed["text"] == "67\n"
   assert shown["data"] == {"text/plain": "<object at 0x...>"}
   assert "outputs" in notebook["cells"][0]  # what was given stays as it was
   assert not notebook["cells"][0]["outputs"]
+
+
+def test_a_notebook_that_is_not_there_is_told():
+  assert list(notebooks.chosen([], ROOT)) == [p.stem for p in NOTEBOOKS]
+  with pytest.raises(ValueError, match=r"no notebook 'x'; there are bring_you"):
+    notebooks.chosen(["first_steps", "x"], ROOT)
+
+
+def test_a_run_of_another_library_is_refused(tmp_path):
+  with pytest.raises(ValueError, match=r"jaxdiff is imported from .*, not"):
+    notebooks.execute({}, tmp_path)
 
 
 def test_an_address_that_is_missing_is_told(tmp_path):

@@ -186,8 +186,15 @@ def tidied(notebook: Notebook) -> Notebook:
   cells = []
   for cell in notebook["cells"]:
     if cell["cell_type"] == "code":
-      kept = [o for o in cell["outputs"] if o.get("name") != "stderr"]
-      outputs = [_tidy(o) for o in kept]
+      outputs = []
+      for output in cell["outputs"]:
+        if output.get("name") == "stderr":
+          continue
+        output = _tidy(output)
+        if "text" in output and outputs and "text" in outputs[-1]:
+          outputs[-1]["text"] += output["text"]  # one print in two pieces
+        else:
+          outputs.append(output)
       cell = cell | dict(execution_count=None, outputs=outputs)
     cells.append(cell)
   return notebook | {"cells": cells}
@@ -231,8 +238,9 @@ def faults(notebook: Notebook, name: str, address: str) -> list[str]:
       found.append(f"{cell} is stored with an error: {output['ename']}")
     if output.get("name") == "stderr":
       found.append(f"{cell} is stored with warnings or logs")
-    texts = [output.get("text", ""), *output.get("data", {}).values()]
-    for text in texts:
+    data = output.get("data", {})
+    told = [v for kind, v in data.items() if not kind.startswith("image/")]
+    for text in (output.get("text", ""), *told):
       if at := _PATHS.search("".join(text)):
         found.append(f"{cell} names a path of a machine: {at.group()}...")
       if at := _ADDRESS.search("".join(text)):
@@ -246,6 +254,9 @@ def execute(notebook: Notebook, root: pathlib.Path) -> Notebook:
   Args:
     notebook: as `read` returns it.
     root: checkout, whose jaxdiff is imported.
+
+  Raises:
+    ValueError: the jaxdiff that is imported is not that of the checkout.
   """
   import nbclient
   import nbformat
@@ -273,29 +284,44 @@ def execute(notebook: Notebook, root: pathlib.Path) -> Notebook:
   return json.loads(json.dumps(ran))
 
 
-def main() -> None:
-  root = console.checkout("outputs of notebooks")
-  address = url(root)
-  known = {path.stem: path for path in sorted((root / _FOLDER).glob("*.ipynb"))}
-  for name in FLAGS.names or known:
+def chosen(names: list[str], root: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Returns the files of notebooks by name.
+
+  Args:
+    names: of notebooks, without suffix; empty for all.
+    root: checkout.
+
+  Raises:
+    ValueError: there is no notebook of such a name.
+  """
+  files = sorted((root / _FOLDER).glob("*.ipynb"))
+  known = {path.stem: path for path in files}
+  for name in names:
     if name not in known:
       raise ValueError(
         f"there is no notebook {name!r}; there are {', '.join(known)}"
       )
-    notebook = with_head(read(known[name]), name, address)
+  return {name: known[name] for name in names or known}
+
+
+def main() -> None:
+  root = console.checkout("outputs of notebooks")
+  address = url(root)
+  for name, path in chosen(FLAGS.names, root).items():
+    notebook = with_head(read(path), name, address)
     if not FLAGS.execute:
-      write(known[name], notebook)
+      write(path, notebook)
       continue
     begin = time.perf_counter()
     notebook = tidied(execute(notebook, root))
     notebook["metadata"]["jaxdiff"]["code"] = code(notebook)
     if found := faults(notebook, name, address):
       raise ValueError(f"{name}.ipynb is left as it was: {'; '.join(found)}")
-    write(known[name], notebook)
+    write(path, notebook)
     print(
       f"{name}: {time.perf_counter() - begin:.0f} s,"
       f" {len(pictures(notebook))} pictures,"
-      f" {known[name].stat().st_size / 1e3:.0f} kB"
+      f" {path.stat().st_size / 1e3:.0f} kB"
     )
 
 
