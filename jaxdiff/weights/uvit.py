@@ -63,31 +63,6 @@ def from_uvit(
     bias="mid_block.attn.qkv.bias" in rest,
     smooth="final_layer.weight" in rest,
   )
-  names = {
-    "patches": "patch_embed.proj",
-    "time_in": "time_embed.0",
-    "time_out": "time_embed.2",
-    "label": "label_emb",
-    "positions": "pos_embed",
-    "out_norm": "norm",
-    "out": "decoder_pred",
-    "smooth": "final_layer",
-  }
-  blocks = {"middle": "mid_block"}
-  for i in range(half):
-    blocks |= {f"in_block{i}": f"in_blocks.{i}"}
-    blocks |= {f"out_block{i}": f"out_blocks.{i}"}
-  for ours, theirs in blocks.items():
-    for a, b in (
-      ("norm_attention", "norm1"),
-      ("attention/qkv", "attn.qkv"),
-      ("attention/out", "attn.proj"),
-      ("norm_mlp", "norm2"),
-      ("mlp_in", "mlp.fc1"),
-      ("mlp_out", "mlp.fc2"),
-      ("skip", "skip_linear"),
-    ):
-      names[f"{ours}/{a}"] = f"{theirs}.{b}"
   config = models.ModelConfig(
     shape=shape,
     network="uvit",
@@ -100,5 +75,41 @@ def from_uvit(
     time="t",
     scale_input=False,
   )
-  params = torch_layout.fit(config, rest, names, source)
+  params = torch_layout.fit(config, rest, _names(half), source)
   return torch_layout.scanned(config, params, "in_block", "out_block")
+
+
+# our name -> theirs, of the layers that are there once
+_ONCE = {
+  "patches": "patch_embed.proj",
+  "time_in": "time_embed.0",
+  "time_out": "time_embed.2",
+  "label": "label_emb",
+  "positions": "pos_embed",
+  "out_norm": "norm",
+  "out": "decoder_pred",
+  "smooth": "final_layer",
+}
+# and of those in every block
+_IN_BLOCK = {
+  "norm_attention": "norm1",
+  "attention/qkv": "attn.qkv",
+  "attention/out": "attn.proj",
+  "norm_mlp": "norm2",
+  "mlp_in": "mlp.fc1",
+  "mlp_out": "mlp.fc2",
+  "skip": "skip_linear",
+}
+
+
+def _names(half: int) -> dict[str, str]:
+  """Returns our name -> theirs, of all layers; `half` blocks go in and out."""
+  blocks = {"middle": "mid_block"}
+  for i in range(half):
+    blocks |= {f"in_block{i}": f"in_blocks.{i}"}
+    blocks |= {f"out_block{i}": f"out_blocks.{i}"}
+  return _ONCE | {
+    f"{ours}/{a}": f"{theirs}.{b}"
+    for ours, theirs in blocks.items()
+    for a, b in _IN_BLOCK.items()
+  }
