@@ -130,11 +130,30 @@ def from_folder(
       f"path: {os.fspath(path)!r} holds no pictures; expected files named "
       f"*{', *'.join(SUFFIXES)} in it or in its sub-folders."
     )
+  numbers, classes = _classes(path, found, labels)
+  return Folder(
+    root=str(root),
+    paths=found,
+    labels=numbers,
+    classes=classes,
+    size=size,
+    channels=channels,
+    crop=crop,
+    scale=scale,
+  )
+
+
+def _classes(
+  path: str | os.PathLike[str], found: Sequence[str], labels: bool | None
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+  """Returns (class numbers or None, names of the classes) of the pictures."""
   first = [p.split(os.sep, 1)[0] if os.sep in p else None for p in found]
   names = tuple(sorted(set(first) - {None}))
   if labels is None:
     labels = len(names) > 1 and None not in first
-  if labels and (None in first or not names):
+  if not labels:
+    return None, ()
+  if None in first or not names:
     loose = [p for p, name in zip(found, first) if name is None]
     raise ValueError(
       f"labels: {len(loose)} pictures lie in {os.fspath(path)!r} itself, in no "
@@ -142,16 +161,7 @@ def from_folder(
       "pass labels=False."
     )
   number = {name: i for i, name in enumerate(names)}
-  return Folder(
-    root=str(root),
-    paths=found,
-    labels=np.array([number[n] for n in first], np.int32) if labels else None,
-    classes=names if labels else (),
-    size=size,
-    channels=channels,
-    crop=crop,
-    scale=scale,
-  )
+  return np.array([number[n] for n in first], np.int32), names
 
 
 def _list(root: pathlib.Path) -> tuple[list[str], list[str]]:
