@@ -102,29 +102,9 @@ def denoising(
   """
   if not callable(weighting):
     checks.one_of(weighting, WEIGHTINGS, "weighting")
-  if not 0.0 <= label_dropout <= 1.0:
-    raise ValueError(
-      f"label_dropout is a probability, got {label_dropout}; 0.1 is usual,"
-      " 0 trains without the null label"
-    )
   # known of Linen modules; other networks are functions
   module = getattr(denoiser.apply, "module", None)
-  known = getattr(module, "num_classes", num_classes)
-  if num_classes and num_classes != known:
-    raise ValueError(
-      f"num_classes={num_classes}, but the network was made with"
-      f" num_classes={known}; give both the same number, so that the null"
-      " label is the same for both"
-    )
-  told = getattr(augment, "width", 0)
-  takes = getattr(module, "augment_dim", told if module is None else 0)
-  if told != takes and told:
-    raise ValueError(
-      f"the augmentation tells the network {told} numbers, but the network"
-      f" takes {takes}: without them it would draw augmented images. Make it"
-      f" with augment_dim={told}, if it has such an option, or take an"
-      " augmentation that leaves the law of the data as it is, Mirror()"
-    )
+  _check(module, num_classes, label_dropout, augment)
   held = getattr(denoiser, "state", None) is not None
   dropout = modules.trains(denoiser) and (update_state or not held)
   conditional = num_classes or getattr(module, "label_dim", 0)
@@ -170,6 +150,43 @@ def denoising(
     return value, metrics | dict(loss=value)
 
   return loss
+
+
+def _check(
+  module: Any,
+  num_classes: int,
+  label_dropout: float,
+  augment: Augmentation | None,
+) -> None:
+  """Raises if the network cannot be told what the loss would tell it.
+
+  Args:
+    module: the Linen module; None for other networks, of which less is known.
+    num_classes: number of classes of the loss.
+    label_dropout: probability of the null label.
+    augment: the augmentation of the loss.
+  """
+  if not 0.0 <= label_dropout <= 1.0:
+    raise ValueError(
+      f"label_dropout is a probability, got {label_dropout}; 0.1 is usual,"
+      " 0 trains without the null label"
+    )
+  known = getattr(module, "num_classes", num_classes)
+  if num_classes and num_classes != known:
+    raise ValueError(
+      f"num_classes={num_classes}, but the network was made with"
+      f" num_classes={known}; give both the same number, so that the null"
+      " label is the same for both"
+    )
+  told = getattr(augment, "width", 0)
+  takes = getattr(module, "augment_dim", told if module is None else 0)
+  if told != takes and told:
+    raise ValueError(
+      f"the augmentation tells the network {told} numbers, but the network"
+      f" takes {takes}: without them it would draw augmented images. Make it"
+      f" with augment_dim={told}, if it has such an option, or take an"
+      " augmentation that leaves the law of the data as it is, Mirror()"
+    )
 
 
 @checks.door
