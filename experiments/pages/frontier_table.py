@@ -212,8 +212,8 @@ The thirteen libraries, as they were public in November 2026: diffusers 0.42.1,
 diff-sampler, k-diffusion, azula, DPM-Solver-v3, dpm-solver, UniPC (its port for
 score_sde), DEIS, flow_matching, diffrax, EDM, hackable_diffusion, diffusionjax,
 each solver on the grids that its library ships or that it was given. The best
-of them was picked on the noises that it is scored on, and differences under 20 %
-mean little: 13 of the rule's 48 wins are smaller than that.
+of them was picked on the noises that it is scored on, and differences under
+20 % mean little: 13 of the rule's 48 wins are smaller than that.
 """
 
 _HELD_OUT = """\
