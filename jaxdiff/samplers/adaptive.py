@@ -22,6 +22,7 @@ References: Hairer, Norsett and Wanner, II.4; Lu et al. (2022), appendix C, for
 E, https://arxiv.org/abs/2206.00927; Soderlind (2003) for PI.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -252,6 +253,42 @@ def _raise_unfinished(solved, end, method, max_calls):
   )
 
 
+class _Rules(NamedTuple):
+  """What does not change from attempt to attempt."""
+
+  model: Any
+  process: GaussianProcess
+  pair: Any  # of `embedded_pairs`
+  clock: str
+  times: jax.Array  # f[2], where the walk begins and ends
+  final: jax.Array  # the end on the clock
+  rtol: jax.Array
+  atol: jax.Array
+  controller: Controller
+  max_calls: Any
+  per_sample: bool
+  keep: int
+  dtype: Any
+
+  @property
+  def stages(self) -> int:
+    """Calls of an attempt."""
+    return len(self.pair.places)
+
+
+class _Attempt(NamedTuple):
+  """One step that was tried, by those samples that are still on the way."""
+
+  going: jax.Array
+  missing: jax.Array  # whose first call was not known yet
+  ends_here: jax.Array
+  h: jax.Array
+  t_end: jax.Array
+  outputs: Any  # leaves [stages, ...]
+  new: Any
+  error: jax.Array  # at most 1 is accepted
+
+
 def _solve(
   x,
   arrays,
@@ -270,153 +307,32 @@ def _solve(
   keep,
 ):
   """The compiled part of `adaptive`."""
-  model = tree.combine(arrays, static)
-  pair = embedded_pairs.PAIRS[method]
   size = tree.batch_size(x)
-  shape = (size,) if per_sample else ()
   wide = sampling.initial_state(x, 1).y
   dtype = jnp.result_type(*jax.tree.leaves(wide))
   cast = lambda v: jnp.asarray(v, dtype)
   times, (begin, final) = cast(times), cast(ends)
   rtol, atol = map(cast, tolerances)
-  controller = Controller(*map(cast, controller))
-  sign = jnp.sign(final - begin)
-  stages = len(pair.places)
-  later = stages - 1  # calls of an attempt after the first
-  nodes = (*pair.places[1:], 1.0)
-  places = cast(nodes)
-  tiny = 4 * jnp.finfo(dtype).eps
-
-  def time_of(at):
-    t = _from_clock(process, clock, at)
-    return jnp.clip(t, times.min(), times.max())
-
-  def ask(y, t):
-    w = pair.output(process, clock, t)
-    return jax.tree.map(
-      lambda x0, eps, v: (
-        tree.expand(w[0], v) * x0.astype(v.dtype)
-        + tree.expand(w[1], v) * eps.astype(v.dtype)
-      ).astype(v.dtype),
-      *predictions.ask(model, y, t),
-      y,
-    )
-
-  def combine(carry, weights, y, outputs):
-    """Returns carry y + weights . outputs; weights [s] or [s, batch]."""
-
-    def leaf(v, f):
-      new = tree.expand(carry, v) * v
-      for j in range(stages):
-        new = new + tree.expand(weights[j], v) * f[j]
-      return new.astype(v.dtype)
-
-    return jax.tree.map(leaf, y, outputs)
-
-  def error_of(y, new, wrong):
-    def leaf(v, n, e):
-      scale = jnp.maximum(atol, rtol * jnp.maximum(abs(v), abs(n)))
-      return jnp.sqrt(
-        jnp.mean(jnp.square(e / scale), axis=tuple(range(1, v.ndim)))
-      )
-
-    each = jax.tree.leaves(jax.tree.map(leaf, y, new, wrong))
-    worst = jnp.max(jnp.stack(each), axis=0)
-    return worst if per_sample else jnp.max(worst)
-
-  def active(c):
-    return ~(c.done | c.stalled)
-
-  def more(c):
-    return jnp.any(active(c)) & (c.calls + later + 1 <= max_calls)
-
-  def select(mask, new, old):
-    return jax.tree.map(
-      lambda n, o: jnp.where(tree.expand(mask, n), n, o), new, old
-    )
-
-  def body(c):
-    going = active(c)
-    missing = going & ~c.known
-    left = final - c.at
-    ends_here = abs(c.h) >= abs(left) * (1 - 1e-3)  # no crumb is left behind
-    h = jnp.where(ends_here, left, c.h)
-    t = time_of(c.at + places.reshape((-1,) + (1,) * h.ndim) * h)
-    t_end = jnp.where(ends_here, times[1], t[-1])
-    t = [c.t, *(t_end if r == 1.0 else u for r, u in zip(nodes, t))][:stages]
-    plan = pair.step(process, [*t, t_end], h)
-    carry, weights, wrong = _stacked(plan, h)
-    t = jnp.stack(t)
-
-    def stage(i, outputs):
-      y = combine(carry[i], weights[i], c.x, outputs)
-      old = jax.tree.map(lambda f: f[i], outputs)
-      new = select(missing | (i > 0), ask(y, t[i]), old)
-      return jax.tree.map(lambda f, n: f.at[i].set(n), outputs, new)
-
-    # one loop over the places, so that the network is in the program once; the
-    # first place is skipped if nobody needs it
-    outputs = jax.tree.map(
-      lambda f: jnp.zeros((stages, *f.shape), f.dtype).at[0].set(f), c.first
-    )
-    asked = jnp.any(missing)
-    outputs = control.fori_loop(jnp.where(asked, 0, 1), stages, stage, outputs)
-    new = combine(carry[-1], weights[-1], c.x, outputs)
-    error = error_of(c.x, new, combine(0.0 * h, wrong, c.x, outputs))
-    at_place = lambda i: jax.tree.map(lambda f: f[i], outputs)
-    accept = going & (error <= 1.0)
-    k = pair.lower + 1
-    floor = jnp.maximum(error, 1e-10)
-    factor = (
-      controller.safety
-      * floor ** (-(controller.integral + controller.proportional) / k)
-      * c.error ** (controller.proportional / k)
-    )
-    factor = jnp.clip(factor, controller.shrink, controller.grow)
-    factor = jnp.where(jnp.isfinite(error), factor, controller.shrink)
-    # after a short last attempt the controller speaks of that one's length
-    longer = h * jnp.where(accept, factor, jnp.minimum(factor, 1.0))
-    count = lambda old, what: old + jnp.where(going, what, 0)
-    at = jnp.where(accept, c.at + h, c.at)
-    slot = jnp.where(accept, c.accepted, keep)  # out of bounds is dropped
-    there = (slot, jnp.arange(size)) if per_sample else (slot,)
-    return _Carry(
-      x=select(accept, new, c.x),
-      at=at,
-      t=jnp.where(accept, t_end, c.t),
-      h=jnp.where(going, longer, c.h),
-      first=select(accept & pair.last_is_first, at_place(-1), at_place(0)),
-      known=jnp.where(accept, pair.last_is_first, c.known | missing),
-      error=jnp.where(accept, floor, c.error),
-      done=c.done | (accept & ends_here),
-      stalled=c.stalled | (going & (abs(longer) <= tiny * abs(at))),
-      nfe=count(c.nfe, later + missing),
-      accepted=count(c.accepted, accept),
-      rejected=count(c.rejected, ~accept),
-      calls=c.calls + later + asked,
-      times=(c.times.at[there].set(t_end, mode="drop") if keep else c.times),
-    )
-
-  zero = jnp.zeros(shape, jnp.int32)
-  false = jnp.zeros(shape, bool)
-  full = lambda v: jnp.broadcast_to(cast(v), shape)
-  c = _Carry(
-    x=wide,
-    at=full(begin),
-    t=full(times[0]),
-    h=full(sign * cast(step)),
-    first=jax.tree.map(jnp.zeros_like, wide),
-    known=false,
-    error=full(1.0),
-    done=false,
-    stalled=false,
-    nfe=zero,
-    accepted=zero,
-    rejected=zero,
-    calls=jnp.zeros((), jnp.int32),
-    times=jnp.full((keep, *shape), jnp.nan, dtype),
+  rules = _Rules(
+    model=tree.combine(arrays, static),
+    process=process,
+    pair=embedded_pairs.PAIRS[method],
+    clock=clock,
+    times=times,
+    final=final,
+    rtol=rtol,
+    atol=atol,
+    controller=Controller(*map(cast, controller)),
+    max_calls=max_calls,
+    per_sample=per_sample,
+    keep=keep,
+    dtype=dtype,
   )
-  c = control.while_loop(more, body, c)
+  step = jnp.sign(final - begin) * cast(step)
+  start = _begun(rules, wide, begin, step, (size,) if per_sample else ())
+  c = control.while_loop(
+    functools.partial(_more, rules), functools.partial(_try, rules), start
+  )
   each = lambda v: jnp.broadcast_to(v, (size,))
   return Solved(
     x=jax.tree.map(lambda v, o: v.astype(o.dtype), c.x, x),
@@ -429,6 +345,179 @@ def _solve(
     times=jnp.broadcast_to(
       c.times if per_sample else c.times[:, None], (keep, size)
     ),
+  )
+
+
+def _begun(rules, x, begin, step, shape):
+  """Returns the carry before the first attempt."""
+  zero = jnp.zeros(shape, jnp.int32)
+  false = jnp.zeros(shape, bool)
+  full = lambda v: jnp.broadcast_to(jnp.asarray(v, rules.dtype), shape)
+  return _Carry(
+    x=x,
+    at=full(begin),
+    t=full(rules.times[0]),
+    h=full(step),
+    first=jax.tree.map(jnp.zeros_like, x),
+    known=false,
+    error=full(1.0),
+    done=false,
+    stalled=false,
+    nfe=zero,
+    accepted=zero,
+    rejected=zero,
+    calls=jnp.zeros((), jnp.int32),
+    times=jnp.full((rules.keep, *shape), jnp.nan, rules.dtype),
+  )
+
+
+def _active(c):
+  return ~(c.done | c.stalled)
+
+
+def _more(rules, c):
+  """Returns whether a sample is on the way, and the budget has an attempt."""
+  return jnp.any(_active(c)) & (c.calls + rules.stages <= rules.max_calls)
+
+
+def _try(rules, c):
+  """One attempt: the body of the loop."""
+  return _judged(rules, c, _attempt(rules, c))
+
+
+def _attempt(rules, c):
+  """Returns a step of every sample from where it is, and the step's error."""
+  pair, stages = rules.pair, rules.stages
+  going = _active(c)
+  missing = going & ~c.known
+  left = rules.final - c.at
+  ends_here = abs(c.h) >= abs(left) * (1 - 1e-3)  # no crumb is left behind
+  h = jnp.where(ends_here, left, c.h)
+
+  # the times of all calls, and the numbers of the step
+  nodes = (*pair.places[1:], 1.0)
+  places = jnp.asarray(nodes, rules.dtype)
+  t = _time_of(rules, c.at + places.reshape((-1,) + (1,) * h.ndim) * h)
+  t_end = jnp.where(ends_here, rules.times[1], t[-1])
+  t = [c.t, *(t_end if r == 1.0 else u for r, u in zip(nodes, t))][:stages]
+  plan = pair.step(rules.process, [*t, t_end], h)
+  carry, weights, wrong = _stacked(plan, h)
+  t = jnp.stack(t)
+
+  def stage(i, outputs):
+    y = _combined(carry[i], weights[i], c.x, outputs)
+    old = jax.tree.map(lambda f: f[i], outputs)
+    new = _select(missing | (i > 0), _ask(rules, y, t[i]), old)
+    return jax.tree.map(lambda f, n: f.at[i].set(n), outputs, new)
+
+  # one loop over the places, so that the network is in the program once; the
+  # first place is skipped if nobody needs it
+  outputs = jax.tree.map(
+    lambda f: jnp.zeros((stages, *f.shape), f.dtype).at[0].set(f), c.first
+  )
+  first = jnp.where(jnp.any(missing), 0, 1)
+  outputs = control.fori_loop(first, stages, stage, outputs)
+  new = _combined(carry[-1], weights[-1], c.x, outputs)
+  wrong = _combined(0.0 * h, wrong, c.x, outputs)
+  error = _error(rules, c.x, new, wrong)
+  return _Attempt(going, missing, ends_here, h, t_end, outputs, new, error)
+
+
+def _judged(rules, c, a):
+  """Returns the carry after an attempt: accepted, or to be tried shorter."""
+  pair, later = rules.pair, rules.stages - 1
+  accept = a.going & (a.error <= 1.0)
+  floor = jnp.maximum(a.error, 1e-10)
+  factor = _factor(rules, c, a.error, floor)
+  # after a short last attempt the controller speaks of that one's length
+  longer = a.h * jnp.where(accept, factor, jnp.minimum(factor, 1.0))
+  at = jnp.where(accept, c.at + a.h, c.at)
+  tiny = 4 * jnp.finfo(rules.dtype).eps
+  count = lambda old, what: old + jnp.where(a.going, what, 0)
+  place = lambda i: jax.tree.map(lambda f: f[i], a.outputs)
+  times = c.times
+  if rules.keep:
+    slot = jnp.where(accept, c.accepted, rules.keep)  # beyond them: dropped
+    there = (slot, jnp.arange(len(slot))) if rules.per_sample else (slot,)
+    times = times.at[there].set(a.t_end, mode="drop")
+  return _Carry(
+    x=_select(accept, a.new, c.x),
+    at=at,
+    t=jnp.where(accept, a.t_end, c.t),
+    h=jnp.where(a.going, longer, c.h),
+    first=_select(accept & pair.last_is_first, place(-1), place(0)),
+    known=jnp.where(accept, pair.last_is_first, c.known | a.missing),
+    error=jnp.where(accept, floor, c.error),
+    done=c.done | (accept & a.ends_here),
+    stalled=c.stalled | (a.going & (abs(longer) <= tiny * abs(at))),
+    nfe=count(c.nfe, later + a.missing),
+    accepted=count(c.accepted, accept),
+    rejected=count(c.rejected, ~accept),
+    calls=c.calls + later + jnp.any(a.missing),
+    times=times,
+  )
+
+
+def _factor(rules, c, error, floor):
+  """Returns how much longer the next step is: the PI controller."""
+  controller, k = rules.controller, rules.pair.lower + 1
+  factor = (
+    controller.safety
+    * floor ** (-(controller.integral + controller.proportional) / k)
+    * c.error ** (controller.proportional / k)
+  )
+  factor = jnp.clip(factor, controller.shrink, controller.grow)
+  return jnp.where(jnp.isfinite(error), factor, controller.shrink)
+
+
+def _time_of(rules, at):
+  """Returns the times of places on the clock, within the walk."""
+  t = _from_clock(rules.process, rules.clock, at)
+  return jnp.clip(t, rules.times.min(), rules.times.max())
+
+
+def _ask(rules, y, t):
+  """Returns the slope at y: the pair in the combination that the method has."""
+  w = rules.pair.output(rules.process, rules.clock, t)
+  return jax.tree.map(
+    lambda x0, eps, v: (
+      tree.expand(w[0], v) * x0.astype(v.dtype)
+      + tree.expand(w[1], v) * eps.astype(v.dtype)
+    ).astype(v.dtype),
+    *predictions.ask(rules.model, y, t),
+    y,
+  )
+
+
+def _combined(carry, weights, y, outputs):
+  """Returns carry y + weights . outputs; weights [s] or [s, batch]."""
+
+  def leaf(v, f):
+    new = tree.expand(carry, v) * v
+    for j in range(len(weights)):
+      new = new + tree.expand(weights[j], v) * f[j]
+    return new.astype(v.dtype)
+
+  return jax.tree.map(leaf, y, outputs)
+
+
+def _error(rules, y, new, wrong):
+  """Returns the error over the tolerance, of each sample or the worst."""
+
+  def leaf(v, n, e):
+    size = jnp.maximum(abs(v), abs(n))
+    scale = jnp.maximum(rules.atol, rules.rtol * size)
+    square = jnp.square(e / scale)
+    return jnp.sqrt(jnp.mean(square, axis=tuple(range(1, v.ndim))))
+
+  each = jax.tree.leaves(jax.tree.map(leaf, y, new, wrong))
+  worst = jnp.max(jnp.stack(each), axis=0)
+  return worst if rules.per_sample else jnp.max(worst)
+
+
+def _select(mask, new, old):
+  return jax.tree.map(
+    lambda n, o: jnp.where(tree.expand(mask, n), n, o), new, old
   )
 
 
