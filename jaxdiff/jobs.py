@@ -91,15 +91,15 @@ def mesh_of(devices: int | None) -> jax.sharding.Mesh | None:
   """Returns a mesh of this process's devices, None for a single one.
 
   Args:
-    devices: how many of them; all by default.
+    devices: number of devices; all by default.
 
   Raises:
-    ValueError: if there are fewer.
+    ValueError: for a number below 1, or if there are fewer.
   """
   local = jax.local_devices()
-  if devices is not None and devices > len(local):
+  if devices is not None and not 1 <= devices <= len(local):
     raise ValueError(
-      f"--devices={devices}, but this process has {len(local)}; on a CPU set"
+      f"devices={devices}, but this process has 1 to {len(local)}; on a CPU set"
       " XLA_FLAGS=--xla_force_host_platform_device_count=N to pretend more"
     )
   local = local[:devices]
@@ -288,7 +288,7 @@ def warn_of_cut(x: np.ndarray) -> None:
   if share > 0.1:
     tqdm.tqdm.write(
       f"Warning: {100 * share:.0f} % of the values lie outside of [-1, 1] and"
-      " are cut; --format=float32 keeps them"
+      " are cut; the format float32 keeps them"
     )
 
 
@@ -340,7 +340,7 @@ def keep_setting(folder: pathlib.Path, setting: Mapping[str, Any]) -> None:
   if there and not stored:
     raise ValueError(
       f"{folder} holds shards but no {shards.SETTING}, so that nobody knows"
-      " what they are samples of; give another --out, or remove them"
+      " what they are samples of; give another folder, or remove them"
     )
   differ = [
     f"{name} is {stored.get(name)!r} there and {setting.get(name)!r} here"
@@ -350,13 +350,13 @@ def keep_setting(folder: pathlib.Path, setting: Mapping[str, Any]) -> None:
   if differ:
     raise ValueError(
       f"{folder} holds samples of another setting: {'; '.join(differ)}. Give"
-      f" another --out, or remove {folder} to draw them anew"
+      f" another folder, or remove {folder} to draw them anew"
     )
   if stored.get("num", 0) > setting["num"]:
     raise ValueError(
       f"{folder} holds a job of {stored['num']} samples, of which"
       f" num={setting['num']} are the first; take them from there, go on with"
-      f" --num={stored['num']}, or give another --out"
+      f" num={stored['num']}, or give another folder"
     )
   if setting != stored:
     text = json.dumps(setting, indent=2) + "\n"

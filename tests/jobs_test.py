@@ -439,3 +439,9 @@ def test_a_second_job_is_told_who_samples_into_the_folder(run, tmp_path):
     line = refused(run, tmp_path)
   said = f"error: {tmp_path} is in use: sampling by process {os.getpid()}"
   assert line.startswith(said)
+
+
+@pytest.mark.parametrize("devices", [0, -1, 10_000])
+def test_a_number_of_devices_that_there_is_not_is_refused(devices):
+  with pytest.raises(ValueError, match=rf"devices={devices}, .* has 1 to"):
+    jobs.mesh_of(devices)

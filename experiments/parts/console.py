@@ -305,5 +305,5 @@ def _no_device(e: Exception) -> str | None:
 def _is_ours(e: Exception) -> bool:
   """Returns whether an error was raised by a module of this project."""
   for frame, _ in traceback.walk_tb(e.__traceback__):
-    module = frame.f_globals["__name__"]
+    module = frame.f_globals.get("__name__", "")
   return module == "__main__" or module.partition(".")[0] in _PROJECT

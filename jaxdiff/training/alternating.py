@@ -440,7 +440,8 @@ def _move(player, key, nets, batch, gather, axes, carry, j):
   if player.project is not None:
     new = player.project(new)
   finite = jnp.isfinite(value) & jnp.isfinite(norm)
-  finite &= jnp.isfinite(optax.tree.norm(changes))  # the optimizer's own, too
+  moved_by = sum(map(updates.square, jax.tree.leaves(changes)))
+  finite &= jnp.isfinite(moved_by)  # the optimizer's own numbers, too
   after = _where(finite, (new, slots), (params, opt_state))
   spoiled = 1.0 - finite.astype(jnp.float32)
   return after, (said | dict(loss=value, grad_norm=norm), squares, spoiled)
