@@ -7,7 +7,12 @@ About two minutes on two cores for 1,000 candidates on 256 noises.
 
 import ml_collections
 
-KNOWN = (
+from jaxdiff import grids
+from jaxdiff import processes
+from jaxdiff import solvers
+from jaxdiff.solvers import specs
+
+_CHOSEN = (
   "euler",
   "heun",
   "midpoint",
@@ -57,6 +62,25 @@ KNOWN = (
   "pndm",
 )
 
+# It has a grid of its own; without noise they are another solver.
+_LEFT_OUT = ("default", "heun_churn", "restart")
+
+
+def known() -> tuple[str, ...]:
+  """Returns the specs above, and every other deterministic solver by name."""
+  process = processes.edm()
+  grid = grids.karras(process, 4)
+  listed = {spec.partition("(")[0] for spec in _CHOSEN}
+  others = []
+  for name, solver in specs.named().items():
+    options = specs.options(solver).values()
+    needs = any(p.default is p.empty for p in options)
+    if name in listed or name in _LEFT_OUT or needs:
+      continue
+    if not solvers.from_spec(name)(process, grid).stochastic:
+      others.append(name)
+  return (*_CHOSEN, *others)
+
 
 def get_config() -> ml_collections.ConfigDict:
   """Returns the config; every field can be overridden on the command line."""
@@ -66,7 +90,7 @@ def get_config() -> ml_collections.ConfigDict:
       data="",  # of a trained run; "": the run's own
       process="edm",  # edm, vp, flow, ve, sub_vp
       method="s3",  # s3 (guided), evolution, times, gits
-      solvers=KNOWN,  # what the winner is compared with, on every grid
+      solvers=known(),  # what the winner is compared with, on every grid
       calls=8,
       budget=1000,  # candidates, each run on all noises
       noises=256,  # that the search sees
