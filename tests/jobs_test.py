@@ -284,7 +284,7 @@ def test_a_folder_of_another_setting_is_refused_and_a_longer_job_is_not(
 ):
   jobs.keep_setting(tmp_path, SETTING)
   jobs.keep_setting(tmp_path, SETTING)
-  said = r"seed is 3 there and 4 here; label is None there and 1 .*another folder"
+  said = r"seed is 3 there and 4 here; label is None there and 1 .*other folder"
   with pytest.raises(ValueError, match=said):
     jobs.keep_setting(tmp_path, SETTING | dict(seed=4, label=1))
   with pytest.raises(ValueError, match="shard_size is 4 there and 8 here"):
