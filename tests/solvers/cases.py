@@ -136,6 +136,7 @@ def _v3(highest):
   return Case(bound, highest)
 
 
+# New cases come last: which steps a test tries depends on the place here.
 CASES: Mapping[str, Case] = MappingProxyType(
   {
     "euler": _case(euler, 1),
