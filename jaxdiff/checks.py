@@ -494,6 +494,73 @@ def door(
   return checked
 
 
+def sampler(function: Callable) -> Callable:
+  """Holds the callers of a sampler to `door`, and to the order of all samplers.
+
+  Every sampler is called by position as (key, model, what is walked, x), all
+  else by name. A value whose kind shows that it stands in another's place is
+  refused before anything else is looked at.
+
+  Args:
+    function: the sampler.
+
+  Returns:
+    The function that checks. It raises TypeError for another order, and what
+    `door` raises.
+  """
+  held = door(function)
+  taken = functools.cache(lambda: contract(function))
+
+  @functools.wraps(function)
+  def checked(*args: Any, **named: Any) -> Any:
+    _check_order(taken(), args)
+    return held(*args, **named)
+
+  return checked
+
+
+# What cannot stand in each of the four places, whatever the sampler.
+_MISPLACED = (
+  ("a PRNG key first", ("function", "process", "table")),
+  ("a {model} second", ("key", "process", "table", "array")),
+  ("{walked} third", ("key", "process", "function")),
+  ("{x} fourth", ("key", "process", "function", "table", "number")),
+)
+
+
+def _check_order(taken, args):
+  names = list(taken.parameters)[: len(_MISPLACED)]
+  order = f"the order of samplers is {', '.join(names)}, all else by name"
+  if len(args) > len(names):
+    rest = [n for n in taken.parameters if n not in names]
+    raise TypeError(
+      f"{taken.call} takes {len(names)} arguments by position, got"
+      f" {len(args)}; {order}: {', '.join(rest)}"
+    )
+  for i, (value, (place, wrong)) in enumerate(zip(args, _MISPLACED)):
+    kinds = taken.kinds[names[i]]
+    if i == 2 and kinds is not None:  # of what is plain `door` says more
+      wrong = ("array",) if {*kinds} <= {int, float, types.NoneType} else ()
+    if _role(value) in wrong:
+      what = place.format(model=names[1], walked=names[2], x=names[3])
+      raise TypeError(f"{taken.call} takes {what}, got {given(value)}; {order}")
+
+
+def _role(value):
+  """Returns what a value is to a sampler, None if that is not plain."""
+  if isinstance(value, (jax.Array, np.ndarray)):
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+      return "key"
+    return "array" if value.ndim else "number"
+  if type(value).__name__ == "Tableau":
+    return "table"
+  if hasattr(value, "t_max") and not isinstance(value, type):
+    return "process"
+  if _is(float, value):
+    return "number"
+  return "function" if callable(value) else None
+
+
 class Contract(typing.NamedTuple):
   """What a function takes: its name, its parameters, and their kinds."""
 
@@ -509,7 +576,12 @@ class Contract(typing.NamedTuple):
       for p in self.parameters.values()
       if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty
     ]
-    return f"{self.name}({', '.join(positional)})"
+    named = [
+      f"{p.name}=..."
+      for p in self.parameters.values()
+      if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+    ]
+    return f"{self.name}({', '.join(positional + named)})"
 
 
 # What these names count or measure is the same wherever they are arguments.

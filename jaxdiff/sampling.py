@@ -64,6 +64,18 @@ class StepInfo(NamedTuple):
   prediction: predictions.Prediction
 
 
+class WalkInfo(NamedTuple):
+  """What a sampler that walks a fixed number of steps tells beside its samples.
+
+  Attributes:
+    nfe: network calls for each sample.
+    kept: what `collect` kept of the steps; None without one.
+  """
+
+  nfe: int
+  kept: PyTree = None
+
+
 class Collector(NamedTuple):
   """A fold over the steps of a run.
 
@@ -539,7 +551,7 @@ def begin(
   """Returns where a sampler starts and the samples' indices.
 
   Args:
-    key: PRNG key of the initial noise; None if x cannot be a shape.
+    key: PRNG key of the initial noise; None will do if x is no shape.
     x: a tree of [batch, ...], or a shape for which noise of the process is
       drawn, the same that `sampling.sample` draws.
     process: the forward process.
@@ -547,12 +559,18 @@ def begin(
     index: i32[batch] or None, the samples' indices.
 
   Raises:
-    TypeError: for integer samples or indices that are no integers.
+    TypeError: for integer samples, indices that are no integers, or a shape
+      without a key.
     ValueError: for indices of another shape, a shape where the signal exceeds
       the noise, or an x without batch.
   """
   checks.samples(x)
-  if checks.is_shape(x) and key is not None:
+  if checks.is_shape(x):
+    if key is None:
+      raise TypeError(
+        f"x={tuple(x)} is a shape, for which noise is drawn: that needs a PRNG"
+        " key, jax.random.key(0), in front; or pass the noise itself"
+      )
     _check_mostly_noise(process, t)
     like = jax.ShapeDtypeStruct(tuple(x), jnp.result_type(float))
   else:

@@ -31,6 +31,7 @@ from jaxdiff import metrics
 from jaxdiff import models
 from jaxdiff import networks
 from jaxdiff import parallel
+from jaxdiff import phase_space
 from jaxdiff import processes
 from jaxdiff import quantization
 from jaxdiff import samplers
@@ -159,7 +160,7 @@ DOORS = [
   ("key: a raw key of another kind", lambda h: sample(key=np.zeros(4, np.uint32)), ValueError, ["uint32[4]", "uint32[2]", "jax.random.key(0)"]),
   ("key: floats", lambda h: sample(key=h.halves), TypeError, ["PRNG key", "float32[2]", "jax.random.key(0)"]),
   ("key and model swapped", lambda h: jd.sample(toy, h.key, TABLE, h.x), TypeError, ["PRNG key", "the function toy"]),
-  ("key: langevin", lambda h: samplers.langevin(1, lambda x: -x, h.x, 0.1, 2), TypeError, ["langevin(key, score, x, step, steps)", "got 1", "jax.random.key"]),
+  ("key: langevin", lambda h: samplers.langevin(1, lambda x: -x, 2, h.x, step=0.1), TypeError, ["langevin(key, score, steps, x, step=...)", "got 1", "jax.random.key"]),
   ("key: likelihood", lambda h: likelihood.log_likelihood(None, toy, EDM, h.x), TypeError, ["PRNG key", "got None", "jax.random.key"]),
   ("key: picard", lambda h: samplers.picard(7, toy, TABLE, h.x, process=EDM), TypeError, ["PRNG key", "got 7", "jax.random.key"]),
   ("key: init_state", lambda h: training.init_state(0, h.params, SGD), TypeError, ["PRNG key", "got 0", "jax.random.key"]),
@@ -181,14 +182,14 @@ DOORS = [
   ("x: abstract", lambda h: sample(x=jax.ShapeDtypeStruct((2, 3), jnp.float32)), TypeError, ["float32[2, 3]", "(batch, ...)"]),
   ("x: a shape without a process", lambda h: sample(x=(2, 3)), ValueError, ["(2, 3)", "process=..."]),
   ("x: batch 0 in picard", lambda h: samplers.picard(h.key, toy, TABLE, h.empty, process=EDM), ValueError, ["no sample", "leave out"]),
-  ("x: batch 0 in adaptive", lambda h: samplers.adaptive(toy, EDM, h.empty), ValueError, ["no sample", "leave out"]),
+  ("x: batch 0 in adaptive", lambda h: samplers.adaptive(h.key, toy, None, h.empty, process=EDM), ValueError, ["no sample", "leave out"]),
   ("index of another batch", lambda h: sample(index=h.three), ValueError, ["(2,)", "(3,)"]),
   ("index of floats", lambda h: sample(index=h.halves), TypeError, ["index", "float32"]),
   ("index beyond int32", lambda h: sample(index=np.array([0, 2**32])), ValueError, ["int32", "4294967296", "fold_in"]),
   ("index below int32, in a list", lambda h: sample(index=[0, -(2**40)]), ValueError, ["int32", "-1099511627776"]),
   ("index beyond int32 in noise", lambda h: EDM.prior(h.key, (2, 3), index=np.array([0, 2**32])), ValueError, ["int32", "4294967296"]),
   ("index beyond int64", lambda h: sample(index=[0, 2**70]), ValueError, ["int32", str(2**70)]),
-  ("index beyond int32 in langevin", lambda h: samplers.langevin(h.key, lambda x: -x, h.x, 0.1, 2, index=np.array([0, 2**32])), ValueError, ["int32", "4294967296"]),
+  ("index beyond int32 in langevin", lambda h: samplers.langevin(h.key, lambda x: -x, 2, h.x, step=0.1, index=np.array([0, 2**32])), ValueError, ["int32", "4294967296"]),
   ("prior: a shape that is a number", lambda h: EDM.prior(h.key, 3), TypeError, ["shape", "got 3"]),
   # sample's other arguments
   ("model: a table", lambda h: jd.sample(h.key, TABLE, toy, h.x), TypeError, ["takes a model", "Tableau"]),
@@ -341,18 +342,31 @@ DOORS = [
   ("GaussianProcess: no schedule", lambda h: jd.GaussianProcess("edm", 0.1, 1.0), TypeError, ["schedule", "'edm'", "jaxdiff.edm()"]),
   ("GaussianProcess: text times", lambda h: dataclasses.replace(EDM, t_min="0.1"), TypeError, ["t_min", "'0.1'"]),
   # samplers
-  ("adaptive: rtol 0", lambda h: samplers.adaptive(toy, EDM, h.x, rtol=0.0, atol=0.0), ValueError, ["rtol", "0"]),
-  ("adaptive: rtol NaN", lambda h: samplers.adaptive(toy, EDM, h.x, rtol=math.nan), ValueError, ["rtol", "nan"]),
-  ("adaptive: method misspelt", lambda h: samplers.adaptive(toy, EDM, h.x, method="dormand-prince"), ValueError, ["method", "did you mean 'dormand_prince'?"]),
-  ("adaptive: max_calls 0", lambda h: samplers.adaptive(toy, EDM, h.x, max_calls=0), ValueError, ["max_calls", "0"]),
-  ("adaptive: model and process swapped", lambda h: samplers.adaptive(EDM, toy, h.x), TypeError, ["a model", "swapped with process"]),
+  ("adaptive: rtol 0", lambda h: samplers.adaptive(h.key, toy, None, h.x, process=EDM, rtol=0.0, atol=0.0), ValueError, ["rtol", "0"]),
+  ("adaptive: rtol NaN", lambda h: samplers.adaptive(h.key, toy, None, h.x, process=EDM, rtol=math.nan), ValueError, ["rtol", "nan"]),
+  ("adaptive: method misspelt", lambda h: samplers.adaptive(h.key, toy, None, h.x, process=EDM, method="dormand-prince"), ValueError, ["method", "did you mean 'dormand_prince'?"]),
+  ("adaptive: max_calls 0", lambda h: samplers.adaptive(h.key, toy, None, h.x, process=EDM, max_calls=0), ValueError, ["max_calls", "0"]),
+  ("adaptive: a process for the model", lambda h: samplers.adaptive(h.key, EDM, None, h.x, process=toy), TypeError, ["a model second", "key, model, span, x"]),
   ("picard: window 0", lambda h: samplers.picard(h.key, toy, TABLE, h.x, process=EDM, window=0), ValueError, ["window", "0"]),
-  ("langevin: step NaN", lambda h: samplers.langevin(h.key, lambda x: -x, h.x, math.nan, 2), ValueError, ["step", "nan"]),
-  ("langevin: score and x swapped", lambda h: samplers.langevin(h.key, h.x, lambda x: -x, 0.1, 2), TypeError, ["a function", "float32[2, 3]"]),
+  ("langevin: step NaN", lambda h: samplers.langevin(h.key, lambda x: -x, 2, h.x, step=math.nan), ValueError, ["step", "nan"]),
+  ("langevin: score and x swapped", lambda h: samplers.langevin(h.key, h.x, 2, lambda x: -x, step=0.1), TypeError, ["a score second", "float32[2, 3]", "key, score, steps, x"]),
   ("corrector: snr NaN", lambda h: samplers.predictor_corrector(h.key, toy, TABLE, h.x, process=EDM, snr=math.nan), ValueError, ["snr", "nan"]),
   ("corrector: steps as a float", lambda h: samplers.predictor_corrector(h.key, toy, TABLE, h.x, process=EDM, corrector_steps=1.0), TypeError, ["an integer", "1.0"]),
+  # samplers in another order than all others
+  ("order: adaptive", lambda h: samplers.adaptive(toy, EDM, h.x), TypeError, ["a PRNG key first, got the function toy", "key, model, span, x, all else by name"]),
+  ("order: addim", lambda h: samplers.addim(toy, EDM, GRID, h.x), TypeError, ["a PRNG key first", "key, model, grid, x"]),
+  ("order: langevin", lambda h: samplers.langevin(h.key, lambda x: -x, h.x, 0.1, 2), TypeError, ["4 arguments by position, got 5", "key, score, steps, x, all else by name: step"]),
+  ("order: langevin, partly named", lambda h: samplers.langevin(h.key, lambda x: -x, h.x, step=0.1, steps=2), TypeError, ["steps third", "float32[2, 3]", "key, score, steps, x"]),
+  ("order: vanilla_sample", lambda h: samplers.vanilla_sample(h.key, lambda x: -x, h.x, 2, step=0.1), TypeError, ["time third", "float32[2, 3]", "key, score, time, data"]),
+  ("order: dmcmc", lambda h: samplers.dmcmc(h.key, toy, toy, TABLE, h.x, process=EDM, levels=GRID), TypeError, ["got 5", "key, model, finish, chain", "posterior"]),
+  ("order: teleport_sample", lambda h: samplers.teleport_sample(h.key, toy, h.x, TABLE, h.x, process=EDM), TypeError, ["got 5", "key, model, tableau, x", "stats"]),
+  ("order: phase_space.sample", lambda h: phase_space.sample(h.key, toy, EDM, GRID, h.x), TypeError, ["got 5", "key, model, grid, start", "process"]),
+  ("order: x and the grid", lambda h: samplers.addim(h.key, toy, EDM, GRID, process=EDM), TypeError, ["grid third, got GaussianProcess", "key, model, grid, x"]),
+  ("order: x and the table", lambda h: samplers.picard(h.key, toy, h.x, TABLE, process=EDM), TypeError, ["x fourth, got Tableau", "key, model, tableau, x"]),
+  ("order: model and key", lambda h: samplers.picard(toy, h.key, TABLE, h.x, process=EDM), TypeError, ["a PRNG key first, got the function toy"]),
+  ("adaptive: a shape without a key", lambda h: samplers.adaptive(None, toy, None, (2, 3), process=EDM), TypeError, ["(2, 3)", "PRNG key"]),
   ("ladder: levels 0", lambda h: samplers.ladder(levels=0), ValueError, ["levels", "0"]),
-  ("addim: strength NaN", lambda h: samplers.addim(toy, EDM, GRID, h.x, strength=math.nan), ValueError, ["strength", "nan"]),
+  ("addim: strength NaN", lambda h: samplers.addim(h.key, toy, GRID, h.x, process=EDM, strength=math.nan), ValueError, ["strength", "nan"]),
   ("vanilla: no samples", lambda h: samplers.data_init(h.key, h.x, 0), ValueError, ["n", "0"]),
   ("likelihood: trace misspelt", lambda h: likelihood.log_likelihood(h.key, toy, EDM, h.x, trace="exakt"), ValueError, ["trace", "did you mean 'exact'?"]),
   ("likelihood: integers", lambda h: likelihood.log_likelihood(h.key, toy, EDM, h.ints), TypeError, ["int32", "dequantize"]),

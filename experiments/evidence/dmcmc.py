@@ -119,14 +119,14 @@ def _mixture(seed, d, scale):
   for calls, (skip, steps) in _PLANS.items():
     heun = _heun(process, (calls + 1) // 2)
     vanilla = sampling.sample(key, model, heun, (4096, d), process=process)
-    result = _dlg(
+    x, info = _dlg(
       key, model, posterior, process, levels, (256, d), skip, steps, 16
     )
-    assert result.nfe == heun.nfe == calls
-    found[f"dlg_{calls}_d{d}"] = distance(result.samples)
+    assert info.nfe == heun.nfe == calls
+    found[f"dlg_{calls}_d{d}"] = distance(x)
     found[f"heun_{calls}_d{d}"] = distance(vanilla)
     if calls == 7 and d == 16:
-      found["sigma_d16"] = float(jnp.median(result.sigma))
+      found["sigma_d16"] = float(jnp.median(info.sigma))
     if calls < 17:
       ratio = found[f"dlg_{calls}_d{d}"] / found[f"heun_{calls}_d{d}"]
       found[f"ratio_{calls}_d{d}"] = ratio
@@ -149,10 +149,10 @@ def _dlg(key, model, posterior, process, levels, shape, skip, steps, outputs):
   return samplers.dmcmc(
     keys[2],
     model,
-    posterior,
     finish,
     samplers.start_chain(keys[1], begin, levels),
     process=process,
+    posterior=posterior,
     levels=levels,
     eta=0.1,
     skip=skip,
@@ -166,7 +166,7 @@ def _digits_numbers(seed):
   model = _digits.denoiser(seed)
   levels = samplers.ladder(0.01, 50.0, 200)
   classifier = _classifier(seed, levels)
-  result = _dlg(
+  x, _ = _dlg(
     key,
     model,
     classifier,
@@ -196,8 +196,8 @@ def _digits_numbers(seed):
   guess = jnp.argmax(classifier(test + sigma[:, None, None, None] * z), axis=1)
   off = jnp.abs(jnp.log(jnp.asarray(levels, jnp.float32)[guess] / sigma))
   return dict(
-    digits_9=fd(result.samples) / fd(vanilla),
-    digits_dlg=fd(result.samples),
+    digits_9=fd(x) / fd(vanilla),
+    digits_dlg=fd(x),
     digits_heun=fd(vanilla),
     classifier_loss=float(value),
     classifier_hits=float(jnp.mean(off < np.log(1.3))),

@@ -96,8 +96,8 @@ def measure(seed: int) -> dict[str, float]:
   def jump(grid):
     table = solvers.heun(process, grid)
     return samplers.teleport_sample(
-      key, model, stats, table, x, process=process
-    )
+      key, model, table, x, process=process, stats=stats
+    )[0]
 
   fd = lambda v: metrics.random_feature_frechet(v, data)
   truth = plain(64)

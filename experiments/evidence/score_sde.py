@@ -162,13 +162,15 @@ def _samples(seed):
   )
   shape = (size, 16)
   alone = sampling.sample(keys[3], model, build(1000), shape, process=_VE)
-  corrected = samplers.predictor_corrector(
+  corrected, _ = samplers.predictor_corrector(
     keys[3], model, build(500), shape, process=_VE
   )
-  solved = samplers.adaptive(
+  solved, info = samplers.adaptive(
+    None,
     model,
-    _VE,
+    None,
     _VE.prior(keys[3], shape),
+    process=_VE,
     method="dormand_prince",
     rtol=1e-5,
     atol=1e-5,
@@ -179,8 +181,8 @@ def _samples(seed):
   return {
     "p_w2": distance(alone) / floor,
     "pc_w2": distance(corrected) / floor,
-    "ode_w2": distance(solved.x) / floor,
-    "ode_calls": float(solved.nfe.mean()),
+    "ode_w2": distance(solved) / floor,
+    "ode_calls": float(info.nfe.mean()),
     "inpaint_rmse": rmse,
     "inpaint_prior": prior,
     "inpaint_even": even,
@@ -195,7 +197,7 @@ def _inpaint(key, data, known, cases=16, draws=256):
   truth, _ = data.sample(key, cases)
   observed = jnp.repeat(truth, draws, axis=0)
   table = solvers.reverse_diffusion(_VE, grids.uniform(_VE, 1000, to_zero=True))
-  x = samplers.predictor_corrector(
+  x, _ = samplers.predictor_corrector(
     jax.random.fold_in(key, 1),
     oracles.exact(data, _VE),
     table,

@@ -167,7 +167,7 @@ def measure(seed: int) -> dict[str, float]:
   )
   exact = _curve(keys[7], law.score, copies, _TIMES[:3])
   near = jax.random.normal(keys[8], copies.shape).at[:, 0].add(3.0)
-  stuck = samplers.langevin(keys[9], law.score, near, _STEP, 2000)
+  stuck, _ = samplers.langevin(keys[9], law.score, 2000, near, step=_STEP)
   return dict(
     early_weight=max(abs(weight(x) - own) for x in early),
     early_sw=max(map(distance, early)),
@@ -194,10 +194,15 @@ def measure(seed: int) -> dict[str, float]:
 def _curve(key, score, x, times):
   """Returns the chains at these times, f[len(times), chains, d]."""
   moves = tuple(round(t / _STEP) for t in times)
-  _, kept = samplers.langevin(
-    key, score, x, _STEP, moves[-1], collect=vanilla_score.after(moves)
+  _, info = samplers.langevin(
+    key,
+    score,
+    moves[-1],
+    x,
+    step=_STEP,
+    collect=vanilla_score.after(moves),
   )
-  return np.asarray(kept)
+  return np.asarray(info.kept)
 
 
 def _slope(key, law):

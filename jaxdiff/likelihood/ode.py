@@ -203,10 +203,11 @@ def log_likelihood(
         " steps are adaptive"
       )
     options = dict(method="dormand_prince", rtol=1e-5, atol=1e-5) | options
-    solved = adaptive(
-      both, process, start, start=process.t_min, end=process.t_max, **options
+    span = process.t_min, process.t_max
+    (latent, volume), info = adaptive(
+      None, both, span, start, process=process, **options
     )
-    (latent, volume), nfe = solved.x, solved.nfe
+    nfe = info.nfe
   else:
     table = encoder(solver, process, grid, **options)
     latent, volume = sampling.sample(key, both, table, start)

@@ -77,18 +77,19 @@ def rows(process: CriticallyDamped, grid: Any) -> Row:
   )
 
 
+@checks.sampler
 def sample(
   key: jax.Array,
   model: Any,
-  process: CriticallyDamped,
   grid: Any,
   start: Any,
   *,
+  process: CriticallyDamped,
   stages: int = 1,
   index: Any = None,
   collect: sampling.Collector | None = None,
-) -> Any:
-  """Returns the state (x, v) at the last time of the grid; x are the samples.
+) -> tuple[Phase, sampling.WalkInfo]:
+  """Returns (state, info): state.x are the samples, state.v their velocities.
 
   Compiled once for each number of steps and structure of the model.
 
@@ -96,19 +97,19 @@ def sample(
     key: PRNG key. A sample's noise depends on it and on the sample's index.
     model: model(state, t) -> eps_w, as `phase_space.PhaseField` or
       `phase_space.exact_phase`; arrays in it are arguments of the program.
-    process: the forward process.
     grid: f64[n + 1], falling within [t_min, t_max].
     start: a `Phase` [batch, ...] at grid[0], or a shape, for which the prior is
       drawn.
+    process: the forward process.
     stages: 1, one call a step, or 2.
     index: i32[batch], indices of the samples; 0, 1, ... by default.
-    collect: what to keep of the steps, given `sampling.StepInfo` with the state
-      as y and a; the result is then (state, kept).
+    collect: what to keep of the steps, as `info.kept`, given
+      `sampling.StepInfo` with the state as y and a.
 
   Raises:
     ValueError: for another grid, number of stages, or start, a shape where the
       signal exceeds the noise, or a model of another process.
-    TypeError: for an integer state.
+    TypeError: for an integer state, or another kind of process.
   """
   checks.one_of(stages, (1, 2), "stages")
   _check_process(model, process)
@@ -149,16 +150,10 @@ def sample(
     static=static,
     stages=stages,
   )
-  return end if collect is None else (end, kept)
+  return end, sampling.WalkInfo(stages * len(steps.t), kept)
 
 
 def _check_process(model, process):
-  if not isinstance(process, CriticallyDamped):
-    raise TypeError(
-      "cld.sample(key, model, process, grid, start) takes a process of phase"
-      f" space third, got {type(process).__name__}; make one with"
-      " processes.CriticallyDamped()"
-    )
   own = getattr(model, "process", None)
   if not isinstance(own, CriticallyDamped):
     return

@@ -1,6 +1,7 @@
 r"""The probability-flow ODE with adaptive steps, in both directions.
 
-An embedded pair (`embedded`) takes a step of length h and estimates its error;
+An embedded pair (`embedded_pairs`) takes a step of length h and estimates its
+error;
 
   E = rms(error / max(atol, rtol max(|x|, |x'|)))
 
@@ -63,11 +64,10 @@ class Controller(NamedTuple):
 PI = Controller(integral=0.3, proportional=0.4)
 
 
-class Solved(NamedTuple):
-  """What an adaptive solve returns; counts are of single samples.
+class AdaptiveInfo(NamedTuple):
+  """What an adaptive solve tells; counts are of single samples.
 
   Attributes:
-    x: the samples, like the input.
     t: f[batch], the time that each has reached.
     done: bool[batch], whether that is the end.
     nfe: i32[batch], network calls whose answers the sample used.
@@ -77,7 +77,6 @@ class Solved(NamedTuple):
     times: f[keep, batch], the ends of the first accepted steps, then NaN.
   """
 
-  x: PyTree
   t: jax.Array
   done: jax.Array
   nfe: jax.Array
@@ -106,14 +105,14 @@ class _Carry(NamedTuple):
   times: jax.Array
 
 
-@checks.door
+@checks.sampler
 def adaptive(
+  key: jax.Array | None,
   model: sampling.Model,
-  process: GaussianProcess,
+  span: tuple[float, float] | None,
   x: PyTree,
   *,
-  start: float | None = None,
-  end: float | None = None,
+  process: GaussianProcess,
   method: str = "bogacki_shampine",
   clock: str = "lambda",
   rtol: float = 1e-3,
@@ -124,19 +123,21 @@ def adaptive(
   max_calls: int = 10_000,
   keep: int = 0,
   check: bool = True,
-) -> Solved:
-  """Solves the probability-flow ODE from `start` to `end`.
+  index: Any = None,
+) -> tuple[PyTree, AdaptiveInfo]:
+  """Solves the probability-flow ODE from one time to another: (x, info).
 
-  From t_max to t_min it samples; `adaptive(model, process, data, start=
-  process.t_min, end=process.t_max)` encodes. Tolerances and the controller are
-  arguments of one compiled program.
+  From t_max to t_min it samples; `adaptive(None, model, (process.t_min,
+  process.t_max), data, process=process)` encodes. Tolerances and the controller
+  are arguments of one compiled program.
 
   Args:
+    key: PRNG key of the noise that a shape x stands for; None will do for an
+      array, as the ODE itself draws nothing.
     model: model(x, t) -> Prediction; with per_sample, t is [batch].
+    span: first and last time, in either order; None is (t_max, t_min).
+    x: where to start: a tree of [batch, ...] at the first time, or a shape.
     process: the forward process.
-    x: tree of [batch, ...] at time `start`, such as process.prior(key, shape).
-    start: t_max by default.
-    end: t_min by default; may exceed `start`.
     method: "bogacki_shampine" 3(2), "dormand_prince" 5(4), "dpm_solver_12",
       "dpm_solver_23", or their data prediction forms "dpmpp_12", "dpmpp_23".
     clock: what the steps are taken in, "lambda" (log-SNR), "sigma" (sigma /
@@ -152,6 +153,8 @@ def adaptive(
     keep: how many accepted times to keep for each sample.
     check: whether to raise if a sample has not arrived, where values can be
       looked at (not inside jit).
+    index: i32[batch], indices of the samples that a shape x stands for; 0, 1,
+      ... by default.
 
   Raises:
     ValueError: for tolerances that are not positive, times outside of the
@@ -160,25 +163,24 @@ def adaptive(
     RuntimeError: with `check`, if the budget was too small or a step size
       vanished; it says for how many samples and where.
   """
-  checks.process(process, "adaptive(model, process, x)")
+  checks.process(process, "adaptive(..., process=...)")
   agreement.check(model, None, process, "adaptive")
   checks.one_of(method, tuple(embedded_pairs.PAIRS), "method")
   checks.one_of(
     clock, embedded_pairs.PAIRS[method].clocks, f"the clock of {method}"
   )
-  start = process.t_max if start is None else start
-  end = process.t_min if end is None else end
+  start, end = (process.t_max, process.t_min) if span is None else span
   _check_span(process, start, end, clock)
   for name, value in (("rtol", rtol), ("atol", atol)):
     if checks.concrete(value) and not value > 0:
       raise ValueError(f"{name} must be positive, got {value}")
-  x, _ = sampling.begin(None, x, process, start, None)
+  x, _ = sampling.begin(key, x, process, start, index)
   ends = [float(_to_clock(process, clock, t)) for t in (start, end)]
   step = abs(ends[1] - ends[0]) / 100 if first_step is None else first_step
   if checks.concrete(step) and not step > 0:
     raise ValueError(f"first_step is a length, positive; got {first_step}")
   arrays, static = tree.partition(model)
-  solved = _program(
+  x, info = _program(
     x,
     arrays,
     np.asarray([start, end]),
@@ -194,28 +196,28 @@ def adaptive(
     per_sample=per_sample,
     keep=keep,
   )
-  if check and checks.concrete(solved.done):
-    _raise_unfinished(solved, end, method, max_calls)
-  return solved
+  if check and checks.concrete(info.done):
+    _raise_unfinished(info, end, method, max_calls)
+  return x, info
 
 
 def _check_span(process, start, end, clock):
   low, high = process.t_min, process.t_max
   slack = 1e-9 * max(abs(low), abs(high))
-  for name, t in (("start", start), ("end", end)):
+  for name, t in (("the first time", start), ("the last time", end)):
     if not low - slack <= t <= high + slack:
       raise ValueError(
-        f"{name} = {t} is outside of the process's times [{low}, {high}]; give"
+        f"{name}, {t}, is outside of the process's times [{low}, {high}]; give"
         " the process a wider range, as in dataclasses.replace(process,"
         " t_min=...)"
       )
     if clock != "t" and process.alpha(t) == 0:
       raise ValueError(
-        f"alpha = 0 at {name} = {t:.4g}, where the clock {clock!r} is infinite;"
+        f"alpha = 0 at {name}, {t:.4g}, where the clock {clock!r} is infinite;"
         " use a Runge-Kutta method with clock='t', or a smaller time"
       )
   if start == end:
-    raise ValueError(f"start and end are the same time, {start}")
+    raise ValueError(f"the span begins and ends at the same time, {start}")
 
 
 def _to_clock(process, clock, t):
@@ -233,12 +235,12 @@ def _from_clock(process, clock, at):
   )
 
 
-def _raise_unfinished(solved, end, method, max_calls):
-  done = np.asarray(solved.done)
+def _raise_unfinished(info, end, method, max_calls):
+  done = np.asarray(info.done)
   if done.all():
     return
-  t = np.asarray(solved.t)[~done]
-  spent = int(solved.calls)
+  t = np.asarray(info.t)[~done]
+  spent = int(info.calls)
   reason = (
     f"the step size vanished after {spent} calls: the model's answer there is"
     " not finite, or jumps"
@@ -334,8 +336,7 @@ def _solve(
     functools.partial(_more, rules), functools.partial(_try, rules), start
   )
   each = lambda v: jnp.broadcast_to(v, (size,))
-  return Solved(
-    x=jax.tree.map(lambda v, o: v.astype(o.dtype), c.x, x),
+  info = AdaptiveInfo(
     t=each(c.t),
     done=each(c.done),
     nfe=each(c.nfe),
@@ -346,6 +347,7 @@ def _solve(
       c.times if per_sample else c.times[:, None], (keep, size)
     ),
   )
+  return jax.tree.map(lambda v, o: v.astype(o.dtype), c.x, x), info
 
 
 def _begun(rules, x, begin, step, shape):

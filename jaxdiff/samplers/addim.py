@@ -54,37 +54,43 @@ class Row(NamedTuple):
   gain: jax.Array  # g, the variance to give back
 
 
-@checks.door
+@checks.sampler
 def addim(
+  key: jax.Array | None,
   model: sampling.Model,
-  process: GaussianProcess,
   grid: np.ndarray,
   x: PyTree,
   *,
+  process: GaussianProcess,
   strength: float = 0.1,
   data_variance: float = 0.5,
   match: str = "noise",
+  index: Any = None,
   collect: sampling.Collector | None = None,
-) -> Any:
-  """Returns samples, [batch, ...]: len(grid) - 1 calls, no randomness.
+) -> tuple[PyTree, sampling.WalkInfo]:
+  """Returns (x, info): samples, [batch, ...], at the price of n calls.
 
   Args:
+    key: PRNG key of the noise that a shape x stands for; None will do for an
+      array, as the method itself draws nothing.
     model: model(x, t) -> Prediction; its arrays are arguments of the program.
-    process: the forward process.
     grid: f64[n + 1], falling.
-    x: a tree of [batch, ...] at time grid[0].
+    x: where to start: a tree of [batch, ...] at time grid[0], or a shape.
+    process: the forward process.
     strength: share of the posterior variance that is given back; 0 is DDIM.
     data_variance: variance of the data, a value; it sets the posterior variance
       1 / (1 / data_variance + alpha^2 / sigma^2).
     match: "noise" or "sample", see above.
-    collect: what to keep of the steps; the result is then (samples, kept).
+    index: i32[batch], indices of the samples that a shape x stands for; 0, 1,
+      ... by default.
+    collect: what to keep of the steps, as `info.kept`.
 
   Raises:
     ValueError: for a bad grid, a negative strength, a variance that is not
       positive, another match, a model of another process, or noise that is
       not normal.
   """
-  checks.process(process, "addim(model, process, grid, x)")
+  checks.process(process, "addim(..., process=...)")
   agreement.check(model, None, process, "addim")
   check_normal(
     process,
@@ -109,7 +115,7 @@ def addim(
     sigma=sigma[1:],
     gain=lost**2 * strength / (1.0 / data_variance + snr),
   )
-  x = jax.tree.map(jnp.asarray, x)
+  x, _ = sampling.begin(key, x, process, grid[0], index)
   dtype = tree.compute_dtype(jnp.result_type(*jax.tree.leaves(x)))
   cast = lambda leaf: leaf if leaf.dtype == np.int32 else leaf.astype(dtype)
   arrays, static = tree.partition((model, collect))
@@ -120,7 +126,7 @@ def addim(
     static=static,
     match=match,
   )
-  return samples if collect is None else (samples, kept)
+  return samples, sampling.WalkInfo(len(grid) - 1, kept)
 
 
 @functools.partial(jax.jit, static_argnames=("static", "match"))

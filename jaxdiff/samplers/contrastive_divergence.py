@@ -40,7 +40,8 @@ def contrastive_divergence(
     x = jnp.asarray(batch["image"] if isinstance(batch, dict) else batch)
     fixed = jax.lax.stop_gradient(params)
     score = jax.tree_util.Partial(_force, energy, fixed)
-    y = jax.lax.stop_gradient(langevin(key, score, x, step, moves))
+    y, _ = langevin(key, score, moves, x, step=step)
+    y = jax.lax.stop_gradient(y)
     data, model = jnp.mean(energy(params, x)), jnp.mean(energy(params, y))
     return data - model, dict(loss=data - model, energy=data)
 

@@ -20,6 +20,7 @@ stable for eta < 4 (sigma^2 + variance of the data) along every direction, and
 otherwise throws x out to where sigma is of order sqrt(eta).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -55,18 +56,16 @@ class Chain(NamedTuple):
   level: jax.Array
 
 
-class Result(NamedTuple):
-  """What `dmcmc` returns.
+class DMCMCInfo(NamedTuple):
+  """What `dmcmc` tells beside its samples.
 
   Attributes:
-    samples: f[outputs, batch, ...], denoised.
     sigma: f[outputs, batch], the noise levels that the tables started from.
     visited: i32[outputs, skip, batch], all visited places on the ladder.
     chain: where the chains are now; pass it on for more outputs.
     nfe: network calls for each output, skip + those of the table.
   """
 
-  samples: jax.Array
   sigma: jax.Array
   visited: jax.Array
   chain: Chain
@@ -76,6 +75,20 @@ class Result(NamedTuple):
 class _Info(NamedTuple):
   step: jax.Array
   kept: Any
+
+
+class _Rules(NamedTuple):
+  """What does not change from move to move."""
+
+  model: Any
+  posterior: Any
+  finish: Tableau
+  process: GaussianProcess
+  levels: jax.Array  # f[K]
+  eta: jax.Array
+  index: jax.Array
+  skip: int
+  gibbs: str
 
 
 @checks.door
@@ -182,15 +195,15 @@ def start_chain(
   return Chain(x.astype(x0.dtype), jnp.full(x0.shape[0], nearest, jnp.int32))
 
 
-@checks.door
+@checks.sampler
 def dmcmc(
   key: jax.Array,
   model: sampling.Model,
-  posterior: Posterior,
   finish: Tableau,
   chain: Chain,
   *,
   process: GaussianProcess,
+  posterior: Posterior,
   levels: Any,
   eta: Any = 0.1,
   skip: int = 4,
@@ -199,18 +212,20 @@ def dmcmc(
   gibbs: str = "sample",
   index: Any = None,
   check_finite: bool = False,
-) -> Result:
-  """Returns `outputs` samples of every chain; one compiled program.
+) -> tuple[jax.Array, DMCMCInfo]:
+  """Returns (x, info): samples of every chain, f[outputs, batch, ...].
+
+  One compiled program.
 
   Args:
     key: PRNG key; a chain's noise depends on it and on the chain's index.
     model: model(x, t) -> Prediction with t f[batch], as all of this library.
+    finish: as `finishers` returns it, for the same ladder.
+    chain: where the chains are: `start_chain`, or a former `info.chain`.
+    process: the forward process.
     posterior: x / alpha -> log p(sigma | x) f[batch, K] up to a constant: a
       trained noise classifier, or `ExactPosterior`. A pytree's arrays are
       arguments of the program.
-    finish: as `finishers` returns it, for the same ladder.
-    chain: where the chains are: `start_chain`, or a former result's chain.
-    process: the forward process.
     levels: f[K], the ladder.
     eta: step of the chain, a variance in units of x / alpha.
     skip: moves for each output; 0 denoises the chain as it is, once.
@@ -261,7 +276,7 @@ def dmcmc(
         " (sigma^2 + variance of the data): take a smaller eta"
       )
   nfe = skip + np.shape(finish.t)[1]
-  return Result(samples, sigma, visited, chain, nfe)
+  return samples, DMCMCInfo(sigma, visited, chain, nfe)
 
 
 def chain_step(
@@ -317,59 +332,20 @@ def _dmcmc(
 ):
   """The compiled part of `dmcmc`."""
   model, posterior = tree.combine(arrays, static)
+  rules = _Rules(
+    model, posterior, finish, process, levels, eta, index, skip, gibbs
+  )
   key = jax.random.fold_in(key, _TAG)  # apart from the caller's own draws
-
-  def step(key, eta, chain):
-    return chain_step(
-      key,
-      model,
-      posterior,
-      chain,
-      eta,
-      process=process,
-      levels=levels,
-      gibbs=gibbs,
-      index=index,
-    )
-
-  def walk(key, row, state):
-    i, eta = row
-    chain, best = state
-    chain = step(key, eta, chain)
-    lower = chain.level < best.level
-    best = jax.tree.map(
-      lambda new, old: jnp.where(tree.expand(lower, new), new, old), chain, best
-    )
-    return (chain, best), _Info(i, chain.level)
-
-  def output(key, i, chain):
-    best = chain
-    visited = jnp.zeros((0, *index.shape), jnp.int32)
-    if skip:
-      nowhere = jnp.full_like(chain.level, levels.shape[0])
-      rows = (jnp.arange(skip), jnp.full(skip, eta))
-      (chain, best), visited = sampling.run(
-        jax.random.fold_in(key, 0),
-        walk,
-        rows,
-        (chain, Chain(chain.x, nowhere)),
-        collect=sampling.every(1, _kept),
-      )
-    sample = _finish(
-      jax.random.fold_in(key, 1), model, process, finish, levels, best, index
-    )
-    return chain, _Info(i, (sample, levels[best.level], visited))
-
   if burn_in.shape[0]:
     chain, _ = sampling.run(
       jax.random.fold_in(key, 0),
-      lambda key, eta, chain: (step(key, eta, chain), None),
+      lambda key, eta, chain: (_move(rules, key, eta, chain), None),
       burn_in,
       chain,
     )
   chain, kept = sampling.run(
     jax.random.fold_in(key, 1),
-    output,
+    functools.partial(_output, rules),
     jnp.arange(outputs),
     chain,
     collect=sampling.every(1, _kept),
@@ -377,15 +353,60 @@ def _dmcmc(
   return (*kept, chain)
 
 
-def _finish(key, model, process, finish, levels, best, index):
+def _move(rules, key, eta, chain):
+  """One Langevin and one Gibbs step."""
+  return chain_step(
+    key,
+    rules.model,
+    rules.posterior,
+    chain,
+    eta,
+    process=rules.process,
+    levels=rules.levels,
+    gibbs=rules.gibbs,
+    index=rules.index,
+  )
+
+
+def _walk(rules, key, row, state):
+  """A move, and the state of the lowest level so far."""
+  i, eta = row
+  chain, best = state
+  chain = _move(rules, key, eta, chain)
+  lower = chain.level < best.level
+  best = jax.tree.map(
+    lambda new, old: jnp.where(tree.expand(lower, new), new, old), chain, best
+  )
+  return (chain, best), _Info(i, chain.level)
+
+
+def _output(rules, key, i, chain):
+  """`skip` moves, and a sample from the lowest level that they visited."""
+  best = chain
+  visited = jnp.zeros((0, *rules.index.shape), jnp.int32)
+  if rules.skip:
+    nowhere = jnp.full_like(chain.level, rules.levels.shape[0])
+    (chain, best), visited = sampling.run(
+      jax.random.fold_in(key, 0),
+      functools.partial(_walk, rules),
+      (jnp.arange(rules.skip), jnp.full(rules.skip, rules.eta)),
+      (chain, Chain(chain.x, nowhere)),
+      collect=sampling.every(1, _kept),
+    )
+  sample = _finish(rules, jax.random.fold_in(key, 1), best)
+  return chain, _Info(i, (sample, rules.levels[best.level], visited))
+
+
+def _finish(rules, key, best):
   """Runs every sample's own table from its own level."""
   x = best.x
-  t = process.time_at(levels.astype(tree.compute_dtype(x.dtype))[best.level])
-  noisy = (tree.expand(process.alpha(t), x) * x).astype(x.dtype)
-  table = at_levels(finish, best.level, x.ndim)
+  levels = rules.levels.astype(tree.compute_dtype(x.dtype))
+  t = rules.process.time_at(levels[best.level])
+  noisy = (tree.expand(rules.process.alpha(t), x) * x).astype(x.dtype)
+  table = at_levels(rules.finish, best.level, x.ndim)
   state = sampling.initial_state(noisy, table.memory)
   rows = sampling.rows_of(table, state.y.dtype)
-  advance = sampling.table_advance(model, index)
+  advance = sampling.table_advance(rules.model, rules.index)
   state, _ = sampling.run(key, advance, rows, state)
   return state.a.astype(x.dtype)
 

@@ -90,32 +90,47 @@ class ChainInfo(NamedTuple):
   accept: jax.Array
 
 
-@checks.door
+class LangevinInfo(NamedTuple):
+  """What `langevin` tells beside where the chains are.
+
+  Attributes:
+    nfe: calls of the score for each chain: one a move, and of an adjusted chain
+      one at its start.
+    acceptance: f[batch], mean probability with which a chain's moves were
+      accepted; 1 if unadjusted.
+    kept: what `collect` kept of the moves; None without one.
+  """
+
+  nfe: int
+  acceptance: jax.Array
+  kept: PyTree = None
+
+
+@checks.sampler
 def langevin(
   key: jax.Array,
   score: Score,
-  x: PyTree,
-  step: Any,
   steps: int,
+  x: PyTree,
   *,
+  step: Any,
   log_prob: Callable[[PyTree], jax.Array] | None = None,
   index: Any = None,
   collect: sampling.Collector | None = None,
   check_finite: bool = False,
-) -> Any:
-  """Returns x after `steps` moves of Langevin dynamics, one chain a sample.
+) -> tuple[PyTree, LangevinInfo]:
+  """Returns (x, info) after moves of Langevin dynamics, one chain a sample.
 
   Args:
     key: PRNG key; a chain's noise depends on it and on the chain's index.
     score: x -> score at x. If it is a pytree, as `ModelScore` is, its arrays
       are arguments of the compiled program; keep one object of a function.
+    steps: number of moves, at least 0.
     x: where the chains begin, [batch, ...], an array or a tree.
     step: h, a scalar or f[steps]; another value compiles nothing.
-    steps: number of moves, which is that of calls. 0 returns x.
     log_prob: x -> log p(x) f[batch] up to a constant: adjusts the chain.
     index: i32[batch], indices of the chains; 0, 1, ... by default.
-    collect: what to keep of the moves (`ChainInfo`), as for `sample`; the
-      result is then (x, kept).
+    collect: what to keep of the moves (`ChainInfo`), as `info.kept`.
     check_finite: whether to look for NaN and infinities, and to raise.
 
   Raises:
@@ -143,12 +158,14 @@ def langevin(
       raise ValueError(
         "steps=0 returns x as it is: there is no move to collect"
       )
-    return x
+    return x, LangevinInfo(0, jnp.ones_like(index, _dtype(x)))
   # a step may be too small for a bfloat16 state to see
   wide = jax.tree.map(lambda v: v.astype(tree.compute_dtype(v.dtype)), x)
   arrays, static = tree.partition((score, log_prob, collect))
   h = jnp.broadcast_to(jnp.asarray(step, jnp.result_type(float)), (steps,))
-  end, (kept, bad) = _program(key, arrays, wide, h, index, static=static)
+  end, (kept, (bad, accepted)) = _program(
+    key, arrays, wide, h, index, static=static
+  )
   x = jax.tree.map(lambda v, old: v.astype(old.dtype), end, x)
   if check_finite:
     bad = int(bad)
@@ -158,7 +175,8 @@ def langevin(
         f" = {float(h[bad]):.4g}; the dynamics is stable for h below twice the"
         " smallest variance of p: take a smaller step"
       )
-  return x if collect is None else (x, kept)
+  nfe = steps if log_prob is None else steps + 1
+  return x, LangevinInfo(nfe, accepted / steps, kept)
 
 
 def move(x: PyTree, score: PyTree, h: Any, z: PyTree) -> PyTree:
@@ -178,7 +196,8 @@ def _langevin(key, arrays, x, h, index, *, static):
   checks.same_structure(jax.eval_shape(score, x), x, "the score", "the state")
   rows = (jnp.arange(h.shape[0], dtype=jnp.int32), h)
   keep = sampling.both(
-    _NOTHING if collect is None else collect, sampling.first_nonfinite
+    _NOTHING if collect is None else collect,
+    sampling.both(sampling.first_nonfinite, _ACCEPTED),
   )
   if log_prob is None:
 
@@ -237,4 +256,8 @@ def _uniform_key(key, j):
 _TAG = 0x6C616E67
 _ACCEPT = 2**31 - 2  # no chain has this index: apart from the noise of any
 _NOTHING = sampling.Collector(lambda n, info: None, lambda kept, info: None)
+_ACCEPTED = sampling.Collector(
+  lambda n, info: control.full(info.accept, 0),
+  lambda total, info: total + info.accept,
+)
 _program = jax.jit(_langevin, static_argnames="static")

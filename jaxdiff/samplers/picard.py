@@ -26,6 +26,8 @@ Reference: Shih et al. (2023), ParaDiGMS, algorithm 1, https://arxiv.org/abs/
 2305.16317.
 """
 
+import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -44,18 +46,16 @@ from jaxdiff.processes import GaussianProcess
 PyTree = Any
 
 
-class Parallel(NamedTuple):
-  """What `picard` returns; counts are of single samples.
+class PicardInfo(NamedTuple):
+  """What `picard` tells beside its samples; counts are of single samples.
 
   Attributes:
-    x: the samples.
     rounds: i32[batch], parallel network calls that each waited for.
     nfe: i32[batch], network calls whose answers it used, over all rounds.
     batch_rounds: i32[], rounds made for the whole batch.
     batch_calls: i32[], points of one sample asked in them, unused ones too.
   """
 
-  x: PyTree
   rounds: jax.Array
   nfe: jax.Array
   batch_rounds: jax.Array
@@ -80,7 +80,7 @@ class _Carry(NamedTuple):
   turns: jax.Array
 
 
-@checks.door
+@checks.sampler
 def picard(
   key: jax.Array,
   model: sampling.Model,
@@ -91,8 +91,8 @@ def picard(
   window: int | None = None,
   tolerance: float = 0.1,
   index: Any = None,
-) -> Parallel:
-  """Returns the samples of a one-step table, its steps made in parallel.
+) -> tuple[PyTree, PicardInfo]:
+  """Returns (x, info): samples of a one-step table, its steps in parallel.
 
   Args:
     key: PRNG key; the noise is that of `sampling.sample` with this key.
@@ -169,6 +169,41 @@ def _step_noise(process, t):
   return np.append(noise, noise[-1])
 
 
+class _Rules(NamedTuple):
+  """What does not change from round to round: the model and the table.
+
+  Attributes:
+    model: model(x, t) -> Prediction.
+    key: the key that `sampling.sample` walks the table with.
+    index: i32[batch], the samples' indices.
+    like: ShapeDtypeStructs of the state, [batch, ...].
+    window: points asked at once.
+    t: f[n], times of the calls.
+    output: f[n, 2], the combination of x0 and eps that the table takes.
+    carry: f[n], weight of the state.
+    weight: f[n], weight of the output.
+    scale: f[n], of the noise.
+    allowed: f[n], how far a settled point may move.
+  """
+
+  model: Any
+  key: jax.Array
+  index: jax.Array
+  like: PyTree
+  window: int
+  t: jax.Array
+  output: jax.Array
+  carry: jax.Array
+  weight: jax.Array
+  scale: jax.Array
+  allowed: jax.Array
+
+  @property
+  def n(self) -> int:
+    """Number of rows."""
+    return self.t.shape[0]
+
+
 def _parallel(
   key,
   x,
@@ -182,102 +217,123 @@ def _parallel(
   window,
 ):
   """The compiled part of `picard`."""
-  model = tree.combine(arrays, static)
-  key = sampling.stream(key)
   start = sampling.initial_state(x, 1).y
   dtype = jnp.result_type(*jax.tree.leaves(start))
-  n, size = tableau.t.shape[0], tree.batch_size(start)
   cast = lambda v: jnp.asarray(v, dtype)
-  t, output = cast(tableau.t), cast(tableau.output)
-  carry, weight = cast(tableau.state[:, 0, 0]), cast(tableau.history[:, 0, 0])
-  scale, allowed = cast(tableau.noise[:, 1]), tolerance * cast(step_noise)
-  offsets = jnp.arange(window)
-
-  def noise(steps):
-    """Returns z of each step [window, batch] as `sampling.sample` draws it."""
-    single = jax.tree.map(
-      lambda v: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype), start
-    )
-
-    def one(step, i):
-      own = jax.random.fold_in(jax.random.fold_in(key, step), 1)
-      z = tree.normal(own, single, i[None])
-      return jax.tree.map(lambda v: v[0], z)
-
-    return jax.vmap(jax.vmap(one), in_axes=(0, None))(steps, index)
-
-  def spread(v, leaf):
-    """[window, batch], or with data dimensions, against a leaf of the path."""
-    return v.reshape(v.shape + (1,) * (leaf.ndim - v.ndim))
-
-  def sweep(path, first):
-    """Returns the path summed anew from the answers along the old one."""
-    steps = jnp.minimum(first + offsets[:, None], n - 1)  # [window, batch]
-    old = jax.tree.map(lambda v: v[:-1], path)
-    answer = ask(jax.vmap(model), old, t[steps])
-    c, w = carry[steps], weight[steps]
-    o, s = output[steps], scale[steps]
-    z = control.cond(
-      jnp.any(scale != 0),
-      lambda: noise(steps),
-      lambda: jax.tree.map(jnp.zeros_like, old),
-    )
-
-    def leaf(v, x0, eps, e, whole):
-      at = lambda q: spread(q, v)
-      f = (at(o[..., 0]) * x0 + at(o[..., 1]) * eps).astype(v.dtype)
-      moves = (at(c) - 1.0) * v + at(w) * f + at(s) * e
-      sums = whole[:1] + jnp.cumsum(moves, axis=0)
-      return jnp.concatenate([whole[:1], sums.astype(v.dtype)])
-
-    return steps, jax.tree.map(leaf, old, answer.x0, answer.eps, z, path)
-
-  def settled(steps, old, new, first):
-    """Returns how far the window may slide on, i32[batch]."""
-    square = lambda a, b: jnp.sum(
-      jnp.square(a[1:] - b[1:]), axis=tuple(range(2, a.ndim))
-    )
-    total = sum(jax.tree.leaves(jax.tree.map(square, new, old)))
-    count = sum(v[0].size for v in jax.tree.leaves(start))
-    moved = jnp.sqrt(total / count)  # [window, batch]
-    still = jnp.cumprod(moved <= allowed[steps], axis=0).sum(0, jnp.int32)
-    # the first new point follows from a settled one and is exact
-    return jnp.minimum(jnp.maximum(still, 1), n - first)
-
-  def slide(path, stride):
-    at = jnp.minimum(jnp.arange(window + 1)[:, None] + stride, window)
-    return jax.tree.map(
-      lambda v: jnp.take_along_axis(v, spread(at, v), axis=0), path
-    )
-
-  def body(c):
-    going = c.first < n
-    steps, new = sweep(c.path, c.first)
-    stride = jnp.where(going, settled(steps, c.path, new, c.first), 0)
-    moved = slide(new, stride)
-    keep = lambda a, b: jnp.where(spread(going[None], a), a, b)
-    used = jnp.where(going, jnp.minimum(window, n - c.first), 0)
-    return _Carry(
-      path=jax.tree.map(keep, moved, c.path),
-      first=c.first + stride,
-      rounds=c.rounds + going,
-      nfe=c.nfe + used,
-      turns=c.turns + 1,
-    )
-
-  zero = jnp.zeros((size,), jnp.int32)
+  rules = _Rules(
+    model=tree.combine(arrays, static),
+    key=sampling.stream(key),
+    index=index,
+    like=jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), start),
+    window=window,
+    t=cast(tableau.t),
+    output=cast(tableau.output),
+    carry=cast(tableau.state[:, 0, 0]),
+    weight=cast(tableau.history[:, 0, 0]),
+    scale=cast(tableau.noise[:, 1]),
+    allowed=tolerance * cast(step_noise),
+  )
+  # every point of the first guess is the start
+  zero = jnp.zeros((tree.batch_size(start),), jnp.int32)
   path = jax.tree.map(
     lambda v: jnp.broadcast_to(v, (window + 1, *v.shape)), start
   )
-  c = _Carry(path, zero, zero, zero, jnp.zeros((), jnp.int32))
-  c = control.while_loop(lambda c: jnp.any(c.first < n), body, c)
-  return Parallel(
-    x=jax.tree.map(lambda v, o: v[0].astype(o.dtype), c.path, x),
+  c = control.while_loop(
+    lambda c: jnp.any(c.first < rules.n),
+    functools.partial(_round, rules),
+    _Carry(path, zero, zero, zero, jnp.zeros((), jnp.int32)),
+  )
+  info = PicardInfo(
     rounds=c.rounds,
     nfe=c.nfe,
     batch_rounds=c.turns,
     batch_calls=c.turns * window,
   )
+  return jax.tree.map(lambda v, o: v[0].astype(o.dtype), c.path, x), info
+
+
+def _round(rules, c):
+  """One round: the window asked, summed anew, and slid on."""
+  going = c.first < rules.n
+  steps, new = _swept(rules, c.path, c.first)
+  stride = _settled(rules, steps, c.path, new, c.first)
+  stride = jnp.where(going, stride, 0)
+  moved = _slid(rules, new, stride)
+  # a sample that has arrived stays as it is while the others go on
+  keep = lambda a, b: jnp.where(_spread(going[None], a), a, b)
+  used = jnp.where(going, jnp.minimum(rules.window, rules.n - c.first), 0)
+  return _Carry(
+    path=jax.tree.map(keep, moved, c.path),
+    first=c.first + stride,
+    rounds=c.rounds + going,
+    nfe=c.nfe + used,
+    turns=c.turns + 1,
+  )
+
+
+def _swept(rules, path, first):
+  """Returns the steps of the window, and the path summed from its answers."""
+  offsets = jnp.arange(rules.window)
+  steps = jnp.minimum(first + offsets[:, None], rules.n - 1)  # [window, batch]
+  old = jax.tree.map(lambda v: v[:-1], path)
+  answer = ask(jax.vmap(rules.model), old, rules.t[steps])
+  c, w = rules.carry[steps], rules.weight[steps]
+  o, s = rules.output[steps], rules.scale[steps]
+  z = control.cond(
+    jnp.any(rules.scale != 0),
+    lambda: _noise(rules, steps),
+    lambda: jax.tree.map(jnp.zeros_like, old),
+  )
+
+  def leaf(v, x0, eps, e, whole):
+    at = lambda q: _spread(q, v)
+    f = (at(o[..., 0]) * x0 + at(o[..., 1]) * eps).astype(v.dtype)
+    moves = (at(c) - 1.0) * v + at(w) * f + at(s) * e
+    sums = whole[:1] + jnp.cumsum(moves, axis=0)
+    return jnp.concatenate([whole[:1], sums.astype(v.dtype)])
+
+  return steps, jax.tree.map(leaf, old, answer.x0, answer.eps, z, path)
+
+
+def _noise(rules, steps):
+  """Returns z of each step [window, batch] as `sampling.sample` draws it."""
+  single = jax.tree.map(
+    lambda v: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype), rules.like
+  )
+
+  def one(step, i):
+    own = jax.random.fold_in(jax.random.fold_in(rules.key, step), 1)
+    z = tree.normal(own, single, i[None])
+    return jax.tree.map(lambda v: v[0], z)
+
+  return jax.vmap(jax.vmap(one), in_axes=(0, None))(steps, rules.index)
+
+
+def _settled(rules, steps, old, new, first):
+  """Returns how far the window may slide on, i32[batch]."""
+  square = lambda a, b: jnp.sum(
+    jnp.square(a[1:] - b[1:]), axis=tuple(range(2, a.ndim))
+  )
+  total = sum(jax.tree.leaves(jax.tree.map(square, new, old)))
+  count = sum(math.prod(v.shape[1:]) for v in jax.tree.leaves(rules.like))
+  moved = jnp.sqrt(total / count)  # [window, batch]
+  still = jnp.cumprod(moved <= rules.allowed[steps], axis=0).sum(0, jnp.int32)
+  # the first new point follows from a settled one and is exact
+  return jnp.minimum(jnp.maximum(still, 1), rules.n - first)
+
+
+def _slid(rules, path, stride):
+  """Returns each sample's path from `stride` on; new points are its last."""
+  at = jnp.arange(rules.window + 1)[:, None] + stride
+  at = jnp.minimum(at, rules.window)
+  return jax.tree.map(
+    lambda v: jnp.take_along_axis(v, _spread(at, v), axis=0), path
+  )
+
+
+def _spread(v, leaf):
+  """Returns [window, batch] against a leaf of the path, with its data axes."""
+  return v.reshape(v.shape + (1,) * (leaf.ndim - v.ndim))
 
 
 _program = jax.jit(_parallel, static_argnames=("static", "window"))

@@ -23,6 +23,7 @@ Reference: Song et al. (2021), algorithms 4 and 5, https://arxiv.org/abs/
 2011.13456.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,7 +66,19 @@ class _Row(NamedTuple):
   t_next: jax.Array
 
 
-@checks.door
+class _Rules(NamedTuple):
+  """What does not change from step to step; `_Row` is what does."""
+
+  model: Any
+  project: Project
+  index: jax.Array
+  snr: jax.Array
+  corrector_steps: int
+  norm: str
+  axis_name: str | None
+
+
+@checks.sampler
 def predictor_corrector(
   key: jax.Array,
   model: sampling.Model,
@@ -82,10 +95,11 @@ def predictor_corrector(
   index: Any = None,
   axis_name: str | None = None,
   collect: sampling.Collector | None = None,
-) -> Any:
-  """Returns samples, [batch, ...]; costs `calls(tableau, corrector_steps)`.
+) -> tuple[PyTree, sampling.WalkInfo]:
+  """Returns (x, info): samples, [batch, ...], and the calls and what was kept.
 
-  Without corrector steps these are `sampling.sample`'s of the same key.
+  Costs `calls(tableau, corrector_steps)`. Without corrector steps the samples
+  are `sampling.sample`'s of the same key.
 
   Args:
     key: PRNG key. A sample's noise depends on it and on the sample's index.
@@ -99,14 +113,14 @@ def predictor_corrector(
     norm: "sample", or "batch" for the paper's mean over the batch.
     project: (key, x, t, index) -> x, applied to the initial noise and after
       every corrector and predictor step, t being the time of x; see
-      `controllable`.
+      `replacement`.
     denoise: whether the last row leaves its noise out.
     t_end: the time the table ends at; by default the time without noise for a
       last row that forgets its state, else the process's t_min.
     index: i32[batch], indices of the samples; 0, 1, ... by default.
     axis_name: with norm="batch" inside shard_map or pmap, the axis of the
       batch; under jit with a sharded batch the mean is global by itself.
-    collect: what to keep of the steps; the result is then (samples, kept).
+    collect: what to keep of the steps, as `info.kept`.
 
   Raises:
     ValueError: for an snr outside of (0, 1], a table whose steps do not end
@@ -114,6 +128,39 @@ def predictor_corrector(
       normal, or a model or a table of another process.
     TypeError: for swapped arguments or a traced table.
   """
+  _check(process, snr, corrector_steps, norm)
+  begins, ends = _steps(tableau)
+  agreement.check(model, tableau, process, "predictor_corrector")
+  agreement.check_models(
+    "predictor_corrector", process=process, projection=project
+  )
+  if tableau.nfe > 1 and corrector_steps and not begins[1:].any():
+    raise ValueError(
+      "no step of this table ends with a = y before its last, so that a"
+      " corrector has no accepted sample to move; take a one-step, a multistep"
+      " or a Runge-Kutta table"
+    )
+  x, index = sampling.begin(key, x, process, tableau.t[0], index)
+  dtype = jnp.result_type(*map(_compute_dtype, jax.tree.leaves(x)))
+  arrays, static = tree.partition((model, project, collect))
+  result, kept = _program(
+    key,
+    x,
+    arrays,
+    _rows(tableau, process, begins, ends, t_end, denoise, dtype),
+    index,
+    jnp.asarray(snr, dtype),
+    memory=tableau.memory,
+    static=static,
+    corrector_steps=corrector_steps,
+    norm=norm,
+    axis_name=axis_name,
+  )
+  nfe = tableau.nfe + corrector_steps * int(begins.sum())
+  return result, sampling.WalkInfo(nfe, kept)
+
+
+def _check(process, snr, corrector_steps, norm):
   checks.process(process, "predictor_corrector(..., process=...)")
   if corrector_steps:
     check_normal(
@@ -131,29 +178,20 @@ def predictor_corrector(
     raise ValueError(
       f"corrector_steps must be at least 0, got {corrector_steps}"
     )
-  begins, ends = _steps(tableau)
-  agreement.check(model, tableau, process, "predictor_corrector")
-  agreement.check_models(
-    "predictor_corrector", process=process, projection=project
-  )
-  if tableau.nfe > 1 and corrector_steps and not begins[1:].any():
-    raise ValueError(
-      "no step of this table ends with a = y before its last, so that a"
-      " corrector has no accepted sample to move; take a one-step, a multistep"
-      " or a Runge-Kutta table"
-    )
+
+
+def _rows(tableau, process, begins, ends, t_end, denoise, dtype):
+  """Returns the rows of the table, and what the corrector needs at each."""
   if t_end is None:
     clean = not np.any(tableau.state[-1]) and not np.isnan(process.t_zero)
     t_end = process.t_zero if clean else process.t_min
   t_next = np.append(tableau.t[1:], t_end)
   alpha, alpha_next = process.alpha(tableau.t), process.alpha(t_next)
-  x, index = sampling.begin(key, x, process, tableau.t[0], index)
   if denoise:
     noise = np.array(tableau.noise)
     noise[-1, 1:] = 0.0
     tableau = tableau._replace(noise=noise)
-  dtype = jnp.result_type(*map(_compute_dtype, jax.tree.leaves(x)))
-  rows = _Row(
+  return _Row(
     sampling.rows_of(tableau, dtype),
     jnp.asarray(begins),
     jnp.asarray(ends),
@@ -161,21 +199,6 @@ def predictor_corrector(
     jnp.asarray(np.minimum(alpha / alpha_next, 1.0) ** 2, dtype),
     jnp.asarray(t_next, dtype),
   )
-  arrays, static = tree.partition((model, project, collect))
-  result, kept = _program(
-    key,
-    x,
-    arrays,
-    rows,
-    index,
-    jnp.asarray(snr, dtype),
-    memory=tableau.memory,
-    static=static,
-    corrector_steps=corrector_steps,
-    norm=norm,
-    axis_name=axis_name,
-  )
-  return result if collect is None else (result, kept)
 
 
 def calls(tableau: tables.Tableau, corrector_steps: int = 1) -> int:
@@ -225,57 +248,81 @@ def _sample(
 ):
   """The compiled part of `predictor_corrector`."""
   model, project, collect = tree.combine(arrays, static)
-  predict = sampling.table_advance(model, index)
   if project is None:
     project = lambda key, x, t, index: x
+  rules = _Rules(model, project, index, snr, corrector_steps, norm, axis_name)
   key = sampling.stream(key)
   state = sampling.initial_state(x, memory)
-
-  def projected(key, x, t):
-    new = project(key, x, t, index)
-    return jax.tree.map(lambda n, o: n.astype(o.dtype), new, x)
-
-  def correct(key, row, y):
-    def step(j, y):
-      own = jax.random.fold_in(key, j)
-      z = tree.normal(jax.random.fold_in(own, 0), y, index)
-      eps = ask(model, y, row.table.t).eps
-      q = snr * numerics.safe_divide(
-        _norm(z, norm, axis_name), _norm(eps, norm, axis_name)
-      )
-      pull = 2.0 * row.damping * row.sigma * q**2
-      push = 2.0 * jnp.sqrt(row.damping) * row.sigma * q
-
-      def move(v, e, n):
-        new = v - tree.expand(pull, v) * e + tree.expand(push, v) * n
-        return new.astype(v.dtype)
-
-      y = jax.tree.map(move, y, eps, z)
-      return projected(jax.random.fold_in(own, 1), y, row.table.t)
-
-    return control.fori_loop(0, corrector_steps, step, y)
-
-  def advance(key, row, state):
-    def corrected(state):
-      y = correct(jax.random.fold_in(key, 2), row, state.y)
-      return state._replace(y=y, a=y)
-
-    if corrector_steps:
-      state = control.cond(row.begins, corrected, lambda s: s, state)
-    state, info = predict(key, row.table, state)
-
-    def at_end(state):  # from a: of the last row only a is accepted
-      y = projected(jax.random.fold_in(key, 3), state.a, row.t_next)
-      return state._replace(y=y, a=y)
-
-    state = control.cond(row.ends, at_end, lambda s: s, state)
-    return state, info._replace(a=state.a)
-
   first = jax.random.fold_in(key, _FIRST)
-  start = projected(first, state.y, jax.tree.map(lambda r: r[0], rows.table.t))
-  state = state._replace(y=start, a=start)
-  state, kept = sampling.run(key, advance, rows, state, collect=collect)
+  t = jax.tree.map(lambda r: r[0], rows.table.t)
+  start = _projected(rules, first, state.y, t)
+  state, kept = sampling.run(
+    key,
+    functools.partial(_advance, rules),
+    rows,
+    state._replace(y=start, a=start),
+    collect=collect,
+  )
   return jax.tree.map(lambda v, o: v.astype(o.dtype), state.a, x), kept
+
+
+def _advance(rules, key, row, state):
+  """One row of the table: the corrector in front of a step, then the row."""
+  if rules.corrector_steps:
+    own = jax.random.fold_in(key, 2)
+    state = control.cond(
+      row.begins,
+      lambda s: _accepting(s, _corrected(rules, own, row, s.y)),
+      lambda s: s,
+      state,
+    )
+  predict = sampling.table_advance(rules.model, rules.index)
+  state, info = predict(key, row.table, state)
+  own = jax.random.fold_in(key, 3)
+  state = control.cond(
+    row.ends,
+    # from a: of the last row only a is accepted
+    lambda s: _accepting(s, _projected(rules, own, s.a, row.t_next)),
+    lambda s: s,
+    state,
+  )
+  return state, info._replace(a=state.a)
+
+
+def _accepting(state, y):
+  """Returns the state in which y is the accepted sample."""
+  return state._replace(y=y, a=y)
+
+
+def _projected(rules, key, x, t):
+  """Returns x projected, in its own dtype."""
+  new = rules.project(key, x, t, rules.index)
+  return jax.tree.map(lambda n, o: n.astype(o.dtype), new, x)
+
+
+def _corrected(rules, key, row, y):
+  """Returns y after the corrector's steps at the row's time."""
+  step = lambda j, y: _langevin_step(rules, jax.random.fold_in(key, j), row, y)
+  return control.fori_loop(0, rules.corrector_steps, step, y)
+
+
+def _langevin_step(rules, key, row, y):
+  z = tree.normal(jax.random.fold_in(key, 0), y, rules.index)
+  eps = ask(rules.model, y, row.table.t).eps
+  # the step's size from the norms: q = snr |z| / |eps|
+  q = rules.snr * numerics.safe_divide(
+    _norm(z, rules.norm, rules.axis_name),
+    _norm(eps, rules.norm, rules.axis_name),
+  )
+  pull = 2.0 * row.damping * row.sigma * q**2
+  push = 2.0 * jnp.sqrt(row.damping) * row.sigma * q
+
+  def move(v, e, n):
+    new = v - tree.expand(pull, v) * e + tree.expand(push, v) * n
+    return new.astype(v.dtype)
+
+  y = jax.tree.map(move, y, eps, z)
+  return _projected(rules, jax.random.fold_in(key, 1), y, row.table.t)
 
 
 _program = jax.jit(

@@ -17,7 +17,7 @@ Reference: Wang and Vastola (2024), https://arxiv.org/abs/2412.09726.
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -127,32 +127,50 @@ def gaussian_prior(
   return stats.flow(z, (0.0, 1.0), (alpha, sigma), label)
 
 
-@checks.door
+class TeleportInfo(NamedTuple):
+  """What `teleport_sample` tells beside its samples.
+
+  Attributes:
+    t: the time that x was moved to, the table's first.
+    nfe: network calls for each sample, those of the table.
+    unexplained: share of the model's score at t that the Gaussian misses; None
+      if it was not looked at (`check`).
+    kept: what `collect` kept of the table's steps; None without one.
+  """
+
+  t: float
+  nfe: int
+  unexplained: float | None = None
+  kept: Any = None
+
+
+@checks.sampler
 def teleport_sample(
   key: jax.Array,
   model: sampling.Model,
-  stats: LowRankGaussian,
-  table: Tableau,
+  tableau: Tableau,
   x: Any,
   *,
   process: GaussianProcess,
+  stats: LowRankGaussian,
   t_from: float | None = None,
   prior: str = "isotropic",
   label: Any = None,
   check: Any = None,
   tolerance: float = 1e-3,
+  collect: sampling.Collector | None = None,
   **options: Any,
-) -> Any:
-  """Returns samples: x is moved to the table's first time, then the table runs.
+) -> tuple[Any, TeleportInfo]:
+  """Returns (x, info): x moved to the table's first time, and through it.
 
   Args:
     key: PRNG key, as for `sample`.
     model: model(x, t) -> Prediction.
-    stats: statistics of the data; `oracles.fit`.
-    table: any solver's, on `truncate(grid, t_skip)` or on a grid that starts
+    tableau: any solver's, on `truncate(grid, t_skip)` or on a grid that starts
       at t_skip.
     x: noise [batch, ...] at t_from, or a shape, drawn from the prior.
     process: the forward process.
+    stats: statistics of the data; `oracles.fit`.
     t_from: where x is; t_max by default.
     prior: prior of a shape: "isotropic" noise, or "gaussian", the exact
       marginal of the Gaussian.
@@ -161,7 +179,8 @@ def teleport_sample(
       table's first time; a warning tells if they differ by more than
       `tolerance`.
     tolerance: tolerance of the unexplained share of the score.
-    **options: options of `sample`.
+    collect: what to keep of the table's steps, as `info.kept`.
+    **options: other options of `sample`.
 
   Raises:
     ValueError: for an unknown prior, a first time beyond t_from, or a table
@@ -169,15 +188,16 @@ def teleport_sample(
   """
   checks.one_of(prior, ("isotropic", "gaussian"), "prior")
   _check_process(process, "teleport_sample")
-  agreement.check(model, table, process, "teleport_sample")
-  _no_history(table)
+  agreement.check(model, tableau, process, "teleport_sample")
+  _no_history(tableau)
   t_from = process.t_max if t_from is None else float(t_from)
-  t_skip = float(table.t[0])
+  t_skip = float(tableau.t[0])
   if t_skip > t_from * (1.0 + 1e-9):
     raise ValueError(
       f"the table begins at t = {t_skip:.6g}, above t_from = {t_from:.6g}, the"
       " time that x is at; teleportation skips forward to less noise"
     )
+  share = None
   if check is not None:
     gauss = oracles.exact(stats, process, label)
     share = float(
@@ -200,7 +220,9 @@ def teleport_sample(
     else:
       x = process.prior(own, tuple(x), t_from, index=index)
   x = teleport(stats, x, process, t_from, t_skip, label)
-  return sampling.sample(key, model, table, x, **options)
+  out = sampling.sample(key, model, tableau, x, collect=collect, **options)
+  x, kept = (out, None) if collect is None else out
+  return x, TeleportInfo(t_skip, tableau.nfe, share, kept)
 
 
 @checks.door

@@ -43,6 +43,20 @@ class Stopping(NamedTuple):
   memorization: np.ndarray
 
 
+class VanillaInfo(NamedTuple):
+  """What `vanilla_sample` tells beside its samples.
+
+  Attributes:
+    time: T, how long the chains ran.
+    nfe: calls of the score for each sample.
+    start: f[n, ...], the training points that they began at.
+  """
+
+  time: float
+  nfe: int
+  start: jax.Array
+
+
 @checks.door(least=dict(n=1))
 def data_init(
   key: jax.Array, data: Any, n: int, *, index: Any = None
@@ -72,27 +86,27 @@ def data_init(
   return data[pick]
 
 
-@checks.door
+@checks.sampler
 def vanilla_sample(
   key: jax.Array,
   score: Score,
+  time: float | None,
   data: Any,
-  n: int,
   *,
+  n: int,
   step: float,
-  time: float | None = None,
   index: Any = None,
-) -> jax.Array:
-  """Returns n samples: Langevin from training points, stopped at `time`.
+) -> tuple[jax.Array, VanillaInfo]:
+  """Returns (x, info): n samples by Langevin from training points.
 
   Args:
     key: PRNG key.
     score: x -> score at x, as for `langevin`.
+    time: T = h * moves when the chains stop, rounded to whole moves; None is
+      `stopping_time(data)`.
     data: f[M, ...], the training set.
     n: number of samples.
     step: h.
-    time: T = h * moves, rounded to whole moves; `stopping_time(data)` by
-      default.
     index: i32[n], indices of the samples; 0, 1, ... by default.
 
   Raises:
@@ -101,9 +115,9 @@ def vanilla_sample(
   time = stopping_time(data) if time is None else time
   x = data_init(jax.random.fold_in(key, 0), data, n, index=index)
   moves = _moves(time, step)
-  return langevin(
-    jax.random.fold_in(key, 1), score, x, step, moves, index=index
-  )
+  own = jax.random.fold_in(key, 1)
+  y, info = langevin(own, score, moves, x, step=step, index=index)
+  return y, VanillaInfo(time, info.nfe, x)
 
 
 @checks.door
@@ -172,15 +186,15 @@ def choose_time(
   states = [x] if moves[0] == 0 else []
   later = tuple(m for m in moves if m)
   if later:
-    _, kept = langevin(
+    _, info = langevin(
       jax.random.fold_in(key, 1),
       score,
-      x,
-      step,
       later[-1],
+      x,
+      step=step,
       collect=after(later),
     )
-    states += list(kept)
+    states += list(info.kept)
   directions = jax.random.fold_in(key, 2)
   distance = [
     float(metrics.sliced_wasserstein(directions, state, held_out))

@@ -48,13 +48,15 @@ DOORS = {
   "predictor_corrector": lambda m: samplers.predictor_corrector(
     KEY, m, TABLE, X, process=EDM
   ),
-  "addim": lambda m: samplers.addim(m, EDM, GRID, X),
-  "adaptive": lambda m: samplers.adaptive(m, EDM, X, rtol=0.1, atol=0.1).x,
+  "addim": lambda m: samplers.addim(KEY, m, GRID, X, process=EDM),
+  "adaptive": lambda m: samplers.adaptive(
+    KEY, m, None, X, process=EDM, rtol=0.1, atol=0.1
+  ),
   "picard": lambda m: samplers.picard(
     KEY, m, jd.euler(EDM, GRID), X, process=EDM
   ),
   "langevin": lambda m: samplers.langevin(
-    KEY, samplers.ModelScore(m, 1.0, process=EDM), NEAR, 0.1, 2
+    KEY, samplers.ModelScore(m, 1.0, process=EDM), 2, NEAR, step=0.1
   ),
   "likelihood": lambda m: likelihood.log_likelihood(
     KEY, m, EDM, NEAR, solver=jd.euler, grid=GRID

@@ -53,10 +53,10 @@ def corrected(x):
 
 def langevin(x):
   log_prob = lambda x: -0.5 * jnp.sum(x * x, axis=1)
-  plain = samplers.langevin(KEY, jnp.negative, x, 0.1, 3)
+  plain, _ = samplers.langevin(KEY, jnp.negative, 3, x, step=0.1)
   return plain, samplers.langevin(
-    KEY, jnp.negative, x, 0.1, 3, log_prob=log_prob
-  )
+    KEY, jnp.negative, 3, x, step=0.1, log_prob=log_prob
+  )[0]
 
 
 def damped(x):
@@ -64,14 +64,14 @@ def damped(x):
   start = phase_space.Phase(x, x)
   ask = lambda state, t: 0.1 * state.x
   grid = np.linspace(1.0, 0.1, 4)
-  return sampler.sample(KEY, ask, process, grid, start, collect=KEPT)[0]
+  return sampler.sample(KEY, ask, grid, start, process=process, collect=KEPT)[0]
 
 
 CALLS = dict(
   sample=sample,
   corrected=corrected,
-  adaptive=lambda x: samplers.adaptive(model(), EDM, x).x,
-  picard=lambda x: samplers.picard(KEY, model(), TABLE, x, process=EDM).x,
+  adaptive=lambda x: samplers.adaptive(KEY, model(), None, x, process=EDM)[0],
+  picard=lambda x: samplers.picard(KEY, model(), TABLE, x, process=EDM)[0],
   langevin=langevin,
   damped=damped,
 )

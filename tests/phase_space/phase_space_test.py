@@ -1,6 +1,7 @@
 """Critically damped Langevin diffusion: kernel, model, splitting sampler."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -247,7 +248,10 @@ def test_a_step_is_the_splitting(stages, x64):
   model = phase_space.exact_phase(oracles.gaussian([0.0], c), HEAVY)
   start = HEAVY.prior(KEY, (3, 1), dtype=jnp.float64)
   grid = np.asarray([0.8, 0.6])
-  end = sampler.sample(KEY, model, HEAVY, grid, start, stages=stages)
+  end, info = sampler.sample(
+    KEY, model, grid, start, process=HEAVY, stages=stages
+  )
+  assert info.nfe == stages
   row, own = sampler.rows(HEAVY, grid), jax.random.fold_in(KEY, 0)
   half = row.half[0].reshape(2, 2)
   root = np.asarray([[row.root[0, 0], 0.0], row.root[0, 1:]])
@@ -269,10 +273,10 @@ def test_a_mixture_is_sampled():
   n, target = 4096, oracles.g2()
   model = phase_space.exact_phase(target, CLD)
   grid = CLD.t_min + (1.0 - CLD.t_min) * np.linspace(1.0, 0.0, 101) ** 2
-  state, kept = sampler.sample(
-    KEY, model, CLD, grid, (n, 2), collect=sampling.first_nonfinite
+  state, info = sampler.sample(
+    KEY, model, grid, (n, 2), process=CLD, collect=sampling.first_nonfinite
   )
-  assert int(kept) == 100
+  assert int(info.kept) == 100
   data, more = (target.sample(jax.random.key(i), n)[0] for i in (1, 2))
   distance = lambda a, b: float(metrics.sliced_wasserstein(KEY, a, b))
   assert distance(state.x, data) < 1.5 * max(distance(more, data), 0.04)
@@ -281,12 +285,17 @@ def test_a_mixture_is_sampled():
 def test_samples_do_not_depend_on_the_batch():
   model = phase_space.exact_phase(oracles.g2(), CLD)
   grid = np.linspace(1.0, CLD.t_min, 6)
-  whole = sampler.sample(KEY, model, CLD, grid, (4, 2))
-  part = sampler.sample(KEY, model, CLD, grid, (1, 2), index=np.asarray([2]))
+  run = functools.partial(sampler.sample, KEY, model, grid, process=CLD)
+  whole, _ = run((4, 2))
+  part, _ = run((1, 2), index=np.asarray([2]))
   np.testing.assert_allclose(part.x[0], whole.x[2], rtol=1e-4, atol=1e-5)
 
 
 # --- refusals ----------------------------------------------------------------
+
+
+def drawn(start, model=None, grid=(1.0, 0.5), process=CLD, **options):
+  return sampler.sample(KEY, model, grid, start, process=process, **options)
 
 
 @pytest.mark.parametrize(
@@ -299,35 +308,23 @@ def test_samples_do_not_depend_on_the_batch():
     (lambda: sampler.rows(CLD, [0.5, 0.7]), "strictly decreasing"),
     (lambda: sampler.rows(CLD, [2.0, 0.7]), "outside of the process"),
     (
-      lambda: sampler.sample(KEY, None, CLD, [1.0, 0.5], (2, 1), stages=3),
+      lambda: drawn((2, 1), stages=3),
       "stages must be",
     ),
     (
-      lambda: sampler.sample(KEY, None, CLD, [1.0, 0.5], np.zeros((2, 1))),
+      lambda: drawn(np.zeros((2, 1))),
       "Phase",
     ),
     (
-      lambda: sampler.sample(
-        KEY,
-        None,
-        CLD,
-        [1.0, 0.5],
-        phase_space.Phase(jnp.zeros((2, 1)), jnp.zeros((2, 2))),
-      ),
+      lambda: drawn(phase_space.Phase(jnp.zeros((2, 1)), jnp.zeros((2, 2)))),
       "the velocity",
     ),
     (
-      lambda: sampler.sample(KEY, None, CLD, [0.01, 0.005], (2, 1)),
+      lambda: drawn((2, 1), grid=[0.01, 0.005]),
       "the signal exceeds the noise",
     ),
     (
-      lambda: sampler.sample(
-        KEY,
-        phase_space.exact_phase(oracles.g2(), HEAVY),
-        CLD,
-        [1.0, 0.5],
-        (2, 2),
-      ),
+      lambda: drawn((2, 2), phase_space.exact_phase(oracles.g2(), HEAVY)),
       "the model is of CriticallyDamped",
     ),
     (
@@ -352,7 +349,7 @@ def test_refusals(call, message):
 @pytest.mark.parametrize(
   ("process", "start", "message"),
   [
-    (processes.edm(), (2, 1), "a process of phase space third"),
+    (processes.edm(), (2, 1), "CriticallyDamped"),
     (
       CLD,
       phase_space.Phase(jnp.zeros((2, 1), int), jnp.zeros((2, 1), int)),
@@ -362,12 +359,12 @@ def test_refusals(call, message):
 )
 def test_other_kinds_are_refused(process, start, message):
   with pytest.raises(TypeError, match=message):
-    sampler.sample(KEY, None, process, [1.0, 0.5], start)
+    drawn(start, process=process)
 
 
 def test_a_model_may_know_other_times():
   model = phase_space.exact_phase(
     oracles.g2(), dataclasses.replace(CLD, t_min=0.2)
   )
-  state = sampler.sample(KEY, model, CLD, [1.0, 0.5], (2, 2))
+  state, _ = drawn((2, 2), model)
   assert state.x.shape == (2, 2)

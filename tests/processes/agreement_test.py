@@ -406,11 +406,11 @@ DOORS = {
     KEY, m, t, p, (2,)
   ),
   "teleport_sample": lambda m, t, p: samplers.teleport_sample(
-    KEY, m, oracles.fit(np.eye(2)), t, X, process=p
+    KEY, m, t, X, process=p, stats=oracles.fit(np.eye(2))
   ),
   "dmcmc": lambda m, t, p: samplers.dmcmc(
-    KEY, m, m, tables.stack([t, t])[0],
-    samplers.Chain(X, jnp.zeros(2, jnp.int32)), process=p, levels=[0.2, 0.5],
+    KEY, m, tables.stack([t, t])[0], samplers.Chain(X, jnp.zeros(2, jnp.int32)),
+    process=p, posterior=m, levels=[0.2, 0.5],
   ),
 }  # fmt: skip
 
@@ -428,8 +428,8 @@ def test_a_table_of_another_process_is_refused_by_name(name):
 @pytest.mark.parametrize(
   "call",
   [
-    lambda m, p: samplers.adaptive(m, p, X),
-    lambda m, p: samplers.addim(m, p, GRID, X),
+    lambda m, p: samplers.adaptive(KEY, m, None, X, process=p),
+    lambda m, p: samplers.addim(KEY, m, GRID, X, process=p),
     lambda m, p: likelihood.log_likelihood(KEY, m, p, X),
     lambda m, p: guidance.classifier_guided(m, lambda x, t: x[:, 0], p),
     lambda m, p: guidance.clip_x0(m, p),
@@ -587,7 +587,7 @@ def test_of_a_large_start_some_values_are_looked_at(make):
 def test_samplers_listen_for_it_outside_of_transformations(door):
   table = solvers.ddim(EDM, [80.0, 2.0])
   run = lambda x: (
-    samplers.picard(KEY, seen, table, x, process=EDM).x
+    samplers.picard(KEY, seen, table, x, process=EDM)
     if door == "picard"
     else sampling.sample(KEY, seen, table, x)
   )

@@ -157,7 +157,7 @@ def sampled(p):
 
 def solved(p):
   nothing, table = walked(p)
-  return 2.0 * samplers.picard(KEY, nothing, table, (3, 2), process=p).x
+  return 2.0 * samplers.picard(KEY, nothing, table, (3, 2), process=p)[0]
 
 
 def simulated(p):
@@ -306,16 +306,19 @@ DOORS = {
     ),
     False,
   ),
-  "addim": (lambda p: samplers.addim(seen, p, GRID, POINT), False),
+  "addim": (
+    lambda p: samplers.addim(KEY, seen, GRID, POINT, process=p),
+    False,
+  ),
   "ModelScore": (lambda p: samplers.ModelScore(seen, 1.0, p), True),
   "dmcmc": (
     lambda p: samplers.dmcmc(
       KEY,
       seen,
-      seen,
       samplers.finishers(lambda t: solvers.ddim(p, [t, 0.0]), p, GRID[::-1]),
       samplers.Chain(POINT, jnp.zeros(2, jnp.int32)),
       process=p,
+      posterior=seen,
       levels=GRID[::-1],
     ),
     False,
@@ -330,7 +333,7 @@ DOORS = {
   ),
   "teleport_sample": (
     lambda p: samplers.teleport_sample(
-      KEY, seen, stats_of_data(), solvers.ddim(p, GRID), POINT, process=p
+      KEY, seen, solvers.ddim(p, GRID), POINT, process=p, stats=stats_of_data()
     ),
     False,
   ),
@@ -438,7 +441,7 @@ def test_no_corrector_is_an_ode_under_any_noise():
   p = processes.pfgmpp(8.0)
   model = oracles.exact(oracles.Empirical(np.zeros((1, 2))), p)
   table = solvers.ddim(p, [80.0, 40.0])
-  x = samplers.predictor_corrector(
+  x, _ = samplers.predictor_corrector(
     KEY, model, table, (4, 2), process=p, corrector_steps=0
   )
   expected = sampling.sample(KEY, model, table, (4, 2), process=p)

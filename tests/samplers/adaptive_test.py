@@ -22,7 +22,11 @@ KEY = jax.random.key(0)
 EDM = processes.edm(0.05, 20.0)
 SINGLE = oracles.gaussian([1.0, -0.5], [0.25, 1.5])
 METHODS = tuple(embedded_pairs.PAIRS)
-adaptive = functools.partial(samplers.adaptive, max_calls=100_000)
+
+
+def adaptive(model, process, x, span=None, **options):
+  options = dict(max_calls=100_000) | options
+  return samplers.adaptive(None, model, span, x, process=process, **options)
 
 
 def start(process=EDM, n=8, dtype=jnp.float64):
@@ -36,7 +40,7 @@ def ends(process):
 
 def error(solved, x, process=EDM):
   exact = oracles.flow_map(SINGLE, x, *ends(process))
-  return float(jnp.sqrt(jnp.mean((solved.x - exact) ** 2)))
+  return float(jnp.sqrt(jnp.mean((solved - exact) ** 2)))
 
 
 # --- one step of every pair --------------------------------------------------
@@ -156,11 +160,12 @@ def test_the_error_follows_the_tolerance_and_the_work_its_root(method, x64):
     for tol in tolerances
   ]
   decades = np.log10(tolerances[0] / tolerances[1])
-  errors = [error(s, x) for s in solved]
+  errors = [error(y, x) for y, _ in solved]
   proportional = np.log10(errors[0] / errors[1]) / decades
   assert abs(proportional - 1.0) < 0.2, errors
   assert errors[1] < 30 * tolerances[1]
-  work = np.log10(solved[1].nfe.mean() / solved[0].nfe.mean()) / decades
+  calls = [float(info.nfe.mean()) for _, info in solved]
+  work = np.log10(calls[1] / calls[0]) / decades
   assert abs(work - 1 / (pair.lower + 1)) < 0.04, work
 
 
@@ -178,14 +183,13 @@ def test_every_clock_solves_every_process_both_ways(name, clock, x64):
   solve = functools.partial(
     adaptive, model, process, clock=clock, method="dormand_prince"
   )
-  down = solve(x, rtol=1e-7, atol=1e-7)
+  down, info = solve(x, rtol=1e-7, atol=1e-7)
   assert error(down, x, process) < 1e-5
-  np.testing.assert_array_equal(down.t, process.t_min)
-  up = solve(
-    down.x, start=process.t_min, end=process.t_max, rtol=1e-7, atol=1e-7
-  )
-  np.testing.assert_allclose(up.x, x, atol=1e-5)
-  np.testing.assert_array_equal(up.t, process.t_max)
+  np.testing.assert_array_equal(info.t, process.t_min)
+  span = process.t_min, process.t_max
+  up, info = solve(down, span, rtol=1e-7, atol=1e-7)
+  np.testing.assert_allclose(up, x, atol=1e-5)
+  np.testing.assert_array_equal(info.t, process.t_max)
 
 
 @pytest.mark.slow
@@ -196,21 +200,21 @@ def test_encoding_and_decoding_return_the_data_in_single_precision():
   solve = functools.partial(
     adaptive, model, EDM, method="dormand_prince", rtol=1e-6, atol=1e-6
   )
-  code = solve(x, start=EDM.t_min, end=EDM.t_max)
-  back = solve(code.x)
-  assert back.x.dtype == jnp.float32
-  np.testing.assert_allclose(back.x, x, atol=1e-4)
+  code, _ = solve(x, (EDM.t_min, EDM.t_max))
+  back, _ = solve(code)
+  assert back.dtype == jnp.float32
+  np.testing.assert_allclose(back, x, atol=1e-4)
 
 
 def test_a_pi_controller_is_steadier_and_dearer(x64):
   """It settles at safety^(k / i), 0.17 of the tolerance, where I takes 0.59."""
   x, model = start(), oracles.exact(SINGLE, EDM)
   kwargs = dict(method="dormand_prince", rtol=1e-6, atol=1e-6)
-  plain = adaptive(model, EDM, x, **kwargs)
-  steady = adaptive(model, EDM, x, controller=samplers.PI, **kwargs)
+  plain, usual = adaptive(model, EDM, x, **kwargs)
+  steady, pi = adaptive(model, EDM, x, controller=samplers.PI, **kwargs)
   assert error(steady, x) < error(plain, x)
-  assert 1.0 < steady.nfe.mean() / plain.nfe.mean() < 1.6
-  assert steady.rejected.sum() < plain.rejected.sum()
+  assert 1.0 < pi.nfe.mean() / usual.nfe.mean() < 1.6
+  assert pi.rejected.sum() < usual.rejected.sum()
 
 
 # --- counts ------------------------------------------------------------------
@@ -226,7 +230,7 @@ def test_the_calls_are_counted(method, per_sample):
     jax.debug.callback(lambda s: seen.append(np.shape(s)), t)
     return model(x, t)
 
-  solved = adaptive(
+  _, info = adaptive(
     counted,
     EDM,
     start(dtype=jnp.float32),
@@ -238,28 +242,28 @@ def test_the_calls_are_counted(method, per_sample):
   )
   jax.effects_barrier()
   assert set(seen) == {(8,) if per_sample else ()}
-  assert len(seen) == int(solved.calls)
-  assert (np.asarray(solved.rejected) > 0).all()
+  assert len(seen) == int(info.calls)
+  assert (np.asarray(info.rejected) > 0).all()
   # the count of one sample, from its steps: a first call is asked for again
   # after an accepted step only, and not at all if the last place is it
   pair = embedded_pairs.PAIRS[method]
-  attempts = np.asarray(solved.accepted + solved.rejected)
-  firsts = 1 if pair.last_is_first else np.asarray(solved.accepted)
+  attempts = np.asarray(info.accepted + info.rejected)
+  firsts = 1 if pair.last_is_first else np.asarray(info.accepted)
   expected = attempts * (len(pair.places) - 1) + firsts
-  np.testing.assert_array_equal(solved.nfe, expected)
-  assert int(solved.calls) >= int(solved.nfe.max())
+  np.testing.assert_array_equal(info.nfe, expected)
+  assert int(info.calls) >= int(info.nfe.max())
   if not per_sample:
-    assert int(solved.calls) == int(solved.nfe[0])
+    assert int(info.calls) == int(info.nfe[0])
 
 
 def test_a_sample_is_solved_as_it_would_be_alone():
   model = oracles.exact(oracles.g2(), EDM)
   x = start(dtype=jnp.float32)
-  together = adaptive(model, EDM, x, keep=40)
+  whole, together = adaptive(model, EDM, x, keep=40)
   assert len(set(np.asarray(together.nfe).tolist())) > 1
   for i in (0, 5):
-    alone = adaptive(model, EDM, x[i : i + 1], keep=40)
-    np.testing.assert_allclose(alone.x[0], together.x[i], rtol=1e-4, atol=1e-5)
+    part, alone = adaptive(model, EDM, x[i : i + 1], keep=40)
+    np.testing.assert_allclose(part[0], whole[i], rtol=1e-4, atol=1e-5)
     assert int(alone.nfe[0]) == int(together.nfe[i]) == int(alone.calls)
     assert int(alone.accepted[0]) == int(together.accepted[i])
     np.testing.assert_allclose(
@@ -270,7 +274,7 @@ def test_a_sample_is_solved_as_it_would_be_alone():
 def test_the_kept_times_are_the_ends_of_the_accepted_steps():
   model = oracles.exact(SINGLE, EDM)
   for per_sample in (True, False):
-    solved = adaptive(
+    _, info = adaptive(
       model,
       EDM,
       start(dtype=jnp.float32),
@@ -279,8 +283,8 @@ def test_the_kept_times_are_the_ends_of_the_accepted_steps():
       rtol=1e-2,
       atol=1e-2,
     )
-    for i, taken in enumerate(np.asarray(solved.accepted)):
-      times = np.asarray(solved.times)[:, i]
+    for i, taken in enumerate(np.asarray(info.accepted)):
+      times = np.asarray(info.times)[:, i]
       assert np.isnan(times[taken:]).all() and taken < 60
       assert (np.diff(times[:taken]) < 0).all()
       assert times[taken - 1] == np.float32(EDM.t_min)
@@ -289,8 +293,8 @@ def test_the_kept_times_are_the_ends_of_the_accepted_steps():
 def test_one_step_size_is_that_of_the_worst_sample(x64):
   model = oracles.exact(oracles.g2(), EDM)
   x = start()
-  single = adaptive(model, EDM, x)
-  batch = adaptive(model, EDM, x, per_sample=False)
+  _, single = adaptive(model, EDM, x)
+  _, batch = adaptive(model, EDM, x, per_sample=False)
   assert int(batch.accepted[0]) >= int(single.accepted.max())
   assert len(set(np.asarray(batch.nfe).tolist())) == 1
 
@@ -305,9 +309,9 @@ def test_trees_are_solved_as_their_parts_would_be_joined(x64):
     pick = lambda i: {k: pair[i] for k, pair in pairs.items()}
     return predictions.Prediction(pick(0), pick(1))
 
-  both = adaptive(model, EDM, {"a": x, "b": x})
-  alone = adaptive(oracles.exact(SINGLE, EDM), EDM, x)
-  np.testing.assert_allclose(both.x["a"], alone.x, rtol=1e-9)
+  pair, both = adaptive(model, EDM, {"a": x, "b": x})
+  single, alone = adaptive(oracles.exact(SINGLE, EDM), EDM, x)
+  np.testing.assert_allclose(pair["a"], single, rtol=1e-9)
   np.testing.assert_array_equal(both.nfe, alone.nfe)
 
 
@@ -324,10 +328,8 @@ def test_tolerances_and_controllers_share_one_program_and_trace():
   once = len(traces)
   adaptive(counted, EDM, x, rtol=1e-4, atol=1e-3, controller=samplers.PI)
   assert len(traces) == once
-  inside = jax.jit(lambda v: adaptive(model, EDM, v).x)(x)
-  np.testing.assert_allclose(
-    inside, adaptive(model, EDM, x).x, rtol=1e-3, atol=1e-4
-  )
+  solve = lambda v: adaptive(model, EDM, v)[0]
+  np.testing.assert_allclose(jax.jit(solve)(x), solve(x), rtol=1e-3, atol=1e-4)
 
 
 # --- budgets and mistakes ----------------------------------------------------
@@ -338,7 +340,7 @@ def test_a_spent_budget_is_reported():
   x = start(dtype=jnp.float32)
   with pytest.raises(RuntimeError, match=r"8 of 8 samples.*max_calls = 20 is"):
     adaptive(model, EDM, x, max_calls=20)
-  left = adaptive(model, EDM, x, max_calls=20, check=False)
+  _, left = adaptive(model, EDM, x, max_calls=20, check=False)
   assert not left.done.any() and int(left.calls) <= 20
   assert (left.t > EDM.t_min).all() and (left.t < EDM.t_max).all()
 
@@ -363,21 +365,27 @@ def test_mistakes_are_named():
   with pytest.raises(ValueError, match="rtol must be positive, got 0"):
     solve(rtol=0)
   with pytest.raises(
-    ValueError, match=r"start = 90 is outside.*\[0.05, 20.0\]"
+    ValueError, match=r"first time, 90, is outside.*\[0.05, 20.0\]"
   ):
-    solve(start=90)
+    solve(span=(90, 0.05))
   with pytest.raises(ValueError, match="the same time"):
-    solve(start=1.0, end=1.0)
+    solve(span=(1.0, 1.0))
+  with pytest.raises(TypeError, match="2 numbers or None as span, got 1.0"):
+    solve(span=1.0)
   with pytest.raises(ValueError, match="first_step is a length"):
     solve(first_step=-0.1)
   with pytest.raises(TypeError, match="takes a model"):
     adaptive(x, EDM, model)
-  with pytest.raises(TypeError, match="takes a process there"):
+  with pytest.raises(TypeError, match="takes x fourth, got GaussianProcess"):
     adaptive(model, x, EDM)
+  with pytest.raises(TypeError, match=r"x=\(2, 2\) is a shape.*a PRNG key"):
+    adaptive(model, EDM, (2, 2))
   with pytest.raises(TypeError, match="dtype int32"):
     adaptive(model, EDM, jnp.ones((2, 2), jnp.int32))
   flow = processes.rectified_flow()
-  with pytest.raises(ValueError, match="alpha = 0 at start = 1.*clock='t'"):
+  with pytest.raises(
+    ValueError, match="alpha = 0 at the first time, 1.*clock='t'"
+  ):
     adaptive(oracles.exact(SINGLE, flow), flow, x)
 
 
@@ -399,11 +407,11 @@ def test_the_fixed_point_is_the_sequential_path(name, window, x64):
   table = TABLES[name](process, grids.log_snr(process, 12))
   x = start(process, 4)
   sequential = sampling.sample(KEY, model, table, x)
-  parallel = samplers.picard(
+  parallel, info = samplers.picard(
     KEY, model, table, x, process=process, window=window, tolerance=0.0
   )
-  np.testing.assert_allclose(parallel.x, sequential, rtol=1e-9, atol=1e-10)
-  assert (parallel.rounds <= 12).all()
+  np.testing.assert_allclose(parallel, sequential, rtol=1e-9, atol=1e-10)
+  assert (info.rounds <= 12).all()
 
 
 @pytest.mark.slow
@@ -416,9 +424,9 @@ def test_a_tolerance_saves_rounds_and_costs_little():
   run = functools.partial(
     samplers.picard, KEY, model, table, shape, process=process, window=40
   )
-  loose, tight = run(tolerance=0.1), run(tolerance=0.001)
-  distance = lambda p: float(jnp.sqrt(jnp.mean((p.x - sequential) ** 2)))
-  assert distance(tight) < distance(loose) < 5e-3
+  (x, loose), (y, tight) = run(tolerance=0.1), run(tolerance=0.001)
+  distance = lambda v: float(jnp.sqrt(jnp.mean((v - sequential) ** 2)))
+  assert distance(y) < distance(x) < 5e-3
   assert loose.batch_rounds < tight.batch_rounds < 80
   assert int(loose.batch_rounds) <= 40
   # waiting is bought with calls, and both are told
@@ -436,7 +444,7 @@ def test_the_rounds_of_picard_are_counted():
     return model(x, t)
 
   table = solvers.ddim(EDM, grids.karras(EDM, 9))
-  out = samplers.picard(
+  _, out = samplers.picard(
     KEY, counted, table, (3, 2), process=EDM, window=4, tolerance=0.05
   )
   jax.effects_barrier()
@@ -451,10 +459,10 @@ def test_a_sample_settles_at_its_own_pace():
   run = functools.partial(
     samplers.picard, KEY, model, table, process=EDM, window=8
   )
-  whole = run((6, 2))
-  part = run((2, 2), index=jnp.asarray([1, 4]))
   chosen = jnp.asarray([1, 4])
-  np.testing.assert_allclose(part.x, whole.x[chosen], rtol=1e-4, atol=1e-5)
+  x, whole = run((6, 2))
+  y, part = run((2, 2), index=chosen)
+  np.testing.assert_allclose(y, x[chosen], rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(part.rounds, whole.rounds[chosen])
   np.testing.assert_array_equal(part.nfe, whole.nfe[chosen])
 
@@ -478,7 +486,7 @@ def test_mistakes_of_picard_are_named():
   with pytest.raises(TypeError, match="takes a Tableau there, got an array"):
     run(grid, (2, 2))
   with pytest.raises(TypeError, match="the tableau is traced"):
-    jax.jit(lambda t: run(t, (2, 2)).x)(table)
+    jax.jit(lambda t: run(t, (2, 2))[0])(table)
 
 
 def test_phi_of_the_embedded_pairs_is_stable_for_short_steps():

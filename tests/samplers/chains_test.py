@@ -32,12 +32,15 @@ def test_unadjusted_chain_is_an_ar1_process():
   n, c2, h = 20000, 0.49, 0.3
   score = jax.tree_util.Partial(gaussian_score, variance=c2)
   start = jnp.full((n, 1), 2.0)
-  few = np.asarray(samplers.langevin(KEY, score, start, h, 3), np.float64)
+  run = lambda n: np.asarray(
+    samplers.langevin(KEY, score, n, start, step=h)[0], np.float64
+  )
+  few = run(3)
   variance = c2 / (1.0 - h / (2.0 * c2))
   decay = 1.0 - h / c2
   error = np.sqrt(variance / n)
   assert abs(few.mean() - 2.0 * decay**3) < 3.0 * error
-  many = np.asarray(samplers.langevin(KEY, score, start, h, 60), np.float64)
+  many = run(60)
   assert abs(many.var() - variance) < 3.0 * variance * np.sqrt(2.0 / n)
   assert variance > 1.4 * c2  # the bias is what the check sees
 
@@ -49,24 +52,27 @@ def test_adjusted_chain_keeps_the_law_where_the_unadjusted_one_does_not():
   x, info = samplers.langevin(
     KEY,
     gaussian_score,
-    start,
-    h,
     25,
+    start,
+    step=h,
     log_prob=log_prob,
     collect=sampling.every(1, lambda info: info.accept),
   )
   error = np.sqrt(2.0 / x.size)
   assert abs(np.asarray(x).var() - 1.0) < 3.0 * error
-  assert 0.5 < info.mean() < 0.95
-  biased = samplers.langevin(KEY, gaussian_score, start, h, 25)
+  assert 0.5 < info.acceptance.mean() < 0.95
+  np.testing.assert_allclose(info.acceptance, info.kept.mean(0), rtol=1e-5)
+  assert info.nfe == 26  # one at the start
+  biased, info = samplers.langevin(KEY, gaussian_score, 25, start, step=h)
+  assert (info.acceptance == 1).all() and info.nfe == 25
   assert np.asarray(biased).var() > 1.5
 
 
 def test_adjusted_chain_refuses_a_proposal_off_the_support():
   """log p = -inf beyond the unit ball: no chain leaves it."""
   log_prob = lambda x: jnp.where(jnp.sum(x**2, axis=1) < 1.0, 0.0, -jnp.inf)
-  x = samplers.langevin(
-    KEY, jnp.zeros_like, jnp.zeros((500, 2)), 0.1, 100, log_prob=log_prob
+  x, _ = samplers.langevin(
+    KEY, jnp.zeros_like, 100, jnp.zeros((500, 2)), step=0.1, log_prob=log_prob
   )
   radius = np.sum(np.asarray(x) ** 2, axis=1)
   assert radius.max() < 1.0
@@ -78,7 +84,7 @@ def test_exact_chains_from_exact_draws_keep_the_weights_of_modes():
   target = two_modes(8)
   x, _ = target.sample(KEY, 2000)
   left = lambda v: np.mean(np.asarray(v)[:, 0] > 0)
-  y = samplers.langevin(KEY, target.score, x, 0.01, 500)
+  y, _ = samplers.langevin(KEY, target.score, 500, x, step=0.01)
   error = np.sqrt(0.2 * 0.8 / 2000)
   assert abs(left(y) - left(x)) < 3.0 * error
   assert not np.array_equal(x, y)
@@ -92,25 +98,27 @@ def two_modes(d):
 
 def test_a_chain_knows_its_key_and_its_index_alone():
   x = jax.random.normal(KEY, (6, 3))
-  run = lambda v, **kw: samplers.langevin(KEY, gaussian_score, v, 0.1, 7, **kw)
+  run = lambda v, **kw: samplers.langevin(
+    KEY, gaussian_score, 7, v, step=0.1, **kw
+  )[0]
   log_prob = lambda v: -0.5 * jnp.sum(v**2, axis=1)
   for options in ({}, {"log_prob": log_prob}):
     whole = run(x, **options)
     np.testing.assert_array_equal(whole, run(x, **options))
     part = run(x[4:], index=jnp.asarray([4, 5]), **options)
     np.testing.assert_allclose(part, whole[4:], rtol=1e-6)
-  np.testing.assert_array_equal(
-    samplers.langevin(KEY, gaussian_score, x, 0.1, 0), x
-  )
+  still, info = samplers.langevin(KEY, gaussian_score, 0, x, step=0.1)
+  np.testing.assert_array_equal(still, x)
+  assert info.nfe == 0
 
 
 def test_steps_may_change_from_move_to_move_and_compile_once(compiled):
   module = importlib.import_module("jaxdiff.samplers.langevin")
   x = jnp.ones((4, 2))
   h = np.linspace(0.1, 0.2, 5)
-  samplers.langevin(KEY, gaussian_score, x, 0.1, 5)
+  samplers.langevin(KEY, gaussian_score, 5, x, step=0.1)
   compiled.clear()
-  varied = samplers.langevin(KEY, gaussian_score, x, h, 5)
+  varied, _ = samplers.langevin(KEY, gaussian_score, 5, x, step=h)
   assert "jit(_langevin)" not in compiled
   by_hand = x
   for i in range(5):
@@ -123,7 +131,7 @@ def test_steps_may_change_from_move_to_move_and_compile_once(compiled):
 def test_a_bfloat16_chain_makes_steps_that_it_cannot_hold():
   """h = 1e-4 against x = 100: lost one by one, seen in the end."""
   x = jnp.full((4, 2), 100.0, jnp.bfloat16)
-  y = samplers.langevin(KEY, gaussian_score, x, 1e-4, 2000)
+  y, _ = samplers.langevin(KEY, gaussian_score, 2000, x, step=1e-4)
   assert y.dtype == jnp.bfloat16
   np.testing.assert_allclose(
     np.asarray(y, np.float32), 100.0 * np.exp(-0.2), rtol=0.03
@@ -143,7 +151,8 @@ def test_the_score_of_a_model_is_that_of_its_marginal():
     score = samplers.ModelScore(model, t, process)
     exact = oracles.g2().score(x, process.alpha(t), process.sigma(t))
     np.testing.assert_allclose(score(x), exact, rtol=1e-4, atol=1e-4)
-    assert samplers.langevin(KEY, score, x, 0.01, 1).shape == x.shape
+    moved, _ = samplers.langevin(KEY, score, 1, x, step=0.01)
+    assert moved.shape == x.shape
 
 
 @pytest.mark.parametrize(
@@ -167,7 +176,7 @@ def test_a_chain_that_diverges_names_its_step():
   cubic = lambda x: -(x**3)
   with pytest.raises(FloatingPointError, match=r"of 50, with step h = 3"):
     samplers.langevin(
-      KEY, cubic, jnp.full((3, 1), 5.0), 3.0, 50, check_finite=True
+      KEY, cubic, 50, jnp.full((3, 1), 5.0), step=3.0, check_finite=True
     )
 
 
@@ -331,12 +340,17 @@ def test_early_stopping_beats_copies_and_a_wrong_score():
   assert found.distance[-1] > 1.5 * found.distance.min()
   assert found.memorization[0] == 0.0
   assert np.all(np.diff(found.memorization[:3]) > 0)
-  x = samplers.vanilla_sample(KEY, wrong, train, 400, step=0.01, time=0.05)
+  draw = lambda time, n: samplers.vanilla_sample(
+    KEY, wrong, time, train, n=n, step=0.01
+  )
+  x, info = draw(0.05, 400)
+  assert (info.time, info.nfe) == (0.05, 5)
   again = samplers.choose_time(KEY, wrong, train, fresh, (0.05,), step=0.01)
   np.testing.assert_allclose(
     metrics.memorization_ratio(x, train, fresh), again.memorization[0]
   )
-  copies = samplers.vanilla_sample(KEY, wrong, train, 5, step=0.01, time=0.0)
+  copies, info = draw(0.0, 5)
+  np.testing.assert_array_equal(copies, info.start)
   assert metrics.nearest_distance(copies, train).max() == 0.0
 
 
@@ -347,9 +361,9 @@ def test_bad_input_of_the_vanilla_sampler_is_named():
   with pytest.raises(ValueError, match="at least two points, got 1"):
     samplers.stopping_time(data[:1])
   with pytest.raises(ValueError, match="at least 0; got time=-1"):
-    samplers.vanilla_sample(KEY, gaussian_score, data, 3, step=0.1, time=-1.0)
+    samplers.vanilla_sample(KEY, gaussian_score, -1.0, data, n=3, step=0.1)
   with pytest.raises(ValueError, match="step must be positive"):
-    samplers.vanilla_sample(KEY, gaussian_score, data, 3, step=0.0, time=1.0)
+    samplers.vanilla_sample(KEY, gaussian_score, 1.0, data, n=3, step=0.0)
   with pytest.raises(ValueError, match="times must rise"):
     samplers.choose_time(KEY, gaussian_score, data, data, (1.0, 0.5), step=0.1)
   with pytest.raises(ValueError, match=r"shape \(2,\).*shape \(3,\)"):

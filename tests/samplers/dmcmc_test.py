@@ -47,8 +47,8 @@ def run(chain, model=None, posterior=None, **options):
   model = oracles.exact(oracles.g2(), EDM) if model is None else model
   if posterior is None:
     posterior = samplers.ExactPosterior(oracles.g2(), LEVELS)
-  options = dict(process=EDM, levels=LEVELS) | options
-  return samplers.dmcmc(KEY, model, posterior, finish(), chain, **options)
+  options = dict(process=EDM, posterior=posterior, levels=LEVELS) | options
+  return samplers.dmcmc(KEY, model, finish(), chain, **options)
 
 
 def clean(n=64):
@@ -138,11 +138,11 @@ def test_without_moves_it_is_the_integrator_itself(x64):
   model = oracles.exact(oracles.g2(), EDM)
   noise = 50.0 * jax.random.normal(KEY, (64, 2))
   top = jnp.full(64, len(LEVELS) - 1, jnp.int32)
-  result = run(samplers.Chain(noise, top), model, skip=0)
+  x, info = run(samplers.Chain(noise, top), model, skip=0)
   vanilla = sampling.sample(KEY, model, karras_heun(EDM)(50.0), noise)
-  np.testing.assert_allclose(result.samples[0], vanilla, rtol=1e-10)
-  assert result.nfe == 3 and result.visited.shape == (1, 0, 64)
-  np.testing.assert_array_equal(result.chain.x, noise)
+  np.testing.assert_allclose(x[0], vanilla, rtol=1e-10)
+  assert info.nfe == 3 and info.visited.shape == (1, 0, 64)
+  np.testing.assert_array_equal(info.chain.x, noise)
 
 
 def test_finishing_tables_must_fit_the_ladder():
@@ -167,15 +167,14 @@ def test_the_kept_level_is_the_smallest_that_was_visited():
     jax.debug.callback(lambda: calls.append(1))
     return oracles.exact(oracles.g2(), EDM)(x, t)
 
-  result = run(chain, counted, skip=5, outputs=3, eta=0.2)
+  x, info = run(chain, counted, skip=5, outputs=3, eta=0.2)
   jax.effects_barrier()
-  assert result.visited.shape == (3, 5, 64)
-  np.testing.assert_allclose(
-    result.sigma, LEVELS[np.asarray(result.visited).min(1)], rtol=1e-6
-  )
-  assert result.nfe == 5 + 3 and len(calls) == 3 * result.nfe
-  assert len(np.unique(np.asarray(result.visited))) > 5
-  assert np.isfinite(result.samples).all()
+  visited = np.asarray(info.visited)
+  assert visited.shape == (3, 5, 64)
+  np.testing.assert_allclose(info.sigma, LEVELS[visited.min(1)], rtol=1e-6)
+  assert info.nfe == 5 + 3 and len(calls) == 3 * info.nfe
+  assert len(np.unique(visited)) > 5
+  assert np.isfinite(x).all()
 
 
 def test_the_langevin_step_has_its_stationary_variance():
@@ -187,11 +186,11 @@ def test_the_langevin_step_has_its_stationary_variance():
   single = oracles.gaussian(np.zeros(1), c2)
   stay = lambda x: jax.nn.one_hot(jnp.full(n, level), len(LEVELS)) * 1e9
   chain = samplers.Chain(jnp.zeros((n, 1)), jnp.full(n, level, jnp.int32))
-  result = run(chain, oracles.exact(single, EDM), stay, skip=40, eta=eta)
+  _, info = run(chain, oracles.exact(single, EDM), stay, skip=40, eta=eta)
   expected = w / (1.0 - eta / (4.0 * w))
-  assert (np.asarray(result.chain.level) == level).all()
+  assert (np.asarray(info.chain.level) == level).all()
   error = 3.0 * expected * np.sqrt(2.0 / n)
-  assert abs(np.asarray(result.chain.x).var() - expected) < error
+  assert abs(np.asarray(info.chain.x).var() - expected) < error
   assert expected > 1.3 * w
 
 
@@ -201,18 +200,18 @@ def test_any_process_gives_the_same_chain():
   vp = processes.vp_linear_covering(0.005, 60.0)
   chain = samplers.start_chain(KEY, clean(16), LEVELS)
   options = dict(skip=3, outputs=2, burn_in=(0.2, 0.1))
-  one = run(chain, **options)
+  _, one = run(chain, **options)
   posterior = samplers.ExactPosterior(oracles.g2(), LEVELS)
   heun_in_edm_time = lambda first: solvers.ddim(
     vp, grids.karras(vp, 3, start=first, to_zero=True)
   )
-  other = samplers.dmcmc(
+  _, other = samplers.dmcmc(
     KEY,
     oracles.exact(oracles.g2(), vp),
-    posterior,
     samplers.finishers(heun_in_edm_time, vp, LEVELS),
     chain,
     process=vp,
+    posterior=posterior,
     levels=LEVELS,
     **options,
   )
@@ -226,11 +225,11 @@ def test_any_process_gives_the_same_chain():
 
 def test_a_chain_knows_its_key_and_its_index_alone():
   chain = samplers.start_chain(KEY, clean(8), LEVELS)
-  whole = run(chain, skip=2, outputs=2)
+  whole, info = run(chain, skip=2, outputs=2)
   part = jax.tree.map(lambda v: v[5:], chain)
-  some = run(part, skip=2, outputs=2, index=jnp.asarray([5, 6, 7]))
-  np.testing.assert_array_equal(some.visited, whole.visited[:, :, 5:])
-  np.testing.assert_allclose(some.samples, whole.samples[:, 5:], rtol=1e-4)
+  some, own = run(part, skip=2, outputs=2, index=jnp.asarray([5, 6, 7]))
+  np.testing.assert_array_equal(own.visited, info.visited[:, :, 5:])
+  np.testing.assert_allclose(some, whole[:, 5:], rtol=1e-4)
   begin = samplers.start_chain(
     KEY, clean(8)[5:], LEVELS, index=jnp.asarray([5, 6, 7])
   )
@@ -240,8 +239,8 @@ def test_a_chain_knows_its_key_and_its_index_alone():
 def test_chains_sample_the_data():
   """Many outputs of few calls have the weights of the three modes."""
   chain = samplers.start_chain(KEY, clean(500), LEVELS)
-  result = run(chain, skip=4, outputs=8, eta=0.1, burn_in=[0.3] * 5)
-  x = np.asarray(result.samples).reshape(-1, 2)
+  x, _ = run(chain, skip=4, outputs=8, eta=0.1, burn_in=[0.3] * 5)
+  x = np.asarray(x).reshape(-1, 2)
   means = oracles.g2().means
   near = np.argmin(np.sum((x[:, None] - means) ** 2, axis=-1), axis=1)
   weights = np.bincount(near, minlength=3) / len(x)
@@ -250,10 +249,10 @@ def test_chains_sample_the_data():
 
 def test_the_mode_of_the_posterior_may_replace_the_draw():
   chain = samplers.start_chain(KEY, clean(16), LEVELS)
-  result = run(chain, skip=1, gibbs="argmax")
+  _, info = run(chain, skip=1, gibbs="argmax")
   posterior = samplers.ExactPosterior(oracles.g2(), LEVELS)
-  mode = jnp.argmax(posterior(result.chain.x), axis=1)
-  np.testing.assert_array_equal(result.chain.level, mode)
+  mode = jnp.argmax(posterior(info.chain.x), axis=1)
+  np.testing.assert_array_equal(info.chain.level, mode)
 
 
 @pytest.mark.parametrize(

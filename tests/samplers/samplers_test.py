@@ -215,9 +215,10 @@ def counting(model):
 @pytest.mark.parametrize("build", ["reverse_diffusion", "dpmpp_2m"])
 def test_without_a_corrector_it_is_sample(build):
   table = getattr(solvers, build)(EDM, grids.karras(EDM, 6, to_zero=True))
-  ours = samplers.predictor_corrector(
+  ours, info = samplers.predictor_corrector(
     KEY, toy, table, (8, 3), process=EDM, corrector_steps=0
   )
+  assert info == sampling.WalkInfo(table.nfe)
   theirs = sampling.sample(KEY, toy, table, (8, 3), process=EDM)
   np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -234,7 +235,7 @@ def test_a_step_is_the_papers():
 
   for norm in ("sample", "batch"):
     seen.clear()
-    out = samplers.predictor_corrector(
+    out, _ = samplers.predictor_corrector(
       KEY, spy, table, x, process=EDM, snr=0.3, norm=norm
     )
     jax.effects_barrier()
@@ -271,11 +272,13 @@ def test_the_calls_are_counted(build, steps, corrector):
   """Correctors move accepted samples only, not the stages within a step."""
   table = getattr(solvers, build)(EDM, grids.karras(EDM, steps))
   model, seen = counting(toy)
-  samplers.predictor_corrector(
+  x, info = samplers.predictor_corrector(
     KEY, model, table, (2, 3), process=EDM, corrector_steps=corrector
-  ).block_until_ready()
+  )
+  x.block_until_ready()
   jax.effects_barrier()
   assert len(seen) == calls(table, corrector) == table.nfe + corrector * steps
+  assert info.nfe == len(seen)
 
 
 def test_a_sample_is_its_own_whatever_the_batch():
@@ -283,8 +286,8 @@ def test_a_sample_is_its_own_whatever_the_batch():
   run = functools.partial(
     samplers.predictor_corrector, KEY, toy, table, process=EDM
   )
-  whole = run((6, 3))
-  part = run((2, 3), index=jnp.asarray([3, 5]))
+  whole, _ = run((6, 3))
+  part, _ = run((2, 3), index=jnp.asarray([3, 5]))
   np.testing.assert_allclose(part, whole[jnp.asarray([3, 5])], rtol=1e-5)
 
 
@@ -296,9 +299,10 @@ def test_the_batch_mean_of_a_mapped_batch_is_that_of_all():
     samplers.predictor_corrector, KEY, toy, table, process=EDM, norm="batch"
   )
   halves = jax.vmap(
-    lambda x, index: run(x, index=index, axis_name="data"), axis_name="data"
+    lambda x, index: run(x, index=index, axis_name="data")[0], axis_name="data"
   )(x.reshape(2, 3, 3), jnp.arange(6).reshape(2, 3))
-  np.testing.assert_allclose(halves.reshape(6, 3), run(x), rtol=2e-5, atol=1e-6)
+  whole, _ = run(x)
+  np.testing.assert_allclose(halves.reshape(6, 3), whole, rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -315,7 +319,7 @@ def test_the_batch_mean_is_global_over_virtual_devices():
     table = solvers.reverse_diffusion(edm, grids.karras(edm, 5, to_zero=True))
     x = edm.prior(jax.random.key(0), (8, 3))
     run = lambda x: samplers.predictor_corrector(
-      jax.random.key(0), model, table, x, process=edm, norm="batch")
+      jax.random.key(0), model, table, x, process=edm, norm="batch")[0]
     out = run(parallel.shard_batch(x, parallel.data_mesh(4)))
     assert len(out.sharding.device_set) == 4, out.sharding
     np.testing.assert_allclose(out, run(x), rtol=2e-5, atol=1e-6)
@@ -354,7 +358,7 @@ def test_a_corrector_pulls_a_wrong_start_to_the_marginal():
     jnp.std(
       samplers.predictor_corrector(
         KEY, model, table, x, process=process, corrector_steps=steps
-      )
+      )[0]
     )
   )
   assert abs(spread(5) - 1.0) < 0.5 * abs(spread(0) - 1.0)
@@ -367,7 +371,7 @@ def test_known_coordinates_come_out_as_they_are_known():
   known = jnp.asarray([[1.5, 0.0, -2.0]])
   mask = jnp.asarray([1, 0, 1])
   table = solvers.reverse_diffusion(EDM, grids.karras(EDM, 8, to_zero=True))
-  out = samplers.predictor_corrector(
+  out, _ = samplers.predictor_corrector(
     KEY,
     toy,
     table,
@@ -399,7 +403,7 @@ def test_colours_come_out_with_the_given_grey():
   np.testing.assert_allclose(basis @ basis.T, np.eye(3), atol=1e-12)
   np.testing.assert_allclose(basis[0], 3**-0.5)
   table = solvers.reverse_diffusion(EDM, grids.karras(EDM, 8, to_zero=True))
-  out = samplers.predictor_corrector(
+  out, _ = samplers.predictor_corrector(
     KEY, toy, table, (4, 5, 5, 3), process=EDM, project=project
   )
   np.testing.assert_allclose(out.mean(-1, keepdims=True), grey, atol=1e-5)
@@ -418,7 +422,7 @@ def test_the_last_projection_is_at_the_end_of_a_table_that_keeps_noise():
   table = solvers.reverse_diffusion(EDM, grid)
   samplers.predictor_corrector(
     KEY, toy, table, jnp.ones((2, 3)), process=EDM, project=project, t_end=0.5
-  ).block_until_ready()
+  )[0].block_until_ready()
   jax.effects_barrier()
   # the start; corrector and predictor of both steps
   assert times == [2.0, 2.0, 1.0, 1.0, 0.5]
@@ -470,7 +474,7 @@ def test_the_classifier_guides_samples_to_the_class_asked_for():
     oracles.exact(oracles.g2(), EDM), component_log_prob(EDM, 2), EDM
   )
   table = solvers.reverse_diffusion(EDM, grids.karras(EDM, 40, to_zero=True))
-  out = samplers.predictor_corrector(
+  out, _ = samplers.predictor_corrector(
     KEY, guided, table, (2000, 2), process=EDM, norm="batch", snr=0.1
   )
   means = oracles.g2().means

@@ -1,5 +1,6 @@
 """Teleportation: the flow of one Gaussian in closed form, before any table."""
 
+import functools
 import warnings
 
 import jax
@@ -174,8 +175,8 @@ def test_on_gaussian_data_the_skipped_steps_cost_nothing(solver, process, x64):
   respent = build(process, grids.karras(process, 10, start=grid[4]))
   assert rest.nfe == whole.nfe * 6 // 10 and respent.nfe == whole.nfe
   after = lambda table: samplers.teleport_sample(
-    KEY, model, stats, table, x, process=process
-  )
+    KEY, model, table, x, process=process, stats=stats
+  )[0]
   plain = error(sampling.sample(KEY, model, whole, x))
   assert error(after(rest)) < plain
   assert error(after(respent)) < 0.5 * plain
@@ -187,7 +188,10 @@ def test_without_a_skip_it_is_the_sampler_itself():
   stats = oracles.fit(x0[:, :2])
   table = solvers.heun(EDM, grids.karras(EDM, 4))
   x = EDM.prior(KEY, (5, 2))
-  own = samplers.teleport_sample(KEY, model, stats, table, x, process=EDM)
+  own, info = samplers.teleport_sample(
+    KEY, model, table, x, process=EDM, stats=stats
+  )
+  assert info == samplers.TeleportInfo(table.t[0], table.nfe)
   np.testing.assert_array_equal(own, sampling.sample(KEY, model, table, x))
 
 
@@ -206,8 +210,8 @@ def test_the_gaussian_prior_has_the_marginal_s_moments():
   table = solvers.heun(process, grids.karras(process, 3, start=1.0))
   model = oracles.exact(dense(data()), process)
   for prior in ("isotropic", "gaussian"):
-    out = samplers.teleport_sample(
-      KEY, model, stats, table, (4, 6), process=process, prior=prior
+    out, _ = samplers.teleport_sample(
+      KEY, model, table, (4, 6), process=process, stats=stats, prior=prior
     )
     assert out.shape == (4, 6) and np.isfinite(out).all()
 
@@ -243,15 +247,21 @@ def test_the_gaussian_explains_a_mixture_down_to_its_boundary():
   assert shares[place] <= 1e-2 < shares[place + 1]
   assert np.isnan(samplers.choose_skip(KEY, model, stats, EDM, x0, times, 0.0))
   table = solvers.heun(EDM, [0.5, 0.01])
+  draw = functools.partial(
+    samplers.teleport_sample,
+    KEY,
+    model,
+    table,
+    (4, 2),
+    process=EDM,
+    stats=stats,
+  )
   with pytest.warns(UserWarning, match="the Gaussian misses 0"):
-    samplers.teleport_sample(
-      KEY, model, stats, table, (4, 2), process=EDM, check=x0
-    )
+    _, info = draw(check=x0)
+  assert info.unexplained > 1e-3
   with warnings.catch_warnings():
     warnings.simplefilter("error")
-    samplers.teleport_sample(
-      KEY, model, stats, table, (4, 2), process=EDM, check=x0, tolerance=1.0
-    )
+    draw(check=x0, tolerance=1.0)
 
 
 def test_finer_rungs_of_the_ladder_explain_more_at_low_noise():
@@ -279,17 +289,16 @@ def test_a_table_cut_out_of_a_longer_one_is_refused():
   grid = grids.karras(EDM, 6)
   cut = tables.take(solvers.dpmpp_2m(EDM, grid), slice(2, None))
   stats, model = oracles.fit(data(d=2)), oracles.exact(oracles.g2(), EDM)
+  draw = lambda table, **options: samplers.teleport_sample(
+    KEY, model, table, (3, 2), process=EDM, stats=stats, **options
+  )
   with pytest.raises(ValueError, match="row 0 of the table uses outputs"):
-    samplers.teleport_sample(KEY, model, stats, cut, (3, 2), process=EDM)
+    draw(cut)
   whole = solvers.dpmpp_2m(EDM, grid)
   with pytest.raises(ValueError, match=r"above t_from = 3"):
-    samplers.teleport_sample(
-      KEY, model, stats, whole, (3, 2), process=EDM, t_from=3.0
-    )
+    draw(whole, t_from=3.0)
   with pytest.raises(ValueError, match="prior must be one of"):
-    samplers.teleport_sample(
-      KEY, model, stats, whole, (3, 2), process=EDM, prior="none"
-    )
+    draw(whole, prior="none")
   with pytest.raises(ValueError, match="t_to=99 is outside"):
     samplers.teleport(stats, jnp.ones((3, 2)), EDM, 20.0, 99.0)
   with pytest.raises(ValueError, match="2 values a sample, but x has shape"):

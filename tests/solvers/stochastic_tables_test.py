@@ -496,9 +496,16 @@ def test_addim_keeps_the_mean_square_of_gaussian_data(name, x64):
     law = lambda t: process.alpha(t) ** 2 * v + process.sigma(t) ** 2
     x = process.prior(jax.random.key(0), (64, d), dtype=jnp.float64)
     x = x * jnp.sqrt(law(grid[0]) / moment(x))
-    run = functools.partial(
-      samplers.addim, model, process, grid, x, strength=1.0, data_variance=v
-    )
+    run = lambda x=x, grid=grid, **options: samplers.addim(
+      None,
+      model,
+      grid,
+      x,
+      process=process,
+      strength=1.0,
+      data_variance=v,
+      **options,
+    )[0]
     np.testing.assert_allclose(
       moment(run(match="sample")), law(grid[-1]), rtol=1e-10
     )
@@ -527,15 +534,14 @@ def test_addim_is_the_published_step_and_ddim_without_strength(x64):
     norm = np.sum(eps**2, axis=1, keepdims=True)
     c = np.sqrt(sigma[1] ** 2 + 2 / norm * extra)
     y = alpha[1] * x0 + (c * eps if s > 0 else 0)
-  np.testing.assert_allclose(samplers.addim(model, process, grid, x), y, 1e-10)
-  plain, kept = samplers.addim(
-    model, process, grid, x, strength=0.0, collect=sampling.every(1)
-  )
+  run = functools.partial(samplers.addim, None, model, grid, x, process=process)
+  np.testing.assert_allclose(run()[0], y, 1e-10)
+  plain, info = run(strength=0.0, collect=sampling.every(1))
   ddim = sampling.sample(
     jax.random.key(0), model, solvers.ddim(process, grid), x
   )
   np.testing.assert_allclose(plain, ddim, atol=1e-12)
-  assert kept.shape == (5, 7, 2)
+  assert info.kept.shape == (5, 7, 2) and info.nfe == 5
 
 
 def test_addim_keeps_dtype_and_trees():
@@ -551,7 +557,8 @@ def test_addim_keeps_dtype_and_trees():
     "a": process.prior(jax.random.key(0), (3, 2), dtype=jnp.bfloat16),
     "b": process.prior(jax.random.key(1), (3, 2)),
   }
-  out = samplers.addim(model, process, grids.karras(process, 3), x)
+  grid = grids.karras(process, 3)
+  out, _ = samplers.addim(None, model, grid, x, process=process)
   assert out["a"].dtype == jnp.bfloat16 and out["b"].dtype == jnp.float32
 
 
@@ -615,7 +622,10 @@ def test_mistakes_are_named():
     flow(process, grid, intervals=[(0.1, 2.0, 0, 1)])
   with pytest.raises(ValueError, match="take a finer grid"):
     flow(process, [80.0, 20.0, 0.002], intervals=[(12.0, 15.0, 1, 1)])
+  addim = functools.partial(
+    samplers.addim, None, model, grid, jnp.zeros((1, 2)), process=process
+  )
   with pytest.raises(ValueError, match="match must be one of"):
-    samplers.addim(model, process, grid, jnp.zeros((1, 2)), match="both")
+    addim(match="both")
   with pytest.raises(ValueError, match="data_variance > 0"):
-    samplers.addim(model, process, grid, jnp.zeros((1, 2)), data_variance=0)
+    addim(data_variance=0)
