@@ -22,6 +22,7 @@ is taken back and the steps are halved. The best iterate is the result.
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -124,114 +125,25 @@ def descend(
   settings = Settings() if settings is None else settings
   refuse_shared(train, validation)
   arrays, static = tree.partition(model)
-  batch = min(settings.batch, tree.batch_size(train.start))
-  dtype = train.start.dtype
-
-  def ends(theta, arrays, lessons):
-    bound = teacher.labelled(tree.combine(arrays, static), lessons)
-    # what the model computed within is computed again on the way back: a third
-    # of the time, since it need not travel through memory
-    ask = jax.checkpoint(lambda x, t: bound(x, t))
-    table = build(theta)
-    agreement.check(bound, table, None, "descend")
-    state = sampling.initial_state(lessons.start, table.memory)
-    advance = sampling.table_advance(ask, jnp.arange(len(lessons.start)))
-    rows = sampling.rows_of(table, dtype)
-    return sampling.run(jax.random.key(0), advance, rows, state)[0].a
-
-  @jax.jit
-  def error(theta, arrays, lessons):
-    out = ends(theta, arrays, lessons)
-    return teacher.square_errors(out, lessons)
-
-  @jax.jit
-  def slopes(theta, arrays, lessons):
-    _, push = jax.linearize(lambda v: ends(v, arrays, lessons), theta)
-    j = jax.lax.map(push, jnp.eye(len(theta), dtype=dtype), batch_size=8)
-    return j.reshape(*j.shape[:2], -1)
-
-  @jax.jit
-  def one_round(key, theta, metric, rates, c, arrays, train):
-    optimizer = optax.scale_by_adam(0.9, 0.99)
-
-    def loss(z, lessons):
-      square = teacher.square_errors(
-        ends(theta + metric @ z, arrays, lessons), lessons
-      )
-      robust = c**2 * jnp.log1p(square / c**2)
-      return jnp.mean(robust)
-
-    def step(carry, inputs):
-      z, state, mean = carry
-      i, rate = inputs
-      pick = jax.random.randint(
-        jax.random.fold_in(key, i), (batch,), 0, len(train.start)
-      )
-      gradient = jax.grad(loss)(z, teacher.take(train, pick))
-      ahead, state = optimizer.update(gradient, state)
-      z = z - rate * ahead
-      late = (i >= len(rates) // 2).astype(dtype)
-      return (z, state, mean + late * z), None
-
-    z = jnp.zeros_like(theta)
-    carry = (z, optimizer.init(z), z)
-    (_, _, mean), _ = control.scan(step, carry, (jnp.arange(len(rates)), rates))
-    return theta + metric @ (mean / (len(rates) - len(rates) // 2))
-
-  def rmse(theta):
-    theta = jnp.asarray(theta, dtype)
-    size = tree.batch_size(validation.start)
-    chunk = math.gcd(size, 1024)
-    square = [
-      error(theta, arrays, teacher.take(validation, slice(i, i + chunk)))
-      for i in range(0, size, chunk)
-    ]
-    return float(jnp.sqrt(jnp.mean(jnp.concatenate(square))))
-
+  problem = _Problem(
+    build, static, train.start.dtype, min(settings.batch, len(train.start))
+  )
+  programs = _Programs(
+    *(
+      jax.jit(functools.partial(part, problem))
+      for part in (_square_errors, _slopes, _one_round)
+    )
+  )
+  rmse = lambda theta: _rmse(programs, problem, theta, arrays, validation)
   begin = time.perf_counter()
-  if resume is None:
-    theta = np.asarray(theta, np.float64)
-    first = rmse(theta)
-    if not math.isfinite(first):
-      raise ValueError(
-        f"the table to start from ends at an rmse of {first} from the teacher;"
-        " both need the same process, the same first time and the same end"
-      )
-    resume = Progress(0, theta, theta, first, first, 1.0, 0.0)
-  at = resume
-  total = settings.rounds * settings.steps
+  at = _start(theta, rmse) if resume is None else resume
   while at.round < settings.rounds:
-    done = np.arange(settings.steps) + at.round * settings.steps
-    share = at.round / max(1, settings.rounds - 1)
-    own = jax.random.fold_in(key, at.round)
-    some = jax.random.randint(
-      jax.random.fold_in(own, 0),
-      (settings.metric_batch,),
-      0,
-      len(train.start),
-    )
-    theta = jnp.asarray(at.theta, dtype)
-    metric = _whiten(
-      slopes(theta, arrays, teacher.take(train, some)), settings.damping
-    )
-    scale = settings.rate * at.slower * at.best_rmse / math.sqrt(len(theta))
-    rates = scale * 0.5 * (1.0 + np.cos(np.pi * done / total))
-    c = settings.robust * at.best_rmse * 10.0 ** (2.0 * share)
-    theta = one_round(
-      jax.random.fold_in(own, 1),
-      theta,
-      jnp.asarray(metric, dtype),
-      jnp.asarray(rates, dtype),
-      jnp.asarray(min(c, 1e6), dtype),
-      arrays,
-      train,
-    )
-    theta = np.asarray(theta, np.float64)
+    theta = _walked(key, programs, problem, settings, at, arrays, train)
     reached = rmse(theta)
     best, best_rmse, slower = at.best, at.best_rmse, at.slower
     if reached < best_rmse:
       best, best_rmse = theta, reached
-    elif not reached < 1.2 * best_rmse:
+    elif not reached < 1.2 * best_rmse:  # taken back
       theta, slower = best, 0.5 * slower
     seconds = at.seconds + time.perf_counter() - begin
     begin = time.perf_counter()
@@ -239,6 +151,132 @@ def descend(
       at.round + 1, theta, best, reached, best_rmse, slower, seconds
     )
     yield at
+
+
+class _Problem(NamedTuple):
+  """What does not change over a descent, and is no array."""
+
+  build: Build
+  static: Any  # of the model
+  dtype: Any
+  batch: int
+
+
+class _Programs(NamedTuple):
+  """The compiled parts of a descent."""
+
+  square_errors: Callable
+  slopes: Callable
+  one_round: Callable
+
+
+def _start(theta, rmse):
+  """Returns the progress before the first round."""
+  theta = np.asarray(theta, np.float64)
+  first = rmse(theta)
+  if not math.isfinite(first):
+    raise ValueError(
+      f"the table to start from ends at an rmse of {first} from the teacher;"
+      " both need the same process, the same first time and the same end"
+    )
+  return Progress(0, theta, theta, first, first, 1.0, 0.0)
+
+
+def _walked(key, programs, problem, settings, at, arrays, train):
+  """Returns where a round of steps leads from the current iterate, f64[P]."""
+  own = jax.random.fold_in(key, at.round)
+  # the metric of this round, on some of the noises
+  some = jax.random.randint(
+    jax.random.fold_in(own, 0), (settings.metric_batch,), 0, len(train.start)
+  )
+  theta = jnp.asarray(at.theta, problem.dtype)
+  slopes = programs.slopes(theta, arrays, teacher.take(train, some))
+  metric = _whiten(slopes, settings.damping)
+  # its steps: a fraction of the error, falling to 0 over the whole run
+  total = settings.rounds * settings.steps
+  done = np.arange(settings.steps) + at.round * settings.steps
+  scale = settings.rate * at.slower * at.best_rmse / math.sqrt(len(theta))
+  rates = scale * 0.5 * (1.0 + np.cos(np.pi * done / total))
+  # and its loss, which counts large errors more from round to round
+  share = at.round / max(1, settings.rounds - 1)
+  c = settings.robust * at.best_rmse * 10.0 ** (2.0 * share)
+  theta = programs.one_round(
+    jax.random.fold_in(own, 1),
+    theta,
+    jnp.asarray(metric, problem.dtype),
+    jnp.asarray(rates, problem.dtype),
+    jnp.asarray(min(c, 1e6), problem.dtype),
+    arrays,
+    train,
+  )
+  return np.asarray(theta, np.float64)
+
+
+def _rmse(programs, problem, theta, arrays, lessons):
+  """Returns the root mean square error on lessons, in chunks of 1024."""
+  theta = jnp.asarray(theta, problem.dtype)
+  size = tree.batch_size(lessons.start)
+  chunk = math.gcd(size, 1024)
+  square = [
+    programs.square_errors(
+      theta, arrays, teacher.take(lessons, slice(i, i + chunk))
+    )
+    for i in range(0, size, chunk)
+  ]
+  return float(jnp.sqrt(jnp.mean(jnp.concatenate(square))))
+
+
+def _ends(problem, theta, arrays, lessons):
+  """Returns where the table of theta ends, from the lessons' noises."""
+  bound = teacher.labelled(tree.combine(arrays, problem.static), lessons)
+  # what the model computed within is computed again on the way back: a third
+  # of the time, since it need not travel through memory
+  ask = jax.checkpoint(lambda x, t: bound(x, t))
+  table = problem.build(theta)
+  agreement.check(bound, table, None, "descend")
+  state = sampling.initial_state(lessons.start, table.memory)
+  advance = sampling.table_advance(ask, jnp.arange(len(lessons.start)))
+  rows = sampling.rows_of(table, problem.dtype)
+  return sampling.run(jax.random.key(0), advance, rows, state)[0].a
+
+
+def _square_errors(problem, theta, arrays, lessons):
+  return teacher.square_errors(_ends(problem, theta, arrays, lessons), lessons)
+
+
+def _slopes(problem, theta, arrays, lessons):
+  """Returns J, f[P, N, d], a few columns at a time."""
+  _, push = jax.linearize(lambda v: _ends(problem, v, arrays, lessons), theta)
+  eye = jnp.eye(len(theta), dtype=problem.dtype)
+  j = jax.lax.map(push, eye, batch_size=8)
+  return j.reshape(*j.shape[:2], -1)
+
+
+def _one_round(problem, key, theta, metric, rates, c, arrays, train):
+  """Returns theta after Adam's steps in z, the mean of their second half."""
+  optimizer = optax.scale_by_adam(0.9, 0.99)
+
+  def loss(z, lessons):
+    square = _square_errors(problem, theta + metric @ z, arrays, lessons)
+    robust = c**2 * jnp.log1p(square / c**2)
+    return jnp.mean(robust)
+
+  def step(carry, inputs):
+    z, state, mean = carry
+    i, rate = inputs
+    pick = jax.random.randint(
+      jax.random.fold_in(key, i), (problem.batch,), 0, len(train.start)
+    )
+    gradient = jax.grad(loss)(z, teacher.take(train, pick))
+    ahead, state = optimizer.update(gradient, state)
+    z = z - rate * ahead
+    late = (i >= len(rates) // 2).astype(problem.dtype)
+    return (z, state, mean + late * z), None
+
+  z = jnp.zeros_like(theta)
+  carry = (z, optimizer.init(z), z)
+  (_, _, mean), _ = control.scan(step, carry, (jnp.arange(len(rates)), rates))
+  return theta + metric @ (mean / (len(rates) - len(rates) // 2))
 
 
 def refuse_shared(one: teacher.Lessons, other: teacher.Lessons) -> None:

@@ -134,19 +134,8 @@ def search(
     ValueError: for a budget that the known solvers alone exhaust, a process
       without any signal at t_max, or if no candidate has a finite fitness.
   """
-  if process.alpha(process.t_max) == 0:
-    raise ValueError(
-      f"alpha({process.t_max:.4g}) = 0: the log-SNR of the first step is not"
-      " finite, and cannot be searched; begin a little later, with"
-      " dataclasses.replace(process, t_max=0.999 * process.t_max)"
-    )
-  schedules = seeds(process, config)
+  schedules = _begin(process, config, budget)
   progress = progress or (lambda schedules, scores: None)
-  if budget <= len(schedules):
-    raise ValueError(
-      f"budget={budget} does not reach beyond the {len(schedules)} known"
-      " solvers that the search starts from; give it more evaluations"
-    )
   score = lambda some: evaluate(problem, process, some, chunk)
   if known is None:
     scores = score(schedules)
@@ -161,11 +150,7 @@ def search(
     size = min(config.generation, budget - len(schedules))
     predict = None
     if guided:
-      features = np.stack([encode(s, config, process) for s in schedules])
-      fitted = predictors.fit(stage, features, scores, capacity=budget)
-      predict = lambda some, fitted=fitted: predictors.predict(
-        fitted, np.stack([encode(s, config, process) for s in some])
-      )
+      predict = _predictor(stage, schedules, scores, process, config, budget)
     children = breed(rng, schedules, scores, process, config, size, predict)
     fresh = score(children)
     if guided and (wild := _wild(config, size)) > 1:
@@ -187,6 +172,30 @@ def search(
     scores,
     tau,
   )
+
+
+def _begin(process, config, budget):
+  """Returns the known solvers, which the budget has to exceed."""
+  if process.alpha(process.t_max) == 0:
+    raise ValueError(
+      f"alpha({process.t_max:.4g}) = 0: the log-SNR of the first step is not"
+      " finite, and cannot be searched; begin a little later, with"
+      " dataclasses.replace(process, t_max=0.999 * process.t_max)"
+    )
+  schedules = seeds(process, config)
+  if budget <= len(schedules):
+    raise ValueError(
+      f"budget={budget} does not reach beyond the {len(schedules)} known"
+      " solvers that the search starts from; give it more evaluations"
+    )
+  return schedules
+
+
+def _predictor(key, schedules, scores, process, config, budget):
+  """Returns schedules -> predicted scores, fitted to all that is known."""
+  seen = lambda some: np.stack([encode(s, config, process) for s in some])
+  fitted = predictors.fit(key, seen(schedules), scores, capacity=budget)
+  return lambda some: predictors.predict(fitted, seen(some))
 
 
 @checks.door
