@@ -126,6 +126,16 @@ def set_row(rows: jax.Array, row: jax.Array, i: Any) -> jax.Array:
   return jax.lax.dynamic_update_index_in_dim(rows, row, i, 0)
 
 
+def rows_at(rows: jax.Array, index: jax.Array) -> jax.Array:
+  """Returns rows[index], split as the indices are."""
+  kind = _type(index)
+  if kind.sharding is None:
+    return rows[index]
+  whole = dataclasses.replace(kind, sharding=_over(kind, ()))
+  spec = _spec(kind, index.ndim) + (None,) * (rows.ndim - 1)
+  return _cast(rows, whole).at[index].get(out_sharding=_over(kind, spec))
+
+
 def along_batch(values: jax.Array, x: PyTree) -> jax.Array:
   """Returns values [batch, ...] split as the first axis of x is."""
   leaf = jax.tree.leaves(x)[0]

@@ -8,6 +8,7 @@ midpoint, rk4.)
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ class WithDivergence:
     if self.probe is not None:
       (first, second), traces = along(jnp.asarray(self.probe, x.dtype))
     else:
-      size = x[0].size
+      size = math.prod(x.shape[1:])
       basis = jnp.eye(size, dtype=x.dtype).reshape(size, *x.shape[1:])
       basis = jnp.broadcast_to(basis[:, None], (size, *x.shape))
       pairs, traces = jax.vmap(along)(basis)

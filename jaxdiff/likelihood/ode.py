@@ -195,7 +195,7 @@ def log_likelihood(
   dtype = tree.compute_dtype(x.dtype)
   vector = _probe(key, x, index, probe) if trace == "hutchinson" else None
   both = Augmented(model, vector, jnp.asarray(data_std, dtype), process=process)
-  start = (x, jnp.zeros((size,), dtype))
+  start = (x, control.along_batch(jnp.zeros((size,), dtype), x))
   if solver is None:
     if grid is not None:
       raise ValueError(
@@ -226,7 +226,10 @@ def _warn_of_levels(x):
   """Warns of concrete data that all lie on a lattice, as pixels do."""
   if not checks.concrete(x) or not getattr(x, "is_fully_addressable", True):
     return
-  values = np.asarray(x[: max(1, 4096 // max(1, x[0].size))], np.float64)
+  if isinstance(x, jax.Array):  # what is split is cut where it lies
+    x = x.addressable_shards[0].data
+  size = math.prod(x.shape[1:])
+  values = np.asarray(x[: max(1, 4096 // max(1, size))], np.float64)
   levels = np.unique(values)
   if not 2 <= len(levels) <= min(256, values.size // 4):
     return  # of continuous data hardly any two are equal

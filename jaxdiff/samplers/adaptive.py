@@ -352,15 +352,16 @@ def _solve(
 
 def _begun(rules, x, begin, step, shape):
   """Returns the carry before the first attempt."""
-  zero = jnp.zeros(shape, jnp.int32)
-  false = jnp.zeros(shape, bool)
-  full = lambda v: jnp.broadcast_to(jnp.asarray(v, rules.dtype), shape)
+  split = (lambda v: control.along_batch(v, x)) if shape else lambda v: v
+  zero = split(jnp.zeros(shape, jnp.int32))
+  false = split(jnp.zeros(shape, bool))
+  full = lambda v: split(jnp.full(shape, v, rules.dtype))
   return _Carry(
     x=x,
     at=full(begin),
     t=full(rules.times[0]),
     h=full(step),
-    first=jax.tree.map(jnp.zeros_like, x),
+    first=jax.tree.map(lambda v: control.full(v, 0), x),
     known=false,
     error=full(1.0),
     done=false,
@@ -410,12 +411,12 @@ def _attempt(rules, c):
     y = _combined(carry[i], weights[i], c.x, outputs)
     old = jax.tree.map(lambda f: f[i], outputs)
     new = _select(missing | (i > 0), _ask(rules, y, t[i]), old)
-    return jax.tree.map(lambda f, n: f.at[i].set(n), outputs, new)
+    return jax.tree.map(lambda f, n: control.set_row(f, n, i), outputs, new)
 
   # one loop over the places, so that the network is in the program once; the
   # first place is skipped if nobody needs it
   outputs = jax.tree.map(
-    lambda f: jnp.zeros((stages, *f.shape), f.dtype).at[0].set(f), c.first
+    lambda f: control.set_row(control.full(f, 0, lead=(stages,)), f, 0), c.first
   )
   first = jnp.where(jnp.any(missing), 0, 1)
   outputs = control.fori_loop(first, stages, stage, outputs)

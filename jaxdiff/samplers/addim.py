@@ -27,6 +27,7 @@ Consistency Models", https://arxiv.org/abs/2403.06807, section 3.2.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -148,7 +149,7 @@ def _advance(model, match):
     square = _dot(answer.eps, answer.eps)
     overlap = _dot(answer.x0, answer.eps) if match == "sample" else 0.0
     square = jnp.maximum(square, jnp.finfo(square.dtype).tiny)
-    size = sum(leaf[0].size for leaf in jax.tree.leaves(x))
+    size = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(x))
     b = row.alpha * overlap / square
     c = jnp.sqrt((b + row.sigma) ** 2 + size * row.gain / square) - b
     # sigma' = 0: the answer itself, all of which is known

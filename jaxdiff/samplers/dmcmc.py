@@ -160,7 +160,8 @@ def at_levels(stack: Tableau, level: jax.Array, ndim: int) -> Tableau:
   ones = (1,) * (ndim - 1)
 
   def own(leaf):
-    rows = jnp.moveaxis(jnp.asarray(leaf)[level], 0, -1)
+    rows = control.rows_at(jnp.asarray(leaf), jnp.asarray(level))
+    rows = jnp.moveaxis(rows, 0, -1)
     return rows.reshape(rows.shape + ones)
 
   table = tables.under(Tableau(*map(own, stack)), stack.process)
@@ -294,7 +295,7 @@ def chain_step(
   """Returns the chains after one Langevin and one Gibbs step."""
   x = chain.x
   dtype = tree.compute_dtype(x.dtype)
-  sigma = levels.astype(dtype)[chain.level]
+  sigma = control.rows_at(levels.astype(dtype), chain.level)
   t = process.time_at(sigma)
   noisy = (tree.expand(process.alpha(t), x) * x).astype(x.dtype)
   score = -ask(model, noisy, t).eps / tree.expand(sigma, x)
@@ -394,14 +395,15 @@ def _output(rules, key, i, chain):
       collect=sampling.every(1, _kept),
     )
   sample = _finish(rules, jax.random.fold_in(key, 1), best)
-  return chain, _Info(i, (sample, rules.levels[best.level], visited))
+  sigma = control.rows_at(rules.levels, best.level)
+  return chain, _Info(i, (sample, sigma, visited))
 
 
 def _finish(rules, key, best):
   """Runs every sample's own table from its own level."""
   x = best.x
   levels = rules.levels.astype(tree.compute_dtype(x.dtype))
-  t = rules.process.time_at(levels[best.level])
+  t = rules.process.time_at(control.rows_at(levels, best.level))
   noisy = (tree.expand(rules.process.alpha(t), x) * x).astype(x.dtype)
   table = at_levels(rules.finish, best.level, x.ndim)
   state = sampling.initial_state(noisy, table.memory)

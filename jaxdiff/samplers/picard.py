@@ -234,7 +234,7 @@ def _parallel(
     allowed=tolerance * cast(step_noise),
   )
   # every point of the first guess is the start
-  zero = jnp.zeros((tree.batch_size(start),), jnp.int32)
+  zero = control.full(index, 0)
   path = jax.tree.map(
     lambda v: jnp.broadcast_to(v, (window + 1, *v.shape)), start
   )
@@ -276,9 +276,9 @@ def _swept(rules, path, first):
   offsets = jnp.arange(rules.window)
   steps = jnp.minimum(first + offsets[:, None], rules.n - 1)  # [window, batch]
   old = jax.tree.map(lambda v: v[:-1], path)
-  answer = ask(jax.vmap(rules.model), old, rules.t[steps])
-  c, w = rules.carry[steps], rules.weight[steps]
-  o, s = rules.output[steps], rules.scale[steps]
+  of = lambda leaf: control.rows_at(leaf, steps)
+  answer = ask(jax.vmap(rules.model), old, of(rules.t))
+  c, w, o, s = map(of, (rules.carry, rules.weight, rules.output, rules.scale))
   z = control.cond(
     jnp.any(rules.scale != 0),
     lambda: _noise(rules, steps),
@@ -317,7 +317,8 @@ def _settled(rules, steps, old, new, first):
   total = sum(jax.tree.leaves(jax.tree.map(square, new, old)))
   count = sum(math.prod(v.shape[1:]) for v in jax.tree.leaves(rules.like))
   moved = jnp.sqrt(total / count)  # [window, batch]
-  still = jnp.cumprod(moved <= rules.allowed[steps], axis=0).sum(0, jnp.int32)
+  allowed = control.rows_at(rules.allowed, steps)
+  still = jnp.cumprod(moved <= allowed, axis=0).sum(0, jnp.int32)
   # the first new point follows from a settled one and is exact
   return jnp.minimum(jnp.maximum(still, 1), rules.n - first)
 
