@@ -47,7 +47,7 @@ class VanillaInfo(NamedTuple):
   """What `vanilla_sample` tells beside its samples.
 
   Attributes:
-    time: T, how long the chains ran.
+    time: T, as given or estimated; the chains ran it in whole moves.
     nfe: calls of the score for each sample.
     start: f[n, ...], the training points that they began at.
   """
