@@ -82,7 +82,7 @@ lint: $(STAMP)  ## style and likely bugs, changes nothing
 
 docs: $(STAMP)  ## the documentation as pages for a browser; fails on broken links
 	$(BIN)/python -m pip install -q -e ".[docs]"
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q -f docs/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -f docs/site/mkdocs.yml
 	$(BIN)/python docs/site/check.py build/docs
 
 bench: $(STAMP)  ## what the library's loop costs beside the bare network

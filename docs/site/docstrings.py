@@ -15,7 +15,10 @@ _SECTION = re.compile(
   r"(Args|Arguments|Attributes|Examples?|Raises|Returns|Yields):\s*$"
 )
 _NAME = re.compile(r"(?<![`\[\w])`([A-Za-z_][\w.]*)`(?![`\]\w])")
-_STAR = re.compile(r"(?<!\w)(\*\w+\*)(?!\w)|(`[^`]*`)|\*")
+# *args and **options of an `Args` section are names, whose stars belong there.
+_STAR = re.compile(
+  r"(^ +\*{1,2}\w+(?=:| \())|(?<!\w)(\*\w+\*)(?!\w)|(`[^`]*`)|\*"
+)
 _FENCE = "```"
 
 
@@ -75,8 +78,8 @@ def links(text: str, module: str, path: str) -> str:
 
 
 def _star(match: re.Match) -> str:
-  """Returns emphasis and code as they are, a star as one that shows."""
-  return match[1] or match[2] or r"\*"
+  """Returns names, emphasis and code as they are, a star as one that shows."""
+  return match[1] or match[2] or match[3] or r"\*"
 
 
 def meaning(name: str, module: str) -> str | None:

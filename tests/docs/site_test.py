@@ -90,6 +90,17 @@ def test_a_name_is_a_link_to_what_it_means_there():
     assert link(plain, "jaxdiff.solvers.unipc") == plain
   assert link("n\n> 2. Then", "jaxdiff") == "n\n\\> 2. Then"
   assert link("2 * a and *one* b*", "jaxdiff") == r"2 \* a and *one* b\*"
+  for argument in ("  *args: arrays.", "  **options (dict): the rest."):
+    assert link(argument, "jaxdiff") == argument
+
+
+def test_the_build_counts_its_warnings():
+  """Quiet, mkdocs drops the warnings that a strict build fails on."""
+  lines = (ROOT / "Makefile").read_text("utf-8").splitlines()
+  (build,) = (line.split() for line in lines if "mkdocs build" in line)
+  assert not {"-q", "--quiet", "--no-strict"} & set(build)
+  settings = (ROOT / "docs" / "site" / "mkdocs.yml").read_text("utf-8")
+  assert "\nstrict: true\n" in settings
 
 
 def test_a_notebook_comes_with_what_it_stored():
