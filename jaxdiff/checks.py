@@ -799,7 +799,7 @@ _CLASSES = types.MappingProxyType(
     "Interpolant": "make one with interpolants.interpolant()",
     "CriticallyDamped": "make one with phase_space.CriticallyDamped()",
     "GradientTransformation": "make one, as in optax.adam(1e-3)",
-    "ModelConfig": "make one with training.ModelConfig(shape=(8, 8, 1))",
+    "ModelConfig": "make one with models.ModelConfig(shape=(8, 8, 1))",
     "TrainState": "make one with init_state(key, params, optimizer)",
     "Mesh": "make one with parallel.data_mesh()",
     "AbstractMesh": "take that of a Mesh, mesh.abstract_mesh",

@@ -182,7 +182,7 @@ def _stored(directory: str | os.PathLike) -> dict[str, Any]:
     raise ValueError(
       f"{path} does not describe a model: it needs an entry"
       ' {"model": {"shape": ..., ...}}; restore it from a copy, or write it'
-      " with training.save_config"
+      " with models.save_config"
     )
   known = {f.name for f in dataclasses.fields(ModelConfig)}
   unknown = sorted(set(fields) - known)

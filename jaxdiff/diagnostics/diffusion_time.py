@@ -87,9 +87,9 @@ def elbo_curve(
   log_nu = standard_prior(process) if log_nu is None else log_nu
   if not callable(log_nu):
     raise TypeError(
-      "log_nu is a function log_nu(x, T) -> f[batch] (an Auxiliary has one:"
-      f" pass auxiliary.log_nu), got {type(log_nu).__name__}; a density that"
-      " can only be sampled has no bound"
+      "log_nu is a function log_nu(x, T) -> f[batch] (an Auxiliary of"
+      f" densities.auxiliary_prior has one), got {type(log_nu).__name__}; a"
+      " density that can only be sampled has no bound"
     )
   d = x0[0].size
   at, weight = quadrature(process, times, nodes)

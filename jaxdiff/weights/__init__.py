@@ -1,6 +1,6 @@
 """Published weights: from their files to (config, params).
 
-Every converter is load(path) -> (training.ModelConfig, params), and nothing in
+Every converter is load(path) -> (models.ModelConfig, params), and nothing in
 a file is ever run; `experiments/convert.py` writes the result as a run folder.
 """
 

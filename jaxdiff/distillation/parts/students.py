@@ -42,7 +42,7 @@ def student_of(
     raise TypeError(
       "a student is a copy of its teacher's network, so the teacher must be a"
       f" Denoiser, got {type(teacher).__name__}; make the student with"
-      " training.make_denoiser, and let it imitate the teacher first"
+      " models.make_denoiser, and let it imitate the teacher first"
       " (distillation.imitation)"
     )
   copy, state = jax.tree.map(jnp.copy, (teacher.params, teacher.state))
