@@ -1,5 +1,6 @@
 """What the README's first screen promises is true."""
 
+import json
 import re
 
 import flax.linen as nn
@@ -84,3 +85,50 @@ def test_every_public_name_is_documented():
   for name in jd.__all__:
     thing = getattr(jd, name)
     assert thing.__doc__ and thing.__doc__.strip(), name
+
+
+def test_what_the_readme_counts_is_there():
+  told = lambda what: int(re.search(rf"(\d+) {what}", README)[1])
+  assert told("solvers as tables") == len(jd.solvers.specs.named())
+  methods = [*(ROOT / "jaxdiff" / "distillation").glob("[a-z]*.py")]
+  methods += [ROOT / "jaxdiff" / "distillation" / "transition_matching"]
+  assert told("methods, a whole update") == len(methods)
+  notebooks = [p.stem for p in (ROOT / "colabs").glob("*.ipynb")]
+  assert all(f"colabs/{name}.ipynb" in README for name in notebooks)
+
+
+def test_what_the_readme_says_of_the_default_rule_was_measured():
+  """Its error over that of the best other solver, in committed results."""
+  results = ROOT / "experiments" / "results"
+  panels = json.loads((results / "overview.json").read_text())
+  ratios = {panel["target"]: over_best(panel["rows"]) for panel in panels}
+  digits = ratios["zoo:digits"].values()
+  low, high = re.search(
+    r"([\d.]+) to ([\d.]+) times the error", README
+  ).groups()
+  assert (f"{min(digits):.1f}", f"{max(digits):.1f}") == (low, high)
+  unseen = [
+    r for t in ("heavy_tails", "digits_empirical") for r in ratios[t].values()
+  ]
+  assert min(unseen) < 1 < max(unseen)  # "it wins and loses"
+  small, cells = re.search(r"in (\d+) of (\d+) cells by less", README).groups()
+  stored = json.loads((results / "frontier.json").read_text())["cells"]
+  fitted = [
+    row["rule"]["rmse"] / row["figure"]
+    for rows in stored.values()
+    for row in rows
+    if "figure" in row
+  ]
+  assert max(fitted) <= 1
+  assert (sum(r > 0.8 for r in fitted), len(fitted)) == (int(small), int(cells))
+
+
+def over_best(rows):
+  """Returns the default's rmse over the least of the others, by calls."""
+  ratios = {}
+  for calls in {row["calls"] for row in rows}:
+    here = [row for row in rows if row["calls"] == calls]
+    others = [r["rmse"] for r in here if r["solver"] != "default"]
+    (own,) = [r["rmse"] for r in here if r["solver"] == "default"]
+    ratios[calls] = own / np.nanmin(others)
+  return ratios
