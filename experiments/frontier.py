@@ -139,8 +139,7 @@ def load_target(config: ml_collections.ConfigDict) -> Target:
     f"config.target={config.target!r} is neither an oracle"
     f" ({', '.join(ORACLES)}), nor a model of the zoo ({ZOO}NAME), nor a folder"
     " with a trained model, nor a file of weights; train one with: python -m"
-    " experiments.train"
-    " --workdir=runs/digits"
+    " experiments.train --workdir=runs/digits"
   )
 
 

@@ -27,15 +27,13 @@ from jaxdiff import tableau as tables
 from .. import learn_solver
 from ..configs import learn_solver as base
 from ..parts import console
+from . import frontier_table
 
 CALLS = (5, 6, 8, 10)
-FIGURES = {  # rmse of the best of thirteen libraries, at CALLS
-  "digits_mixture_edm": (7.53e-2, 5.62e-2, 3.10e-2, 1.72e-2),
-  "digits_mixture_vp": (8.15e-2, 7.53e-2, 4.29e-2, 3.04e-2),
-  "digits_mixture_flow": (7.88e-2, 5.77e-2, 3.45e-2, 2.46e-2),
-  "grid25_edm": (3.87e-2, 2.47e-2, 2.13e-2, 1.29e-2),
-  "grid25_vp": (2.57e-2, 3.03e-2, 1.98e-2, 1.77e-2),
-  "grid25_flow": (7.55e-2, 5.53e-2, 4.36e-2, 3.24e-2),
+# rmse of the best of thirteen libraries, at CALLS
+FIGURES = {
+  cell: tuple(figures[frontier_table.CALLS.index(calls)] for calls in CALLS)
+  for cell, figures in frontier_table.FIGURES.items()
 }
 NETWORK = "digits_mlp_edm"  # trained by experiments.train into runs/digits_mlp
 CELLS = (*FIGURES, NETWORK)

@@ -128,8 +128,8 @@ def with_head(notebook: Notebook, name: str, address: str) -> Notebook:
 
   Args:
     notebook: as `read` returns it; its first cell begins with the title.
-    name: of its file, without suffix.
-    address: of the project on GitHub.
+    name: name of its file, without suffix.
+    address: address of the project on GitHub.
 
   Raises:
     ValueError: its metadata do not say which extras it needs.
@@ -217,8 +217,8 @@ def faults(notebook: Notebook, name: str, address: str) -> list[str]:
 
   Args:
     notebook: as `read` returns it.
-    name: of its file, without suffix.
-    address: of the project.
+    name: name of its file, without suffix.
+    address: address of the project.
   """
   found = []
   if with_head(notebook, name, address)["cells"] != notebook["cells"]:
@@ -288,7 +288,7 @@ def chosen(names: list[str], root: pathlib.Path) -> dict[str, pathlib.Path]:
   """Returns the files of notebooks by name.
 
   Args:
-    names: of notebooks, without suffix; empty for all.
+    names: names of notebooks, without suffix; empty for all.
     root: checkout.
 
   Raises:

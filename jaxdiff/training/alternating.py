@@ -12,12 +12,12 @@ own parameters alone: no stop_gradient is needed to keep them off the others'.
 
 Five steps of a fake score and one of a generator are one jitted function with
 donated state; the inner steps are a scan, so their number does not lengthen the
-program (`Player.unroll` writes them out instead). Step j of
-player i draws from fold_in(fold_in(fold_in(key, step), i), j). A step whose
-loss or gradient is not finite moves nothing; averages and memory then stand
-still too, and the update counts as skipped. (To take back the other players'
-steps as well, their old parameters would have to be kept until the last one has
-moved: as much memory again.)
+program (`Player.unroll` writes them out instead). Step j of player i draws from
+fold_in(fold_in(fold_in(key, step), i), j). A step whose loss, gradient or
+change by the optimizer is not finite moves nothing; averages and memory then
+stand still too, and the update counts as skipped. (To take back the other
+players' steps as well, their old parameters would have to be kept until the
+last one has moved: as much memory again.)
 
 The state is training's: `params` are the main player's, `loss_params` those of
 the others, which end with the training, under their names, and "memory".
