@@ -1,6 +1,9 @@
-"""The environment of a test's own program with several CPU devices."""
+"""Programs of the tests with several CPU devices: environment and answer."""
 
+import json
 import os
+import subprocess
+import sys
 
 from tests import ROOT
 
@@ -17,3 +20,26 @@ def environment(devices=1):
     PYTHONPATH=os.pathsep.join(path),
     XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
   )
+
+
+def answer(module, *arguments, devices, optimized=True):
+  """Returns what `python -m module` prints, read as JSON.
+
+  Args:
+    module: name of the program, tests.ROOM.NAME.
+    *arguments: its command line.
+    devices: number of its CPU devices.
+    optimized: whether XLA optimizes; fused, products and sums round as each
+      program pleases.
+  """
+  flags = {} if optimized else dict(JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+  done = subprocess.run(
+    [sys.executable, "-m", module, *arguments],
+    env=environment(devices) | flags,
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    timeout=600,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return json.loads(done.stdout)

@@ -1,9 +1,6 @@
 """Flax modules with state: NNX as a user writes it, and its Linen twin."""
 
 import dataclasses
-import json
-import subprocess
-import sys
 
 import chex
 import jax
@@ -399,15 +396,7 @@ def test_a_learned_weighting_is_trained_beside_the_state():
 
 
 def test_statistics_on_a_mesh_are_those_of_the_whole_batch():
-  result = subprocess.run(
-    [sys.executable, "-m", "tests.guests.nnx_run"],
-    env=virtual_devices.environment(2),
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert result.returncode == 0, result.stderr[-2000:]
-  alone, together = json.loads(result.stdout)
+  alone, together = virtual_devices.answer("tests.guests.nnx_run", devices=2)
   np.testing.assert_allclose(alone, together, rtol=1e-5)
   assert abs(np.array(alone) - np.repeat([0.0, 1.0], 8)).min() > 1e-4
 

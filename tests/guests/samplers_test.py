@@ -1,13 +1,9 @@
 """Samplers that are no tables, with their batch over two devices: as on one."""
 
 import functools
-import json
-import subprocess
-import sys
 
 import pytest
 
-from tests import ROOT
 from tests import virtual_devices
 from tests.guests import samplers_run
 
@@ -15,17 +11,9 @@ from tests.guests import samplers_run
 @functools.cache
 def found(*splits):
   """Returns what samplers_run.py prints: one process, two devices."""
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.guests.samplers_run", *splits],
-    # optimized, fused products and sums round as each program pleases
-    env=virtual_devices.environment(2)
-    | dict(JAX_DISABLE_MOST_OPTIMIZATIONS="1"),
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
+  return virtual_devices.answer(
+    samplers_run.__name__, *splits, devices=2, optimized=False
   )
-  assert done.returncode == 0, done.stderr[-2000:]
-  return json.loads(done.stdout)
 
 
 def check(row):

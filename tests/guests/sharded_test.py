@@ -1,14 +1,10 @@
 """One seed, one set of images: on any number of devices, however params lie."""
 
 import functools
-import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests import ROOT
 from tests import virtual_devices
 
 ALONE = "1-replicated"
@@ -19,15 +15,7 @@ REST = ("2-replicated", "4-sharded", "8-replicated")
 @functools.cache
 def run(*cases):
   """Returns what sharded_run.py prints: one process, eight devices."""
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.guests.sharded_run", *cases],
-    env=virtual_devices.environment(8),
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
-  return json.loads(done.stdout)
+  return virtual_devices.answer("tests.guests.sharded_run", *cases, devices=8)
 
 
 def fast():

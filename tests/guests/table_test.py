@@ -8,9 +8,6 @@ split. All cells of a run are one process with eight virtual devices.
 
 import ast
 import functools
-import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -53,17 +50,9 @@ NAMES = dict(samples=guest_run.SAMPLES, updates=guest_run.UPDATES)
 @functools.cache
 def table(cases):
   """Returns what tests/guests/run.py prints."""
-  done = subprocess.run(
-    [sys.executable, "-m", "tests.guests.run", *cases],
-    # optimized, fused products and sums round as each program pleases
-    env=virtual_devices.environment(8)
-    | dict(JAX_DISABLE_MOST_OPTIMIZATIONS="1"),
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
+  return virtual_devices.answer(
+    guest_run.__name__, *cases, devices=8, optimized=False
   )
-  assert done.returncode == 0, done.stderr[-2000:]
-  return json.loads(done.stdout)
 
 
 def cells(cases):

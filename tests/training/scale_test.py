@@ -1,7 +1,6 @@
 """One program on one device and on many, in one process and in several."""
 
 import csv
-import json
 import signal
 import socket
 import subprocess
@@ -18,16 +17,7 @@ from tests.training import scale_run
 
 
 def test_training_is_the_same_on_every_mesh_and_sharded_state_is_split():
-  result = subprocess.run(
-    [sys.executable, "-m", scale_run.__name__],
-    env=virtual_devices.environment(8),
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=300,
-  )
-  assert result.returncode == 0, result.stderr[-3000:]
-  one, *others = json.loads(result.stdout)
+  one, *others = virtual_devices.answer(scale_run.__name__, devices=8)
   assert len(set(one["losses"])) == 4
   for other in others:
     np.testing.assert_allclose(other["losses"], one["losses"], rtol=1e-5)
