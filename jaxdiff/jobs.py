@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from tqdm import auto as tqdm
 
+from jaxdiff import checks
 from jaxdiff import denoisers
 from jaxdiff import guidance
 from jaxdiff import parallel
@@ -87,6 +88,7 @@ class Span(NamedTuple):
   stop: int
 
 
+@checks.door
 def mesh_of(devices: int | None) -> jax.sharding.Mesh | None:
   """Returns a mesh of this process's devices, None for a single one.
 
@@ -116,7 +118,11 @@ def place(
     mesh: the devices; None is the default device.
     params: "replicated", a copy on every device, or "sharded", split over them
       and gathered where they are used.
+
+  Raises:
+    ValueError: for another word.
   """
+  checks.one_of(params, PARAMS, "params")
   if mesh is None:
     return jax.device_put(model)
   if params == "sharded":
@@ -126,6 +132,7 @@ def place(
   return jax.device_put(model, parallel.replicated(mesh))
 
 
+@checks.door
 def draw(
   job: Job, spans: Iterable[Span], batch: int
 ) -> Iterator[tuple[Span, np.ndarray]]:
@@ -155,6 +162,7 @@ def draw(
     yield span, np.asarray(x)[:used]
 
 
+@checks.door
 def launch(
   job: Job,
   index: np.ndarray,
@@ -210,6 +218,7 @@ def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
     yield item
 
 
+@checks.door
 def write(
   job: Job,
   folder: pathlib.Path,
@@ -238,6 +247,7 @@ def write(
     FloatingPointError: naming the sample, and the step where it broke.
     OSError: if a shard cannot be written; those before it are kept.
   """
+  checks.one_of(dtype, FORMATS, "dtype")
   size = lambda k: min(num - k * shard_size, shard_size)
   stop = lambda k: k * shard_size + size(k)
   mine = list(range(process[0], -(-num // shard_size), process[1]))
@@ -274,6 +284,7 @@ def write(
   return left
 
 
+@checks.door
 def encode(x: np.ndarray, dtype: str) -> np.ndarray:
   """Returns samples as they are stored: [-1, 1] becomes u8, by rounding."""
   if dtype == "float32":
@@ -292,11 +303,13 @@ def warn_of_cut(x: np.ndarray) -> None:
     )
 
 
+@checks.door
 def decode(image: np.ndarray) -> np.ndarray:
   """Returns what `encode` made of samples, in float32 again."""
   return arrays.scale(image) if image.dtype == np.uint8 else image
 
 
+@checks.door
 def merge(folder: pathlib.Path, path: pathlib.Path) -> None:
   """Writes all shards of a complete job as one .npz of image and label."""
   parts = [shards.read(folder, k) for k, _, _ in shards.expected(folder)]
@@ -307,6 +320,7 @@ def merge(folder: pathlib.Path, path: pathlib.Path) -> None:
   shards.write_file(path, lambda f: np.savez(f, **whole))
 
 
+@checks.door
 def stored_setting(folder: pathlib.Path) -> dict[str, Any]:
   """Returns the setting of the shards in a folder, empty if there are none.
 
@@ -325,6 +339,7 @@ def stored_setting(folder: pathlib.Path) -> dict[str, Any]:
     ) from e
 
 
+@checks.door
 def keep_setting(folder: pathlib.Path, setting: Mapping[str, Any]) -> None:
   """Writes what the samples of a folder depend on, or refuses another one.
 

@@ -445,3 +445,10 @@ def test_a_second_job_is_told_who_samples_into_the_folder(run, tmp_path):
 def test_a_number_of_devices_that_there_is_not_is_refused(devices):
   with pytest.raises(ValueError, match=rf"devices={devices}, .* has 1 to"):
     jobs.mesh_of(devices)
+
+
+def test_words_that_a_job_does_not_know_are_refused(tmp_path):
+  with pytest.raises(ValueError, match="params must be one of .*'shared'"):
+    jobs.place(small.MODEL, None, "shared")
+  with pytest.raises(ValueError, match="dtype must be one of .*'float16'"):
+    small.draw(tmp_path, dtype="float16")
