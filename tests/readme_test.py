@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 import jaxdiff as jd
+from experiments.pages import overview
 from tests import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -101,7 +102,9 @@ def test_what_the_readme_says_of_the_default_rule_was_measured():
   """Its error over that of the best other solver, in committed results."""
   results = ROOT / "experiments" / "results"
   panels = json.loads((results / "overview.json").read_text())
-  ratios = {panel["target"]: over_best(panel["rows"]) for panel in panels}
+  ratios = {
+    panel["target"]: overview.over_best(panel["rows"]) for panel in panels
+  }
   digits = ratios["zoo:digits"].values()
   low, high = re.search(
     r"([\d.]+) to ([\d.]+) times the error", README
@@ -121,14 +124,3 @@ def test_what_the_readme_says_of_the_default_rule_was_measured():
   ]
   assert max(fitted) <= 1
   assert (sum(r > 0.8 for r in fitted), len(fitted)) == (int(small), int(cells))
-
-
-def over_best(rows):
-  """Returns the default's rmse over the least of the others, by calls."""
-  ratios = {}
-  for calls in {row["calls"] for row in rows}:
-    here = [row for row in rows if row["calls"] == calls]
-    others = [r["rmse"] for r in here if r["solver"] != "default"]
-    (own,) = [r["rmse"] for r in here if r["solver"] == "default"]
-    ratios[calls] = own / np.nanmin(others)
-  return ratios

@@ -385,13 +385,18 @@ def summary(results: Mapping[str, Any]) -> str:
   return "\n".join(lines) + "\n"
 
 
-def insert(page: str, table: str) -> str:
+def insert(page: str, table: str, first: str = _MARKS[0]) -> str:
   """Returns the page with the table between its marks.
+
+  Args:
+    page: text of the page.
+    table: text to insert.
+    first: mark in front of it.
 
   Raises:
     ValueError: if the page has no such marks.
   """
-  first, last = _MARKS
+  last = _MARKS[1]
   if first not in page or last not in page:
     raise ValueError(f"the page lacks the marks {first.strip()} and {last}")
   head, rest = page.split(first, 1)

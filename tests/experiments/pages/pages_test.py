@@ -6,6 +6,7 @@ from experiments.evidence import documents
 from experiments.evidence import report
 from experiments.pages import frontier_table
 from experiments.pages import learned
+from experiments.pages import overview
 from experiments.pages import students
 from tests import ROOT
 
@@ -23,6 +24,11 @@ def test_the_frontier():
   stored = results("frontier.json")
   assert page("frontier.md") == frontier_table.document(stored)
   assert frontier_table.summary(stored) in page("choosing-a-solver.md")
+
+
+def test_the_default_on_networks():
+  table = overview.table(results("overview.json"))
+  assert f"{overview.MARK}{table}<!-- end -->" in page("choosing-a-solver.md")
 
 
 def test_learned_solvers():
