@@ -47,24 +47,21 @@ from jaxdiff import denoisers
 from jaxdiff import distillation
 from jaxdiff import jobs
 from jaxdiff import locks
-from jaxdiff import losses
 from jaxdiff import metrics
 from jaxdiff import models
-from jaxdiff import oracles
 from jaxdiff import parallel
-from jaxdiff import processes
 from jaxdiff import training
 from jaxdiff import zoo
 
 from . import train
 from .configs import distill as configs
 from .parts import console
+from .parts import grid25
 from .parts import plots
 from .parts import recipe
 from .parts import sources
 
 _MIXTURE = "mixture"
-_POOL = 65_536  # draws of the mixture that batches are taken from
 
 
 class Task(NamedTuple):
@@ -120,21 +117,8 @@ def _without_classes(config: config_dict.ConfigDict) -> ValueError:
 def _mixture(config: config_dict.ConfigDict) -> Task:
   if config.guidance_scale != 1.0:
     raise _without_classes(config)
-  law = oracles.grid25()
-  options = dict(sigma_min=0.02, sigma_max=20.0)
-  x, _ = law.sample(jax.random.key(0), _POOL)
-  return Task(
-    models.ModelConfig(
-      shape=(2,),
-      network="mlp",
-      network_options=dict(features=(128, 128, 128), gain=8.0),
-      process_options=options,
-      sigma_data=0.71,
-    ),
-    oracles.exact(law, processes.edm(**options)),
-    None,
-    {"image": np.asarray(x, np.float32)},
-  )
+  data_set = grid25.pool(jax.random.key(0))
+  return Task(grid25.config(), grid25.teacher(), None, data_set)
 
 
 def batches(config: config_dict.ConfigDict, on: Task) -> data.Batches:
@@ -174,12 +158,7 @@ def student(
     )
   steps = config.imitation_steps
   fresh = models.make_denoiser(model_config, key)
-  chosen = distillation.imitation(
-    on.teacher,
-    fresh,
-    optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, steps)),
-    times=losses.times.uniform_log_snr(fresh.process),
-  )
+  chosen = grid25.imitation(on.teacher, fresh, steps)
   opened = checkpoints.open(workdir / "start", keep=1)
   models.save_config(workdir / "start", model_config)
   try:

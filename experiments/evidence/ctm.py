@@ -27,7 +27,7 @@ from jaxdiff import likelihood
 from jaxdiff import sampling
 from jaxdiff import solvers
 
-from . import _grid
+from ..parts import grid25
 from .report import at_least
 from .report import at_most
 from .report import reported
@@ -106,17 +106,17 @@ _PLACES = (5.0, 1.0, 0.3, 0.02)
 
 def students(seed: int, steps: int = STEPS) -> tuple[Any, Any]:
   """Returns the trained students of CTM and of CD."""
-  teacher, warm = _grid.teacher(), _grid.warm(seed)
+  teacher, warm = grid25.teacher(), grid25.warm(seed)
   key = jax.random.fold_in(jax.random.key(seed), 5)
   optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
   ctm = distillation.ctm(
     teacher,
-    distillation.student_of(key, warm, _grid.SHAPE, jumps=True),
+    distillation.student_of(key, warm, grid25.SHAPE, jumps=True),
     optimizer=optimizer,
     dsm=0.05,
   )
   cd = distillation.consistency_distillation(teacher, warm, optimizer=optimizer)
-  return _grid.train(ctm, seed, steps), _grid.train(cd, seed, steps)
+  return grid25.train(ctm, seed, steps), grid25.train(cd, seed, steps)
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -129,7 +129,7 @@ def measure(seed: int) -> dict[str, float]:
   there = _trajectory(ctm, seed)
   median, strayed = _end(ctm, seed)
   cd_median, cd_strayed = _end(cd, seed)
-  x, _ = _grid.LAW.sample(jax.random.key(seed + 200), _grid.SAMPLES)
+  x, _ = grid25.LAW.sample(jax.random.key(seed + 200), grid25.SAMPLES)
   return dict(
     sw2=one["sw2"],
     share=one["share"],
@@ -138,7 +138,7 @@ def measure(seed: int) -> dict[str, float]:
     trajectory=max(there),
     score=_score(ctm, seed),
     likelihood=_likelihood(ctm, seed),
-    floor=_grid.quality(x, seed)["sw2"],
+    floor=grid25.quality(x, seed)["sw2"],
     **{f"trajectory_{i}": v for i, v in enumerate(there)},
     median=median,
     strayed=strayed,
@@ -153,38 +153,38 @@ def measure(seed: int) -> dict[str, float]:
     cd_share=cd_one["share"],
     cd_sw2_8=cd_more["sw2"],
     cd_share_8=cd_more["share"],
-    warm_score=_score(_grid.warm(seed), seed),
+    warm_score=_score(grid25.warm(seed), seed),
     cd_score=_score(cd, seed),
     **{f"heun_{n}": _heun(seed, n) for n in (5, 9)},
   )
 
 
 def _quality(seed, student, n, gamma):
-  grid = grids.karras(_grid.PROCESS, n)
-  return _grid.quality(_grid.draw(student, seed, grid, gamma=gamma), seed)
+  grid = grids.karras(grid25.PROCESS, n)
+  return grid25.quality(grid25.draw(student, seed, grid, gamma=gamma), seed)
 
 
 def _heun(seed, calls):
   """Returns the sliced W2 of the teacher's own samples."""
   table = solvers.heun(
-    _grid.PROCESS, grids.karras(_grid.PROCESS, (calls + 1) // 2, to_zero=True)
+    grid25.PROCESS, grids.karras(grid25.PROCESS, (calls + 1) // 2, to_zero=True)
   )
-  x = sampling.sample(jax.random.key(0), _grid.teacher(), table, _noise(seed))
-  return _grid.quality(x, seed)["sw2"]
+  x = sampling.sample(jax.random.key(0), grid25.teacher(), table, _noise(seed))
+  return grid25.quality(x, seed)["sw2"]
 
 
 def _noise(seed):
   key = jax.random.fold_in(jax.random.key(seed), 6)
-  return _grid.PROCESS.prior(key, (_grid.SAMPLES, *_grid.SHAPE))
+  return grid25.PROCESS.prior(key, (grid25.SAMPLES, *grid25.SHAPE))
 
 
 @functools.cache
 def _solved(seed):
   """Returns where the ODE takes the noise by each of the places."""
-  x, at, ends = _noise(seed), _grid.PROCESS.t_max, []
+  x, at, ends = _noise(seed), grid25.PROCESS.t_max, []
   for s in _PLACES:
-    table = solvers.rk4(_grid.PROCESS, np.geomspace(at, s, 51))
-    x = sampling.sample(jax.random.key(0), _grid.teacher(), table, x)
+    table = solvers.rk4(grid25.PROCESS, np.geomspace(at, s, 51))
+    x = sampling.sample(jax.random.key(0), grid25.teacher(), table, x)
     at = s
     ends.append(x)
   return ends
@@ -192,7 +192,7 @@ def _solved(seed):
 
 def _trajectory(student, seed):
   """Returns the rmse of a coordinate after jumps to each of the places."""
-  x, t = _noise(seed), _grid.PROCESS.t_max
+  x, t = _noise(seed), grid25.PROCESS.t_max
   rmse = lambda s, end: jnp.sqrt(
     jnp.mean((distillation.flow_map(student, x, t, s) - end) ** 2)
   )
@@ -203,7 +203,7 @@ def _trajectory(student, seed):
 
 def _end(student, seed):
   """Returns (median distance, share in another mode) of one step."""
-  grid = grids.karras(_grid.PROCESS, 1)
+  grid = grids.karras(grid25.PROCESS, 1)
   model, table = distillation.sampler(student, grid, gamma=0.0)
   x = sampling.sample(jax.random.key(0), model, table, _noise(seed))
   off = jnp.linalg.norm(x - _solved(seed)[-1], axis=-1)
@@ -212,21 +212,21 @@ def _end(student, seed):
 
 def _score(student, seed):
   """Returns the rmse of a coordinate of the denoiser x0(x, t)."""
-  process, key = _grid.PROCESS, jax.random.fold_in(jax.random.key(seed), 7)
-  x0, _ = _grid.LAW.sample(jax.random.fold_in(key, 0), _grid.SAMPLES)
+  process, key = grid25.PROCESS, jax.random.fold_in(jax.random.key(seed), 7)
+  x0, _ = grid25.LAW.sample(jax.random.fold_in(key, 0), grid25.SAMPLES)
   ends = np.log([process.t_min, process.t_max])
-  t = jnp.exp(jnp.linspace(*ends, _grid.SAMPLES))
+  t = jnp.exp(jnp.linspace(*ends, grid25.SAMPLES))
   x, _ = process.perturb(jax.random.fold_in(key, 1), x0, t)
-  off = student(x, t).x0 - _grid.teacher()(x, t).x0
+  off = student(x, t).x0 - grid25.teacher()(x, t).x0
   return float(jnp.sqrt(jnp.mean(off**2)))
 
 
 def _likelihood(student, seed):
   """Returns |mean log p(x) by the student's ODE - the exact mean|, in nats."""
-  process, key = _grid.PROCESS, jax.random.fold_in(jax.random.key(seed), 8)
-  x0, _ = _grid.LAW.sample(jax.random.fold_in(key, 0), 512)
+  process, key = grid25.PROCESS, jax.random.fold_in(jax.random.key(seed), 8)
+  x0, _ = grid25.LAW.sample(jax.random.fold_in(key, 0), 512)
   x, _ = process.perturb(jax.random.fold_in(key, 1), x0, process.t_min)
-  at_end = lambda z: _grid.LAW.log_prob(z, 1.0, process.t_max)
+  at_end = lambda z: grid25.LAW.log_prob(z, 1.0, process.t_max)
   found = likelihood.log_likelihood(
     key,
     student,
@@ -237,5 +237,5 @@ def _likelihood(student, seed):
     trace="exact",
     prior=at_end,
   )
-  exact = _grid.LAW.log_prob(x, 1.0, process.t_min)
+  exact = grid25.LAW.log_prob(x, 1.0, process.t_min)
   return float(abs(jnp.mean(found.log_prob - exact)))

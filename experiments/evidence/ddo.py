@@ -30,7 +30,7 @@ from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import training
 
-from . import _grid
+from ..parts import grid25
 from .report import at_least
 from .report import at_most
 from .report import reported
@@ -208,9 +208,9 @@ def mixture(seed: int, updates: int = 500) -> dict[str, float]:
 
 
 def _draw(key, model, n):
-  grid = grids.karras(_grid.PROCESS, 18, to_zero=True)
-  x = _grid.PROCESS.prior(jax.random.fold_in(key, 0), (n, 2))
-  table = solvers.dpmpp_2m(_grid.PROCESS, grid)
+  grid = grids.karras(grid25.PROCESS, 18, to_zero=True)
+  x = grid25.PROCESS.prior(jax.random.fold_in(key, 0), (n, 2))
+  table = solvers.dpmpp_2m(grid25.PROCESS, grid)
   return sampling.sample(jax.random.fold_in(key, 1), model, table, x)
 
 
@@ -220,7 +220,7 @@ def _denoising(model, seed, stage, steps, optimizer, on=None):
   update = training.make_update(loss, optimizer, ema=0.99)
   key = jax.random.fold_in(jax.random.key(seed), 20 + stage)
   state = training.init_state(key, model.params, optimizer)
-  batches = _grid.batches(10 * seed + stage)
+  batches = grid25.batches(10 * seed + stage)
   for stop in range(200, steps + 1, 200):
     state = training.train(state, update, batches, steps=stop, progress=False)
     if on is not None:
@@ -232,15 +232,15 @@ def _denoising(model, seed, stage, steps, optimizer, on=None):
 def grid(seed: int) -> dict[str, float]:
   """Returns the numbers of part C."""
   key = jax.random.fold_in(jax.random.key(seed), 6)
-  held, _ = _grid.LAW.sample(jax.random.fold_in(key, 0), _grid.SAMPLES)
+  held, _ = grid25.LAW.sample(jax.random.fold_in(key, 0), grid25.SAMPLES)
 
   def judge(model):
-    x = _draw(jax.random.fold_in(key, 1), model, _grid.SAMPLES)
+    x = _draw(jax.random.fold_in(key, 1), model, grid25.SAMPLES)
     return float(
       metrics.sliced_wasserstein(jax.random.fold_in(key, 2), x, held, 256)
     )
 
-  model = _grid.fresh(seed, features=(32, 32))
+  model = grid25.fresh(seed, features=(32, 32))
   cosine = optax.adam(optax.cosine_decay_schedule(2e-3, 8000, 0.1))
   start = _denoising(model, seed, 0, 8000, cosine)
   options = dict(
@@ -254,7 +254,7 @@ def grid(seed: int) -> dict[str, float]:
     beta=5.0,
   )
   own, _ = distillation.ddo_rounds(
-    jax.random.fold_in(key, 3), start, _grid.batches(10 * seed + 1), **options
+    jax.random.fold_in(key, 3), start, grid25.batches(10 * seed + 1), **options
   )
   kept = [(judge(start), start)]
   _denoising(
@@ -266,8 +266,8 @@ def grid(seed: int) -> dict[str, float]:
     on=lambda model: kept.append((judge(model), model)),
   )
   other = min(kept, key=lambda pair: pair[0])[1]
-  final = lambda model: _grid.quality(
-    _draw(jax.random.fold_in(key, 4), model, 4 * _grid.SAMPLES), seed
+  final = lambda model: grid25.quality(
+    _draw(jax.random.fold_in(key, 4), model, 4 * grid25.SAMPLES), seed
   )
   before, ddo, denoising = map(final, (start, own, other))
   return dict(
@@ -289,7 +289,7 @@ def grid(seed: int) -> dict[str, float]:
 def _doubling(start, judge, key, seed):
   """Returns how long the sweep of alpha takes to double sliced W_2."""
   fake = np.asarray(_draw(jax.random.fold_in(key, 5), start, 65536))
-  x, _ = _grid.LAW.sample(jax.random.fold_in(key, 6), len(fake))
+  x, _ = grid25.LAW.sample(jax.random.fold_in(key, 6), len(fake))
   limit, steps = 2.0 * judge(start), {}
   for alpha in _ALPHAS:
     method = distillation.ddo(
@@ -298,7 +298,7 @@ def _doubling(start, judge, key, seed):
     update = distillation.make_update(method)
     state = distillation.init_state(jax.random.fold_in(key, 7), method)
     batch = {"image": np.asarray(x, np.float32), "fake": fake}
-    batches = data.batches(batch, _grid.BATCH, seed=seed)
+    batches = data.batches(batch, grid25.BATCH, seed=seed)
     steps[alpha] = _LIMIT
     for stop in range(20, _LIMIT + 1, 20):
       state = training.train(

@@ -31,7 +31,7 @@ from jaxdiff import training
 from jaxdiff.distillation.phased_dmd import further
 from jaxdiff.distillation.phased_dmd import unbiased
 
-from . import _grid
+from ..parts import grid25
 from .report import at_least
 from .report import at_most
 from .report import reported
@@ -125,16 +125,16 @@ def measure(seed: int) -> dict[str, float]:
   dmd = _grid_dmd(seed)
   own, naive = (_velocity_error(seed, kind) for kind in ("unbiased", "biased"))
   heun = solvers.heun(
-    _grid.PROCESS, grids.karras(_grid.PROCESS, 5, to_zero=True)
+    grid25.PROCESS, grids.karras(grid25.PROCESS, 5, to_zero=True)
   )
-  x = _grid.PROCESS.prior(jax.random.key(seed), (_grid.SAMPLES, 2))
-  heun = sampling.sample(jax.random.key(0), _grid.teacher(), heun, x)
+  x = grid25.PROCESS.prior(jax.random.key(seed), (grid25.SAMPLES, 2))
+  heun = sampling.sample(jax.random.key(0), grid25.teacher(), heun, x)
   return dict(
     phased_sgts=found["phased_sw2"] / found["sgts_sw2"],
     diversity=found.pop("phased_diversity"),
     one_sw2=dmd["sw2"],
     one_share=dmd["share"],
-    heun=_grid.quality(heun, seed)["sw2"],
+    heun=grid25.quality(heun, seed)["sw2"],
     unbiased=own,
     biased=naive,
     floor=_sw2(seed, again, truth),
@@ -244,18 +244,18 @@ def _distance(x, label):
 
 def _grid_dmd(seed):
   """Returns the quality of one-step DMD on the 25-mode grid."""
-  process, t, spread = _grid.PROCESS, 0.3, _grid.SIGMA_DATA
+  process, t, spread = grid25.PROCESS, 0.3, grid25.SIGMA_DATA
   method = distillation.dmd(
-    _grid.teacher(),
-    _grid.warm(seed),
+    grid25.teacher(),
+    grid25.warm(seed),
     generator=distillation.generators.one_step(process, t, spread),
     times=losses.times.log_normal(process, -2.0, 1.0),
     **_optimizers(_UPDATES),
   )
-  student = _grid.train(method, seed, _UPDATES, batch=256)
+  student = grid25.train(method, seed, _UPDATES, batch=256)
   key = jax.random.fold_in(jax.random.key(seed), 3)
-  x = process.prior(key, (_grid.SAMPLES, 2), t, data_std=spread)
-  return _grid.quality(student(x, t).x0, seed)
+  x = process.prior(key, (grid25.SAMPLES, 2), t, data_std=spread)
+  return grid25.quality(student(x, t).x0, seed)
 
 
 def _velocity_error(seed, kind, steps=3000, batch=512):

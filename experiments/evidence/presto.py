@@ -21,7 +21,7 @@ from jaxdiff import networks
 from jaxdiff import sampling
 from jaxdiff import solvers
 
-from . import _grid
+from ..parts import grid25
 from .report import at_least
 from .report import at_most
 from .report import reported
@@ -75,7 +75,7 @@ LIMITS = (
 )
 
 STEPS = 1000
-_PROCESS = dataclasses.replace(_grid.PROCESS, t_max=5.0)
+_PROCESS = dataclasses.replace(grid25.PROCESS, t_max=5.0)
 _LAW = losses.times.log_normal(_PROCESS, -1.6, 1.3)  # p_train
 _ONE, _FOUR = np.asarray([5.0, 0.0]), np.asarray([5.0, 2.0, 0.7, 0.25, 0.0])
 _BLOCKS, _BUDGETS = 8, (1, 4, 5, 6)  # half of the blocks on average
@@ -85,21 +85,21 @@ _LR, _FAKE_LR = 1e-3, 2e-3
 def measure(seed: int) -> dict[str, float]:
   """Returns the numbers of one network of each kind."""
   student = distil(seed, STEPS)
-  one = _grid.quality(_grid.draw(student, seed, _ONE), seed)
-  more = _grid.quality(_grid.draw(student, seed, _FOUR), seed)
+  one = grid25.quality(grid25.draw(student, seed, _ONE), seed)
+  more = grid25.quality(grid25.draw(student, seed, _FOUR), seed)
   other = distil(seed, STEPS, times=losses.times.karras(_PROCESS))
-  other = _grid.draw(other, seed, _ONE)
-  inf_sw2 = _grid.quality(other, seed)["sw2"]
-  x = _PROCESS.prior(jax.random.key(seed), (_grid.SAMPLES, *_grid.SHAPE))
+  other = grid25.draw(other, seed, _ONE)
+  inf_sw2 = grid25.quality(other, seed)["sw2"]
+  x = _PROCESS.prior(jax.random.key(seed), (grid25.SAMPLES, *grid25.SHAPE))
   table = solvers.heun(_PROCESS, grids.karras(_PROCESS, 5, to_zero=True))
-  heun = sampling.sample(jax.random.key(0), _grid.teacher(), table, x)
-  again, _ = _grid.LAW.sample(jax.random.key(seed + 100), _grid.SAMPLES)
+  heun = sampling.sample(jax.random.key(0), grid25.teacher(), table, x)
+  again, _ = grid25.LAW.sample(jax.random.key(seed + 100), grid25.SAMPLES)
 
   full = deep(seed)
   shifted = dropped(seed, full)
   early = dropped(seed, full, keep_last=False, told=False, self_teacher=0.0)
   ls = distil_layers(seed, full, shifted)
-  ls = _grid.quality(_grid.draw(ls, seed, _FOUR), seed)
+  ls = grid25.quality(grid25.draw(ls, seed, _FOUR), seed)
   return dict(
     one_sw2=one["sw2"],
     one_modes=one["modes"],
@@ -109,8 +109,8 @@ def measure(seed: int) -> dict[str, float]:
     four_share=more["share"],
     train_law=float(one["sw2"] < inf_sw2),
     inf_sw2=inf_sw2,
-    heun=_grid.quality(heun, seed)["sw2"],
-    floor=_grid.quality(again, seed)["sw2"],
+    heun=grid25.quality(heun, seed)["sw2"],
+    floor=grid25.quality(again, seed)["sw2"],
     l_rmse=error(shifted, seed) / error(early, seed),
     full_rmse=error(full, seed),
     exit_rmse=error(early, seed),
@@ -125,15 +125,15 @@ def distil(seed: int, steps: int, **options) -> denoisers.Denoiser:
   """Returns the student of Presto-S."""
   laws = dict(times=_LAW, fake_times=_LAW, gan_times=_LAW)
   method = distillation.presto(
-    _grid.teacher(),
-    dataclasses.replace(_grid.warm(seed), process=_PROCESS),
+    grid25.teacher(),
+    dataclasses.replace(grid25.warm(seed), process=_PROCESS),
     optimizer=_adam(_LR, steps),
     fake_optimizer=_adam(_FAKE_LR, 5 * steps),
-    shape=_grid.SHAPE,
+    shape=grid25.SHAPE,
     layer="Dense_2",
     **laws | options,
   )
-  return _grid.train(method, seed, steps, batch=256)
+  return grid25.train(method, seed, steps, batch=256)
 
 
 def deep(seed: int, steps: int = 2000) -> denoisers.Denoiser:
@@ -144,15 +144,15 @@ def deep(seed: int, steps: int = 2000) -> denoisers.Denoiser:
   init = jax.jit(module.init)
   params = init(jax.random.key(seed), jnp.zeros((1, 2)), jnp.zeros(1))["params"]
   model = denoisers.from_linen(
-    module, params, _PROCESS, sigma_data=_grid.SIGMA_DATA
+    module, params, _PROCESS, sigma_data=grid25.SIGMA_DATA
   )
   method = distillation.imitation(
-    _grid.teacher(),
+    grid25.teacher(),
     model,
     optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, steps)),
     times=_LAW,
   )
-  return _grid.train(method, seed, steps, batch=256)
+  return grid25.train(method, seed, steps, batch=256)
 
 
 def dropped(
@@ -165,19 +165,19 @@ def dropped(
   """Returns the network that runs half of its blocks, trained so."""
   student = distillation.drop_layers(
     full,
-    _grid.SHAPE,
+    grid25.SHAPE,
     budgets=_BUDGETS,
     times=_LAW,
     **options,
   )
   method = distillation.layer_dropping(
-    _grid.teacher(),
+    grid25.teacher(),
     student,
     optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, steps)),
     self_teacher=self_teacher,
     times=_LAW,
   )
-  return _grid.train(method, seed, steps, batch=256)
+  return grid25.train(method, seed, steps, batch=256)
 
 
 def distil_layers(
@@ -185,35 +185,35 @@ def distil_layers(
 ) -> denoisers.Denoiser:
   """Returns the student of Presto-LS after 400 updates."""
   method = distillation.presto_ls(
-    _grid.teacher(),
+    grid25.teacher(),
     student,
     fake=full,
     optimizer=_adam(_LR, 400),
     fake_optimizer=_adam(_FAKE_LR, 2000),
-    shape=_grid.SHAPE,
+    shape=grid25.SHAPE,
     layer=f"block{_BLOCKS - 1}_out",
     self_teacher=0.1,
     times=_LAW,
     fake_times=_LAW,
     gan_times=_LAW,
   )
-  return _grid.train(method, seed, 400, batch=256)
+  return grid25.train(method, seed, 400, batch=256)
 
 
 def error(model: denoisers.Denoiser, seed: int) -> float:
   """Returns the root mean square error of x0 to the exact one, at p_train."""
   key = jax.random.fold_in(jax.random.key(seed), 7)
-  x0, _ = _grid.LAW.sample(key, 8192)
+  x0, _ = grid25.LAW.sample(key, 8192)
   t = _LAW(jax.random.fold_in(key, 1), 8192)
   x, _ = _PROCESS.perturb(jax.random.fold_in(key, 2), x0, t)
-  wrong = model(x, t).x0 - _grid.teacher()(x, t).x0
+  wrong = model(x, t).x0 - grid25.teacher()(x, t).x0
   return float(jnp.sqrt(jnp.mean(wrong**2)))
 
 
 def spread(full: denoisers.Denoiser, skipped: range) -> float:
   """Returns the spread of the stream without some blocks over that with all."""
   key = jax.random.key(11)
-  x0, _ = _grid.LAW.sample(key, 2048)
+  x0, _ = grid25.LAW.sample(key, 2048)
   t = _LAW(jax.random.fold_in(key, 1), 2048)
   x, _ = _PROCESS.perturb(jax.random.fold_in(key, 2), x0, t)
   module = full.apply.module

@@ -16,7 +16,7 @@ from jaxdiff import distillation
 from jaxdiff import losses
 from jaxdiff import metrics
 
-from . import _grid
+from ..parts import grid25
 from .report import at_least
 from .report import at_most
 from .report import reported
@@ -71,32 +71,34 @@ _GRIDS = np.asarray([20.0, 0.02]), np.asarray([20.0, 0.5, 0.02])
 
 def measure(seed: int) -> dict[str, float]:
   """Returns the numbers of BARS and REPORTED for one seed."""
-  start = _grid.warm(seed)
+  start = grid25.warm(seed)
   scm = _scm(start, seed, 6000)
   scm_scaled = _scm(start, seed, 4000, scale=0.9)
   rcm = _rcm(start, seed, 3000)
   rcm_scaled = _rcm(start, seed, 2000, scale=0.9)
-  dmd = _grid.train(
+  dmd = grid25.train(
     distillation.dmd(
-      _grid.teacher(), start, optimizer=optax.adam(1e-3), fake_steps=1
+      grid25.teacher(), start, optimizer=optax.adam(1e-3), fake_steps=1
     ),
     seed,
     3000,
   )
   one = {
-    name: _grid.draw(student, seed, _GRIDS[0])
+    name: grid25.draw(student, seed, _GRIDS[0])
     for name, student in dict(
       scm=scm, scm_scaled=scm_scaled, rcm=rcm, rcm_scaled=rcm_scaled, dmd=dmd
     ).items()
   }
-  quality = {name: _grid.quality(x, seed) for name, x in one.items()}
+  quality = {name: grid25.quality(x, seed) for name, x in one.items()}
   scm_two, rcm_two = (
-    _grid.quality(_grid.draw(student, seed, _GRIDS[1]), seed)
+    grid25.quality(grid25.draw(student, seed, _GRIDS[1]), seed)
     for student in (scm, rcm)
   )
   key = jax.random.fold_in(jax.random.key(seed), 5)
-  truth = [_grid.LAW.sample(k, _grid.SAMPLES)[0] for k in jax.random.split(key)]
-  teacher = _grid.draw(_grid.teacher(), seed, _GRIDS[0])
+  truth = [
+    grid25.LAW.sample(k, grid25.SAMPLES)[0] for k in jax.random.split(key)
+  ]
+  teacher = grid25.draw(grid25.teacher(), seed, _GRIDS[0])
   sw2 = {name: q["sw2"] for name, q in quality.items()}
   return dict(
     scm=sw2["scm"],
@@ -107,7 +109,7 @@ def measure(seed: int) -> dict[str, float]:
     repaired=sw2["rcm_scaled"] / sw2["scm_scaled"],
     rcm_variance_low=_variance(one["rcm"]),
     rcm_variance_high=_variance(one["rcm"]),
-    teacher=_grid.quality(teacher, seed)["sw2"],
+    teacher=grid25.quality(teacher, seed)["sw2"],
     floor=float(metrics.sliced_wasserstein(key, *truth, 256)),
     scm_two=scm_two["sw2"],
     scm_two_share=scm_two["share"],
@@ -124,19 +126,19 @@ def measure(seed: int) -> dict[str, float]:
 
 def _scm(start, seed, steps, scale=1.0):
   method = distillation.scm(
-    _grid.teacher(),
+    grid25.teacher(),
     start,
     optimizer=_falling(3e-4, steps),
     times=_times(-0.8),
     warmup=_WARMUP,
     jvp=_scaled(scale),
   )
-  return _grid.train(method, seed, steps)
+  return grid25.train(method, seed, steps)
 
 
 def _rcm(start, seed, steps, scale=1.0):
   method = distillation.rcm(
-    _grid.teacher(),
+    grid25.teacher(),
     start,
     optimizer=_falling(3e-4, steps),
     # it makes three steps an update, and a schedule would count them all
@@ -147,7 +149,7 @@ def _rcm(start, seed, steps, scale=1.0):
     warmup=_WARMUP,
     jvp=_scaled(scale),
   )
-  return _grid.train(method, seed, steps)
+  return grid25.train(method, seed, steps)
 
 
 def _falling(rate, steps):
@@ -156,8 +158,8 @@ def _falling(rate, steps):
 
 def _times(mean):
   """Returns times with log tan a ~ N(mean, 1.6^2)."""
-  shift = float(np.log(_grid.SIGMA_DATA))
-  return losses.times.log_normal(_grid.PROCESS, mean + shift, 1.6)
+  shift = float(np.log(grid25.SIGMA_DATA))
+  return losses.times.log_normal(grid25.PROCESS, mean + shift, 1.6)
 
 
 def _scaled(scale):
@@ -172,7 +174,7 @@ def _scaled(scale):
 
 def _variance(x):
   """Returns the variance within modes over the data's, of samples in one."""
-  x, means = np.asarray(x), np.asarray(_grid.LAW.means)
+  x, means = np.asarray(x), np.asarray(grid25.LAW.means)
   offset = x[:, None] - means
   distance = np.linalg.norm(offset, axis=-1)
   inside = distance.min(1) < 4 * 0.05
@@ -183,10 +185,10 @@ def _variance(x):
 def _cost(start):
   """Returns the time of an update of sCM over one of imitation."""
   options = dict(optimizer=optax.adam(1e-4), times=_times(-0.8))
-  batch = next(iter(_grid.batches(0)))
+  batch = next(iter(grid25.batches(0)))
   seconds = []
   for build in (distillation.scm, distillation.imitation):
-    method = build(_grid.teacher(), start, **options)
+    method = build(grid25.teacher(), start, **options)
     update = distillation.make_update(method)
     state = distillation.init_state(jax.random.key(0), method)
     state, _ = update(state, batch)  # compiles

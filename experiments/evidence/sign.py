@@ -22,7 +22,7 @@ from jaxdiff import losses
 from jaxdiff import networks
 from jaxdiff import processes
 
-from . import _grid
+from ..parts import grid25
 from .report import at_least
 from .report import at_most
 from .report import reported
@@ -79,15 +79,15 @@ _SIGMA_IN = 2.0
 
 def untrained(seed: int, residual: bool) -> Any:
   """Returns the map before training: the identity, or zero."""
-  start = _grid.fresh(seed, prediction="x0")
+  start = grid25.fresh(seed, prediction="x0")
   module = networks.MLP(residual=residual)
   return denoisers.from_linen(
     module,
     start.params,
-    _grid.PROCESS,
+    grid25.PROCESS,
     prediction="x0",
     time="none",
-    sigma_data=_grid.SIGMA_DATA,
+    sigma_data=grid25.SIGMA_DATA,
   )
 
 
@@ -98,17 +98,17 @@ def train(seed: int, residual: bool = True, **options: Any) -> Any:
   )
   times = losses.times.uniform_log_snr(processes.edm(0.02, 5.0))
   method = distillation.sign(
-    _grid.teacher(),
+    grid25.teacher(),
     untrained(seed, residual),
     optimizer=adam(1e-3, _STEPS),
-    fake=_grid.warm(seed),
+    fake=grid25.warm(seed),
     fake_optimizer=adam(2e-3, _FAKE_STEPS * _STEPS),  # it counts its own steps
     fake_steps=_FAKE_STEPS,
     times=times,
     sigma_in=_SIGMA_IN,
     **options,
   )
-  return _grid.train(method, seed, _STEPS)
+  return grid25.train(method, seed, _STEPS)
 
 
 def ign(seed: int, limit: float | None) -> dict[str, float]:
@@ -128,7 +128,7 @@ def ign(seed: int, limit: float | None) -> dict[str, float]:
     )
   except FloatingPointError:  # the training stopped: not finite, or diverged
     return dict(sw2=10.0, modes=0.0, share=0.0)
-  return _grid.quality(_draw(f, seed), seed)
+  return grid25.quality(_draw(f, seed), seed)
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -136,11 +136,11 @@ def measure(seed: int) -> dict[str, float]:
   f = train(seed)
   key = jax.random.fold_in(jax.random.key(seed), 7)
   x = _draw(f, seed)
-  once = _grid.quality(x, seed)
-  twice = _grid.quality(distillation.project(f, x), seed)
-  renoised = _grid.draw(f, seed, np.asarray([_SIGMA_IN, 0.5, 0.0]))
-  z = _grid.PROCESS.prior(key, x.shape, _SIGMA_IN)
-  data, _ = _grid.LAW.sample(jax.random.fold_in(key, 1), len(x))
+  once = grid25.quality(x, seed)
+  twice = grid25.quality(distillation.project(f, x), seed)
+  renoised = grid25.draw(f, seed, np.asarray([_SIGMA_IN, 0.5, 0.0]))
+  z = grid25.PROCESS.prior(key, x.shape, _SIGMA_IN)
+  data, _ = grid25.LAW.sample(jax.random.fold_in(key, 1), len(x))
   noisy = data + 0.15 * jax.random.normal(jax.random.fold_in(key, 2), x.shape)
   rms = lambda v: float(jnp.sqrt(jnp.mean(jnp.square(v))))
   unbounded, limited = ign(seed, None), ign(seed, 1.5)
@@ -151,8 +151,8 @@ def measure(seed: int) -> dict[str, float]:
     projection=1.0 - _apart(distillation.project(f, noisy)) / _apart(noisy),
     ign_fails=float(unbounded["modes"] < 20),
     twice_share=twice["share"],
-    renoised_sw2=_grid.quality(renoised, seed)["sw2"],
-    identity_sw2=_grid.quality(z, seed)["sw2"],
+    renoised_sw2=grid25.quality(renoised, seed)["sw2"],
+    identity_sw2=grid25.quality(z, seed)["sw2"],
     ign_sw2=unbounded["sw2"],
     ign_modes=unbounded["modes"],
     limited_sw2=limited["sw2"],
@@ -161,10 +161,10 @@ def measure(seed: int) -> dict[str, float]:
 
 
 def _draw(f, seed):
-  return _grid.draw(f, seed, np.asarray([_SIGMA_IN, 0.0]))
+  return grid25.draw(f, seed, np.asarray([_SIGMA_IN, 0.0]))
 
 
 def _apart(x):
   """Returns the mean distance to the nearest mode."""
-  x, means = np.asarray(x)[:, None], np.asarray(_grid.LAW.means)
+  x, means = np.asarray(x)[:, None], np.asarray(grid25.LAW.means)
   return float(np.linalg.norm(x - means, axis=-1).min(1).mean())

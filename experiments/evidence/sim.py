@@ -23,7 +23,7 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 
-from . import _grid
+from ..parts import grid25
 from .report import at_least
 from .report import at_most
 from .report import reported
@@ -81,8 +81,8 @@ def train(
   times = losses.times.uniform_log_snr(processes.edm(0.02, 5.0))
   adam = lambda rate: optax.adam(rate, b1=0.0, b2=0.99)
   method = distillation.sim(
-    _grid.teacher(),
-    _grid.warm(seed),
+    grid25.teacher(),
+    grid25.warm(seed),
     optimizer=adam(rate),
     fake_optimizer=adam(fake_rate),
     times=times,
@@ -97,10 +97,10 @@ def train(
     }
     method = dataclasses.replace(method, players=players)
   try:
-    student = _grid.train(method, seed, steps)
+    student = grid25.train(method, seed, steps)
   except FloatingPointError:
     return dict(sw2=10.0, modes=0.0, share=0.0)
-  return _grid.quality(_grid.draw(student, seed, _GRID), seed)
+  return grid25.quality(grid25.draw(student, seed, _GRID), seed)
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -114,8 +114,8 @@ def measure(seed: int) -> dict[str, float]:
     cosine(2e-3, steps, alpha=0.1),
     clip=True,
   )
-  start = _grid.quality(_grid.draw(_grid.warm(seed), seed, _GRID), seed)
-  heun = _grid.quality(_heun(seed), seed)
+  start = grid25.quality(grid25.draw(grid25.warm(seed), seed, _GRID), seed)
+  heun = grid25.quality(_heun(seed), seed)
   several = {
     f"{name}_{rate:g}": train(seed, 700, rate, 1e-3, clip=False, distance=name)[
       "sw2"
@@ -138,8 +138,8 @@ def measure(seed: int) -> dict[str, float]:
 
 
 def _heun(seed):
-  process = _grid.PROCESS
+  process = grid25.PROCESS
   table = solvers.heun(process, grids.karras(process, 5, to_zero=True))
   key = jax.random.fold_in(jax.random.key(seed), 5)
-  x = process.prior(key, (_grid.SAMPLES, *_grid.SHAPE))
-  return sampling.sample(key, _grid.teacher(), table, x)
+  x = process.prior(key, (grid25.SAMPLES, *grid25.SHAPE))
+  return sampling.sample(key, grid25.teacher(), table, x)

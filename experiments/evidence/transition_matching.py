@@ -22,7 +22,7 @@ from jaxdiff import solvers
 from jaxdiff import training
 from jaxdiff.distillation.transition_matching import dtm
 
-from . import _grid
+from ..parts import grid25
 from .report import at_most
 from .report import reported
 
@@ -119,11 +119,11 @@ def exact(seed: int) -> dict[str, float]:
   def curve(law, kernel):
     return {n: _distance(seed, law, _walk(key, kernel, n)) for n in _STEPS}
 
-  joint = curve(_grid.LAW, dtm.exact_kernel(_grid.LAW))
-  euler = curve(_grid.LAW, dtm.mean_kernel(_grid.LAW))
+  joint = curve(grid25.LAW, dtm.exact_kernel(grid25.LAW))
+  euler = curve(grid25.LAW, dtm.mean_kernel(grid25.LAW))
   apart = curve(_DIAGONAL, dtm.exact_kernel(_DIAGONAL, factorised=True))
   diagonal = curve(_DIAGONAL, dtm.mean_kernel(_DIAGONAL))
-  again, _ = _grid.LAW.sample(jax.random.fold_in(key, 2), _SAMPLES)
+  again, _ = grid25.LAW.sample(jax.random.fold_in(key, 2), _SAMPLES)
   named = dict(euler=euler, diagonal=apart, diagonal_euler=diagonal)
   pairs = zip(_STEPS, _STEPS[1:])
   return dict(
@@ -131,7 +131,7 @@ def exact(seed: int) -> dict[str, float]:
     joint_2=joint[2] / euler[2],
     factorised_falls=max(apart[b] / apart[a] for a, b in pairs),
     factorised=max(apart[n] / diagonal[n] for n in (4, 8, 32)),
-    floor=_distance(seed, _grid.LAW, again),
+    floor=_distance(seed, grid25.LAW, again),
     **{f"{name}_{n}": c[n] for name, c in named.items() for n in _STEPS},
   )
 
@@ -142,7 +142,7 @@ def _adam(steps):
 
 def flow(seed: int, updates: int) -> denoisers.Denoiser:
   """Returns the grid's network trained by flow matching."""
-  model = _grid.fresh(seed, _FLOW, prediction="flow")
+  model = grid25.fresh(seed, _FLOW, prediction="flow")
   loss = losses.denoising(
     model, times=losses.times.uniform(_FLOW), weighting="output"
   )
@@ -151,7 +151,7 @@ def flow(seed: int, updates: int) -> denoisers.Denoiser:
   state = training.train(
     training.init_state(key, model.params, optimizer),
     training.make_update(loss, optimizer, ema=0.999),
-    _grid.batches(seed, _BATCH),
+    grid25.batches(seed, _BATCH),
     steps=updates,
     progress=False,
   )
@@ -162,17 +162,17 @@ def chain(seed: int, updates: int) -> distillation.Transitions:
   """Returns a network of the same backbone trained by DTM."""
   model = distillation.transitions(
     jax.random.key(seed),
-    _grid.SHAPE,
+    grid25.SHAPE,
     "dtm",
     steps=8,
     continuous=False,
     width=128,
     depth=3,
     heads=0,
-    data_std=_grid.SIGMA_DATA,
+    data_std=grid25.SIGMA_DATA,
   )
   method = distillation.transition_matching(model, optimizer=_adam(updates))
-  return _grid.train(method, seed, updates, batch=_BATCH)
+  return grid25.train(method, seed, updates, batch=_BATCH)
 
 
 def learned(seed: int, updates: int = 3000) -> dict[str, float]:
@@ -183,10 +183,10 @@ def learned(seed: int, updates: int = 3000) -> dict[str, float]:
 
   def euler(n):
     table = solvers.euler(_FLOW, np.linspace(1.0, 0.0, n + 1))
-    return _grid.quality(sampling.sample(key, other, table, x), seed)
+    return grid25.quality(sampling.sample(key, other, table, x), seed)
 
   drawn = distillation.sample_transitions(key, own, len(x), head_steps=8)
-  found, few = _grid.quality(drawn, seed), euler(8)
+  found, few = grid25.quality(drawn, seed), euler(8)
   return dict(
     learned=found["sw2"],
     learned_flow=found["sw2"] / few["sw2"],

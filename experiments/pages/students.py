@@ -38,8 +38,8 @@ from .. import distill
 from ..configs import digits_mlp
 from ..configs import distill as configs
 from ..configs import patches8
-from ..evidence import _grid
 from ..parts import console
+from ..parts import grid25
 from ..parts import plots
 from ..parts import sources
 
@@ -99,7 +99,7 @@ def measure(x: np.ndarray, reference: np.ndarray) -> Row:
   interval = metrics.jackknife(distill.distance, x, reference, groups=_GROUPS)
   inside = {}
   if x.ndim == 2:
-    held, share = _grid.modes(x)
+    held, share = grid25.modes(x)
     coverage, inside["share"] = held, float(f"{share:.3g}")
   else:
     coverage = float(metrics.density_coverage(x, reference)[1])

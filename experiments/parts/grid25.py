@@ -1,9 +1,16 @@
-"""The 25-mode grid that the systems of distillation share.
+"""The 25-mode grid, which distillation and the evidence of its systems share.
 
 The teacher is exact (`oracles.grid25`), the process is EDM's from 0.02 to 20 or
-another one, the network an MLP 3 x 128. `warm` returns it after it has imitated
-the teacher, which begins every training; it is kept on disk, in $JAXDIFF_CACHE
-or ~/.cache/jaxdiff, so that systems share a seed's network.
+another one, the network an MLP 3 x 128. x enters the network beside 64 features
+of time, which its weights are drawn as one of: it is nearly constant in x, and
+after 4000 steps of imitation 43 % of what its ODE draws is in a mode. With x
+eight times stronger it is 99 %. Runs of experiments.distill have the factor in
+the network (`config`), since a stored network is data; the systems have it in
+the weights that it begins with (`fresh`).
+
+`warm` returns a network after it has imitated the teacher, which begins every
+training of a system; it is kept on disk, in $JAXDIFF_CACHE or ~/.cache/jaxdiff,
+so that systems share a seed's network.
 """
 
 import dataclasses
@@ -24,6 +31,7 @@ from jaxdiff import denoisers
 from jaxdiff import distillation
 from jaxdiff import losses
 from jaxdiff import metrics
+from jaxdiff import models
 from jaxdiff import networks
 from jaxdiff import oracles
 from jaxdiff import processes
@@ -31,34 +39,43 @@ from jaxdiff import sampling
 from jaxdiff import training
 
 LAW = oracles.grid25()
-PROCESS = processes.edm(0.02, 20.0)
+_RANGE = dict(sigma_min=0.02, sigma_max=20.0)
+PROCESS = processes.edm(**_RANGE)
 SIGMA_DATA = 0.71  # of either coordinate
 SHAPE = (2,)
 BATCH = 512
 SAMPLES = 4096  # that a student is measured by
+_FEATURES = (128, 128, 128)
+_GAIN = 8.0  # of x beside the features of time
 _POOL = 65536  # draws of the law that training batches are taken from
 _RECIPE = 2  # raise it when the training below changes
+
+
+def config() -> models.ModelConfig:
+  """Returns the network as a run of experiments.distill stores it."""
+  return models.ModelConfig(
+    shape=SHAPE,
+    network="mlp",
+    network_options=dict(features=_FEATURES, gain=_GAIN),
+    process_options=_RANGE,
+    sigma_data=SIGMA_DATA,
+  )
 
 
 def fresh(
   seed: int,
   process: processes.GaussianProcess = PROCESS,
   *,
-  features: tuple[int, ...] = (128, 128, 128),
+  features: tuple[int, ...] = _FEATURES,
   jumps: bool = False,
   prediction: str = "edm",
 ) -> denoisers.Denoiser:
-  """Returns the untrained network.
-
-  x enters beside 64 features of time, which its weights are drawn as one of:
-  the network is nearly constant in x, and after 4000 steps of imitation 43 % of
-  what its ODE draws is in a mode. With 8 times larger weights for x it is 99 %.
-  """
+  """Returns the untrained network of a system."""
   module = networks.MLP(features=features)
   x, c = jnp.zeros((1, 2)), jnp.zeros((1, 2) if jumps else 1)
   params = jax.jit(module.init)(jax.random.key(seed), x, c)["params"]
   first = params["Dense_0"]
-  first["kernel"] = first["kernel"].at[:2].multiply(8.0)
+  first["kernel"] = first["kernel"].at[:2].multiply(_GAIN)
   return denoisers.from_linen(
     module,
     params,
@@ -76,8 +93,26 @@ def teacher(process: processes.GaussianProcess = PROCESS) -> oracles.Exact:
 
 def batches(seed: int, size: int = BATCH) -> Any:
   """Returns an iterator of batches of the law."""
-  x, _ = LAW.sample(jax.random.fold_in(jax.random.key(seed), 2), _POOL)
-  return data.batches({"image": np.asarray(x, np.float32)}, size, seed=seed)
+  key = jax.random.fold_in(jax.random.key(seed), 2)
+  return data.batches(pool(key), size, seed=seed)
+
+
+def pool(key: jax.Array) -> dict[str, np.ndarray]:
+  """Returns draws of the law as a data set, "image" f32[65536, 2]."""
+  x, _ = LAW.sample(key, _POOL)
+  return {"image": np.asarray(x, np.float32)}
+
+
+def imitation(
+  exact: Any, student: denoisers.Denoiser, steps: int
+) -> distillation.Method:
+  """Returns the method by which a fresh network learns an exact teacher."""
+  return distillation.imitation(
+    exact,
+    student,
+    optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, steps)),
+    times=losses.times.uniform_log_snr(student.process),
+  )
 
 
 def train(
@@ -117,12 +152,7 @@ def warm(
   folder = os.environ.get("JAXDIFF_CACHE") or "~/.cache/jaxdiff"
   path = pathlib.Path(folder).expanduser() / f"evidence-grid-{name}.msgpack"
   if not path.exists():
-    method = distillation.imitation(
-      teacher(process),
-      model,
-      optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, steps)),
-      times=losses.times.uniform_log_snr(process),
-    )
+    method = imitation(teacher(process), model, steps)
     params = train(method, seed, steps).params
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
