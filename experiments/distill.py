@@ -3,7 +3,8 @@ r"""Distils a teacher into a student of few steps.
   python -m experiments.distill --method=dmd --workdir=runs/dmd
   python -m experiments.distill --method=dmd --workdir=runs/dmd4 \
       --config.teacher=runs/digits --config.guidance_scale=2 \
-      --config.options.generator="('backward_simulation', 4, 4.0, 0.8, True)"
+      --config.options.generator.kind=backward_simulation \
+      --config.options.generator.calls=4
 
 Every entry of a method's configuration (experiments/configs/distill.py) can be
 set on the command line. The teacher is a model of the zoo, the folder of a run
@@ -29,10 +30,11 @@ which its own sampler draws from:
 """
 
 import dataclasses
-import inspect
 import os
 import pathlib
+import re
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +52,7 @@ from jaxdiff import locks
 from jaxdiff import metrics
 from jaxdiff import models
 from jaxdiff import parallel
+from jaxdiff import processes
 from jaxdiff import training
 from jaxdiff import zoo
 
@@ -189,7 +192,7 @@ def stand_in(
   None if there is no such score, if the teacher has a network, or if the
   student, as its copy, has.
   """
-  asked = "fake" in configs.keywords(config.builder)
+  asked = _takes(config).fake
   if on.network is not None or not (asked and recipe.plain(config, "student")):
     return None
   config = config.copy_and_resolve_references()
@@ -214,62 +217,111 @@ def method(
   Raises:
     ValueError: for an unknown builder, or options that it does not take.
   """
-  builder = getattr(distillation, config.builder, None)
-  if not callable(builder):
-    raise ValueError(
-      f"config.builder={config.builder!r} is no function of"
-      f" jaxdiff.distillation; --method is one of {', '.join(configs.METHODS)}"
-    )
+  takes = _takes(config)
   options, rates = (
-    {k: v for k, v in recipe.plain(config, name).items() if v is not None}
-    for name in ("options", "learning_rates")
+    recipe.plain(config, n) for n in ("options", "learning_rates")
   )
-  known = ["teacher", "student", *configs.keywords(config.builder)]
-  wrong = sorted({*options, *rates} - set(known))
-  if wrong:
-    raise ValueError(
-      f"config.options and config.learning_rates have {', '.join(wrong)}, which"
-      f" {config.builder} does not take; it takes {', '.join(known)}"
-    )
-  filled = dict(
-    # of one phase or round, of as many as there are
-    updates=lambda: max(
-      1, config.steps // options.get("phases", options.get("rounds", 1))
-    ),
+  _check_names(config, [*options, *rates])
+  options, rates = (
+    {k: v for k, v in given.items() if v is not None}
+    for given in (options, rates)
+  )
+  fill = dict(
+    updates=lambda: max(1, config.steps // options.get(takes.parts, 1)),
     shape=lambda: on.config.shape,
     layer=lambda: _layer(begin),
   )
-  for name, fill in filled.items():
-    if name in known and options.get(name) is None:
-      options[name] = fill()
-  made = {
-    name: _option(name, value, begin.process) for name, value in options.items()
-  }
+  options = {name: fill[name]() for name in takes.filled} | options
+  for name in takes.times:
+    if name in options:
+      options[name] = recipe.time_sampler(
+        options[name], begin.process, f"config.options.{name}"
+      )
+  if takes.generator:
+    options["generator"] = generator(options["generator"], begin.process)
   if config.ema is not None:
-    made["ema"] = config.ema
+    options["ema"] = config.ema
   if fake is not None:
-    made["fake"] = fake
+    options["fake"] = fake
   for name, rate in rates.items():
     # several steps in an update: a schedule made for the student's would end
     # early, and leave the student to a fake score that no longer follows it
-    made[name] = _optimizer(config, rate, "constant")
-  return builder(
-    *_players(builder, on.teacher, begin),
+    options[name] = _optimizer(config, rate, "constant")
+  players = (on.teacher, begin) if takes.teacher else (begin,)
+  return getattr(distillation, config.builder)(
+    *players,
     optimizer=_optimizer(config, config.learning_rate, config.schedule),
-    **made,
+    **options,
   )
 
 
-def _players(builder: Any, teacher: Any, begin: Any) -> tuple:
-  """Returns (teacher, student), or what of them a builder takes."""
-  given = dict(teacher=teacher, student=begin)
-  found = inspect.signature(builder).parameters
-  # those that learn from data alone say so by the annotation None
-  return tuple(
-    None if p.annotation is None else given[name]
-    for name, p in found.items()
-    if name in given
-  )
+def _takes(config: config_dict.ConfigDict) -> configs.Builder:
+  """Returns what the configuration's builder takes."""
+  if config.builder not in configs.BUILDERS:
+    raise ValueError(
+      f"config.builder={config.builder!r} is no function of"
+      f" jaxdiff.distillation with an entry in experiments/configs/distill.py;"
+      f" {', '.join(configs.BUILDERS)} are"
+    )
+  return configs.BUILDERS[config.builder]
+
+
+def _check_names(config: config_dict.ConfigDict, names: Sequence[str]) -> None:
+  entry = configs.get_config(config.method)
+  known = [*entry.options, *entry.learning_rates]
+  wrong = sorted(set(names) - set(known))
+  if wrong:
+    raise ValueError(
+      f"config.options and config.learning_rates have {', '.join(wrong)}, which"
+      f" {config.method} does not take; it takes {', '.join(known)}"
+    )
+
+
+def generator(
+  entries: Mapping[str, Any], process: processes.GaussianProcess
+) -> distillation.generators.Generator | None:
+  """Returns how a student is asked; None leaves it to the builder.
+
+  Args:
+    entries: {"kind": name in configs.distill.GENERATORS, ...}; those that are
+      None are not set.
+    process: process of the student.
+
+  Raises:
+    ValueError: for an unknown kind, or entries that it does not have or lacks.
+  """
+  field = "config.options.generator"
+  given = {k: v for k, v in entries.items() if v is not None}
+  kind = given.pop("kind", "")
+  if not kind and not given:
+    return None
+  if kind not in configs.GENERATORS:
+    raise ValueError(
+      f"{field}.kind={kind!r}, but must be one of"
+      f" {', '.join(configs.GENERATORS)}"
+    )
+  known = configs.GENERATORS[kind]
+  wrong = sorted(set(given) - set(known))
+  if wrong:
+    raise ValueError(
+      f"{field} has {', '.join(wrong)}, which {kind} does not have; it has"
+      f" {', '.join(known)}. Another kind is given as a whole:"
+      f" --{field}=\"{{'kind': {kind!r}, ...}}\""
+    )
+  needed = {"noised_data": "times", "backward_simulation": "calls"}.get(kind)
+  if needed and needed not in given:
+    raise ValueError(f"{field} is {kind}, which needs {field}.{needed}")
+  kinds = distillation.generators
+  if kind == "noised_data":
+    times = recipe.time_sampler(given["times"], process, f"{field}.times")
+    return kinds.noised_data(process, times)
+  if kind == "one_step":
+    start = given.pop("start", None)
+    t = None if start is None else float(process.time_at(start))
+    return kinds.one_step(process, t, **given)
+  last = given.pop("last", False)
+  grid = distillation.few_step_grid(process, **given)
+  return kinds.backward_simulation(process, grid, last=last)
 
 
 def _layer(model: denoisers.Denoiser) -> str:
@@ -280,30 +332,6 @@ def _layer(model: denoisers.Denoiser) -> str:
   if hasattr(module, "hidden"):  # a residual MLP: inside its last block
     return f"block{module.blocks - 1}_in"
   return "middle"
-
-
-def _option(name: str, value: Any, process: Any) -> Any:
-  """Returns an option of a builder as it takes it."""
-  if name.endswith("times") and isinstance(value, (tuple, list)):
-    return recipe.time_sampler(value, process, f"config.options.{name}")
-  if name == "grid" and isinstance(value, (tuple, list)):
-    return distillation.few_step_grid(process, *value)
-  if name == "generator":
-    kind, *arguments = value
-    if kind == "backward_simulation":
-      calls, start, lowest, *last = arguments
-      grid = distillation.few_step_grid(
-        process, calls, start=start, lowest=lowest
-      )
-      return distillation.generators.backward_simulation(
-        process, grid, last=bool(last and last[0])
-      )
-    if kind == "noised_data":
-      return distillation.generators.noised_data(
-        process, recipe.time_sampler(arguments, process, "config.options")
-      )
-    return distillation.generators.one_step(process, *arguments)
-  return value
 
 
 def _optimizer(
@@ -495,6 +523,18 @@ def _named_method(argv: list[str]) -> str:
   return "dmd"
 
 
+def by_place(argv: Sequence[str]) -> str | None:
+  """Returns what to write in place of a generator given by place, else None."""
+  flag = "--config.options.generator"
+  for argument in argv:
+    if re.match(rf"{flag}=\s*[(\[]", argument):
+      return (
+        f"{argument}: a generator is given by named entries, {flag}.calls=4, or"
+        f" as a whole, {flag}=\"{{'kind': 'one_step', 'start': 4.0}}\""
+      )
+  return None
+
+
 def main() -> None:
   """Distils what the flags ask for."""
   config, workdir = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir)
@@ -512,6 +552,8 @@ if __name__ == "__main__":
     sorted(configs.METHODS),
     "How: a name in experiments/configs/distill.py.",
   )
+  if mistake := by_place(sys.argv):
+    sys.exit(f"error: {mistake}")
   chosen_method = _named_method(sys.argv[1:])
   if chosen_method not in configs.METHODS:
     chosen_method = "dmd"  # the flag itself is refused with the names

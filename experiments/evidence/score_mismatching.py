@@ -110,7 +110,6 @@ def mismatching(seed: int, **options: Any) -> distillation.Method:
   """Returns the method; its generator begins as z -> z."""
   adam = lambda rate: optax.adam(rate, b1=0.0, b2=0.99)
   return distillation.score_mismatching(
-    None,
     network(2 * seed, _RING, "eps", "none"),
     optimizer=adam(3e-4),
     score=network(2 * seed + 1, _RING, "eps", "log_snr"),

@@ -2,7 +2,7 @@
 
 Every method is a builder of a `Method`, which `init_state`, `make_update` and
 `training.train` run; `sampler` draws from what it made. To add one: its file, a
-line here, an entry in METHODS of experiments/distill.py.
+line here, entries in BUILDERS and METHODS of experiments/configs/distill.py.
 """
 
 from jaxdiff.denoisers import Experts

@@ -25,7 +25,6 @@ from jaxdiff.distillation.parts.method import Method
 
 @checks.door
 def consistency_training(
-  teacher: None,
   student: Any,
   *,
   optimizer: optax.GradientTransformation,
@@ -39,7 +38,6 @@ def consistency_training(
   """Trains a consistency model from data alone, on pairs of one noise (CT).
 
   Args:
-    teacher: None, there is none.
     student: a Denoiser, from scratch or not.
     optimizer: any optax transformation.
     updates: K, of the whole training.
@@ -51,10 +49,8 @@ def consistency_training(
       `make_update(averages=...)`.
 
   Raises:
-    ValueError: if there is a teacher, for an unknown target, or a schedule that
-      does not grow.
+    ValueError: for an unknown target, or a schedule that does not grow.
   """
-  consistency.no_teacher(teacher, "consistency_training")
   consistency.check_growth(updates, first, last)
 
   def intervals(step):

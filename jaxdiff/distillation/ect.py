@@ -28,7 +28,6 @@ from jaxdiff.distillation.parts.method import Method
 
 @checks.door
 def ect(
-  teacher: None,
   student: Any,
   *,
   optimizer: optax.GradientTransformation,
@@ -44,7 +43,6 @@ def ect(
   """Tunes a denoiser into a consistency model on continuous pairs (ECT).
 
   Args:
-    teacher: None, there is none but the student's own beginning.
     student: a Denoiser, with a teacher's parameters.
     optimizer: any optax transformation.
     every: updates until 1 - r / t is divided by q; an eighth of the training.
@@ -57,9 +55,8 @@ def ect(
     ema: decay of the average.
 
   Raises:
-    ValueError: if there is a teacher, or the pairs do not close.
+    ValueError: if the pairs do not close.
   """
-  consistency.no_teacher(teacher, "ect")
   if not (every >= 1 and q > 1 and k >= 0):
     raise ValueError(
       "pairs close by the factor q > 1 in every >= 1 updates, with k >= 0, got"

@@ -28,7 +28,6 @@ from jaxdiff.distillation.parts.method import Method
 
 @checks.door
 def ict(
-  teacher: None,
   student: Any,
   *,
   optimizer: optax.GradientTransformation,
@@ -43,7 +42,6 @@ def ict(
   """Trains a consistency model from data alone, by iCT's schedules.
 
   Args:
-    teacher: None, there is none.
     student: a Denoiser, from scratch or not.
     optimizer: any optax transformation.
     updates: K, of the whole training.
@@ -55,9 +53,8 @@ def ict(
     ema: decay of the average that is sampled.
 
   Raises:
-    ValueError: if there is a teacher, or the schedule does not grow.
+    ValueError: if the schedule does not grow.
   """
-  consistency.no_teacher(teacher, "ict")
   doubled = intervals(updates, first, last)
   process = student.process
   place, time = consistency.karras_clock(process)

@@ -52,6 +52,7 @@ from jaxdiff.distillation.dmd import direction
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.experts import one_by_one
 from jaxdiff.distillation.parts.jumps import jump
+from jaxdiff.distillation.parts.method import few_step_grid
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
@@ -67,7 +68,7 @@ def phased_dmd(
   student: Any,
   *,
   optimizer: optax.GradientTransformation,
-  grid: Any,
+  grid: int | np.ndarray,
   phases: int = 2,
   updates: int = 1000,
   fake_optimizer: optax.GradientTransformation | None = None,
@@ -86,7 +87,8 @@ def phased_dmd(
     student: a Denoiser, which every expert and fake score begins as.
     optimizer: optimizer of every expert for itself: a schedule is that of one
       phase.
-    grid: f64[n + 1], of the student's sampler, n / phases steps in each phase.
+    grid: n, the calls of `few_step_grid`, or the times f64[n + 1], of the
+      student's sampler; n / phases steps in each phase.
     phases: how many.
     updates: updates of each phase; the last goes on if there are more.
     fake_optimizer: optimizer of every fake score; by default the student's.
@@ -105,6 +107,8 @@ def phased_dmd(
   """
   process = student.process
   check_matching(process, "phased_dmd")
+  if isinstance(grid, (int, np.integer)):
+    grid = few_step_grid(process, int(grid))
   grid = checks.falling_grid(grid, process.t_min, process.t_max, process.t_zero)
   each, ends = _parted(process, grid, phases)
   times = times or losses.times.uniform_log_snr(process)

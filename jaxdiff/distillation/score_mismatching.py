@@ -47,7 +47,6 @@ MISMATCHES = ("independent", "none", "opposite")
 
 @checks.door
 def score_mismatching(
-  teacher: Any,
   student: Any,
   *,
   optimizer: optax.GradientTransformation,
@@ -65,7 +64,6 @@ def score_mismatching(
   """Trains a one-step generator against a noise predictor, without a teacher.
 
   Args:
-    teacher: is not looked at; None.
     student: a Denoiser, the generator.
     optimizer: optimizer of the student; Adam with b1=0 is usual.
     score: a Denoiser of any prediction, whose eps is S; by default a copy of
@@ -86,7 +84,6 @@ def score_mismatching(
       are not positive.
     TypeError: if S would be a network that is told no time.
   """
-  del teacher  # the data teach
   checks.one_of(mismatch, MISMATCHES, "mismatch")
   for name, value in dict(r1=r1, kappa=kappa).items():
     if value < 0:

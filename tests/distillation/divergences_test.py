@@ -525,7 +525,7 @@ def test_r1_is_the_squared_gradient_and_comes_when_due():
   assert due - plain == pytest.approx(0.5 * 0.3 * 2 * 7.0**2, rel=1e-5)
   student = _affine_model()
   method = distillation.score_mismatching(
-    None, student, optimizer=SGD, score=model, sigmas=LEVELS[:1], r1=0.1,
+    student, optimizer=SGD, score=model, sigmas=LEVELS[:1], r1=0.1,
     r1_every=3,
   )  # fmt: skip
   at = lambda step: float(
@@ -542,9 +542,7 @@ def test_r1_is_the_squared_gradient_and_comes_when_due():
 
 def test_the_score_network_does_not_move_the_generator():
   batch, model, student = _batch(), _score_model(0.7), _affine_model()
-  method = distillation.score_mismatching(
-    None, student, optimizer=SGD, score=model
-  )
+  method = distillation.score_mismatching(student, optimizer=SGD, score=model)
 
   def loss(name, student_params, score_params):
     nets = {"student": student_params, "score": score_params}
@@ -571,9 +569,7 @@ def test_noise_levels_are_those_of_ten_small_betas():
 
 def test_score_mismatching_says_what_is_wrong():
   model = _affine_model()
-  make = lambda **o: distillation.score_mismatching(
-    None, model, optimizer=SGD, **o
-  )
+  make = lambda **o: distillation.score_mismatching(model, optimizer=SGD, **o)
   with pytest.raises(ValueError, match="at least one noise level, got 0"):
     smm.noise_levels(0)
   with pytest.raises(ValueError, match=r"inside of \(0, 1\), got beta_min=0"):

@@ -1,5 +1,6 @@
 """experiments/distill.py: what it makes of configurations, and its mistakes."""
 
+import inspect
 import json
 
 import chex
@@ -14,6 +15,7 @@ from jaxdiff import models
 from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import training
+from jaxdiff.predictions import Prediction
 
 
 @pytest.fixture(scope="module")
@@ -102,21 +104,74 @@ def test_a_student_unlike_the_exact_teacher_s_copy_gets_a_fake_score(tmp_path):
   assert start.time != "none" and not start.jumps
 
 
-def test_options_become_what_a_builder_takes():
+# What no command line can say, or an entry of all methods, or another option.
+_NOT_OFFERED = {
+  *("optimizer", "ema", "fake", "score", "adversary", "data", "table"),
+  *("critic", "critic_optimizer", "gan", "gan_start"),
+}
+_HANDED_ON = {"dmd2": "dmd", "presto": "dmd2"}  # their further options
+
+
+def _parameters(builder):
+  found = dict(inspect.signature(getattr(distillation, builder)).parameters)
+  if builder in _HANDED_ON:
+    found = _parameters(_HANDED_ON[builder]) | found
+  return {n: p for n, p in found.items() if p.kind != p.VAR_KEYWORD}
+
+
+@pytest.mark.parametrize("name", configs.METHODS)
+def test_entries_name_what_their_builders_take(name):
+  """Every option has an entry, and every entry is an option."""
+  config = configs.get_config(name)
+  takes = configs.BUILDERS[config.builder]
+  found = _parameters(config.builder)
+  assert takes.teacher == ("teacher" in found)
+  assert takes.fake == ("fake" in found)
+  names = set(found) - {"teacher", "student"} - _NOT_OFFERED
+  if name in _HANDED_ON:  # they make the generator themselves
+    names -= {"grid"} if takes.generator else {"grid", "generator"}
+  assert takes.generator == ("generator" in names)
+  assert set(takes.times) == {n for n in names if n.endswith("times")}
+  rates = {n for n in names if n.endswith("optimizer")}
+  assert set(config.learning_rates) == rates
+  assert set(config.options) | set(takes.filled) == names - rates
+
+
+def test_a_configuration_is_no_other_s_rest():
+  """What one method sets and another leaves unset stays unset."""
+  before = configs.get_config("rcm").to_dict()
+  configs.get_config("dmd2").options.generator.calls = 2
+  assert configs.get_config("rcm").to_dict() == before
+  assert before["start"] is None and before["lowest"] is None
+
+
+@pytest.mark.parametrize(
+  "entries",
+  [
+    dict(kind="one_step", start=2.5),
+    dict(kind="backward_simulation", calls=2, start=4.0, lowest=0.8, last=True),
+    dict(kind="noised_data", times=("uniform",)),
+  ],
+  ids=lambda entries: entries["kind"],
+)
+def test_a_generator_is_made_of_named_entries(entries):
   edm = processes.edm()
-  times = distill._option("fake_times", ("log_normal", -1.0, 1.0), edm)
-  assert times(jax.random.key(0), 3).shape == (3,)
-  grid = distill._option("grid", (5,), edm)
-  assert grid.shape == (6,)
   model = oracles.exact(oracles.gaussian(np.ones(2), 0.1), edm)
   batch = {"image": np.zeros((4, 2), np.float32)}
-  for spec in (
-    ("one_step", 2.5),
-    ("backward_simulation", 2, 4.0, 0.8, True),
-    ("noised_data", "uniform"),
-  ):
-    generate = distill._option("generator", spec, edm)
-    assert generate(jax.random.key(1), model, batch).shape == (4, 2)
+  config = configs.get_config("sid")
+  config.options.generator.update(entries)
+  generate = distill.generator(config.options.generator.to_dict(), edm)
+  assert generate(jax.random.key(1), model, batch).shape == (4, 2)
+
+
+def test_where_a_generator_starts_is_a_noise_level():
+  """As `start` of the sampler is; the time of it is another number for VP."""
+  vp = processes.vp_linear()
+  made = distill.generator(dict(kind="one_step", start=2.5), vp)
+  asked = []
+  model = lambda x, t: asked.append(t) or Prediction(x, x)
+  made(jax.random.key(0), model, {"image": np.zeros((1, 2), np.float32)})
+  assert float(vp.noise_level(asked[0])) == pytest.approx(2.5)
 
 
 def test_mistakes_are_named(teacher):
@@ -134,3 +189,26 @@ def test_mistakes_are_named(teacher):
   config = small("dmd", teacher, builder="nothing")
   with pytest.raises(ValueError, match="no function of"):
     distill.method(config, on, begin)
+
+
+@pytest.mark.parametrize(
+  ("entries", "said"),
+  [
+    (dict(kind="two_step"), "kind='two_step', but must be one of one_step"),
+    (dict(start=4.0), "kind='', but must be one of"),
+    (dict(kind="one_step", calls=4), "has calls, which one_step does not"),
+    (dict(kind="noised_data"), "needs config.options.generator.times"),
+    (dict(kind="backward_simulation"), "needs config.options.generator.calls"),
+  ],
+)
+def test_mistakes_in_a_generator_are_named(entries, said):
+  with pytest.raises(ValueError, match=said):
+    distill.generator(entries, processes.edm())
+
+
+def test_a_generator_given_by_place_is_told_the_named_entries():
+  flag = "--config.options.generator"
+  said = distill.by_place(["distill", f"{flag}=('one_step', 4.0)"])
+  assert "by named entries" in said and "'start': 4.0" in said
+  for right in (f"{flag}.calls=4", flag + "={'kind': 'one_step'}"):
+    assert distill.by_place(["distill", right]) is None

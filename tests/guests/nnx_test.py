@@ -599,7 +599,7 @@ def test_a_network_of_another_library_trains_samples_and_is_distilled(kind):
   student = distillation.student_of(KEY, teacher, PICTURES.shape[1:])
   slow = optax.adam(1e-3)
   if conditional:
-    method = distillation.ect(None, student, optimizer=slow, every=10)
+    method = distillation.ect(student, optimizer=slow, every=10)
   else:
     method = distillation.dmd(teacher, student, optimizer=slow, fake_steps=1)
   update = distillation.make_update(method)

@@ -175,16 +175,6 @@ def dropout(student: Any, key: jax.Array) -> dict:
   return dict(key=key) if drops else {}
 
 
-def no_teacher(teacher: Any, name: str) -> None:
-  """Raises a ValueError if there is a teacher where none is followed."""
-  if teacher is not None:
-    raise ValueError(
-      f"{name} follows data alone, but was given the teacher"
-      f" {type(teacher).__name__}; pass None (a student made by student_of"
-      " begins with its parameters), or choose consistency_distillation"
-    )
-
-
 def check_growth(updates: int, first: int, last: int) -> None:
   """Raises a ValueError unless a number of intervals grows."""
   if not (updates >= 1 and 1 <= first <= last):
