@@ -140,7 +140,8 @@ def test_entries_name_what_their_builders_take(name):
 def test_a_configuration_is_no_other_s_rest():
   """What one method sets and another leaves unset stays unset."""
   before = configs.get_config("rcm").to_dict()
-  configs.get_config("dmd2").options.generator.calls = 2
+  configs.get_config("dmd2")
+  configs.get_config("sid").lowest = 0.5
   assert configs.get_config("rcm").to_dict() == before
   assert before["start"] is None and before["lowest"] is None
 
