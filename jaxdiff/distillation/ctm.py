@@ -30,8 +30,9 @@ Reference: Kim et al. (2024), https://arxiv.org/abs/2310.02279, sections 3 and
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -113,93 +114,150 @@ def ctm(
   max_steps = n if max_steps is None else max_steps
   weights = {"dsm": dsm, "gan": gan}
   _check(student, weights, critic, last, max_steps, n)
-  steps = teacher_steps.of(solver, process, grid)
-  time = lambda i, x: teacher_steps.at(grid, i, x.dtype)
-  denoising = fake_score.denoising(
-    student, times=dsm_times or half_log_normal(process)
+  rules = _Rules(
+    student=student,
+    grid=grid,
+    steps=teacher_steps.of(solver, process, grid),
+    max_steps=max_steps,
+    until=until,
+    target=target,
+    huber=huber,
+    denoising=fake_score.denoising(
+      student, times=dsm_times or half_log_normal(process)
+    ),
+    weights=weights,
+    critic=critic,
+    gan_start=gan_start,
+    last=last,
   )
-
-  def draw(key, batch):
-    """Returns (x at t = grid[i], i, j of s = grid[j], h): i, j i[batch]."""
-    i_key, x_key, h_key, j_key = (
-      jax.random.fold_in(key, k) for k in (0, 1, 3, 4)
-    )
-    x0 = batch["image"]
-    odds = jnp.log(jnp.arange(1.0, max_steps + 1.0))
-    h = 1 + jax.random.categorical(h_key, odds) if max_steps > 1 else 1
-    i = control.own_rows(
-      lambda rows: jax.random.randint(i_key, (rows,), 0, n - h + 1), x0
-    )
-    j = jnp.full_like(i, n)
-    if until == "uniform":
-      j = jax.random.randint(j_key, i.shape, i + h, n + 1)
-    x, _ = process.perturb(x_key, x0, time(i, x0), batch.get("index"))
-    return x, i, j, h
-
-  def estimate(key, params, nets, labels, x, i, j):
-    """Returns G_ema(G(x, t, s), s, t_min); one mask of dropout for both."""
-    options = consistency.dropout(student, jax.random.fold_in(key, 2))
-    model, outer = (with_params(student, p) for p in (params, nets["ema"]))
-    t, s = time(i, x), time(j, x)
-    there = jumps.flow_map(model, x, t, s, *labels, **options)
-    return consistency.function(outer, there, s, *labels, **options)
-
-  def samples(key, nets, batch):
-    x, i, j, _ = draw(key, batch)
-    labels = generators.label(batch)
-    return estimate(key, nets["student"], nets, labels, x, i, j)
-
-  def loss(key, params, nets, batch):
-    x, i, j, h = draw(key, batch)
-    labels = generators.label(batch)
-    guide = nets.get("teacher", with_params(student, nets["ema"]))
-    x_u = teacher_steps.walk(guide, steps, x, i, h, labels)
-    own = consistency.aimed_at(target, params, nets)
-    aim = estimate(key, own, nets, labels, x_u, i + h, j)
-
-    def terms(params):
-      est = estimate(key, params, nets, labels, x, i, j)
-      values = {"ctm": consistency.distance(est, aim, huber).mean()}
-      if dsm:
-        values["dsm"] = denoising(jax.random.fold_in(key, 5), params, batch)[0]
-      if gan:
-        judge = dataclasses.replace(critic, network=nets["critic_network"])
-        parts = judge.parts(nets["critic"])
-        seen = critics.logits(
-          jax.random.fold_in(key, 6), judge, *parts, est, batch
-        )
-        values["gan"] = critics.generator_loss(critic.kind, seen)
-      return values
-
-    values = terms(params)
-    bounds = {k: BOUNDS[k] for k in values if weights.get(k) == "adaptive"}
-    found = balance(terms, params, last, "ctm", bounds) if bounds else {}
-    a = {k: found.get(k, weights.get(k, 1.0)) for k in values}
-    if gan:
-      a["gan"] = jnp.where(nets["step"] >= gan_start, a["gan"], 0.0)
-    said = values | {f"{k}_weight": v for k, v in found.items()}
-    return sum(a[k] * values[k] for k in values), said
-
-  players = {"student": training.Player(loss, optimizer)}
-  params, frozen = {}, {} if teacher is None else {"teacher": teacher}
+  frozen = {} if teacher is None else {"teacher": teacher}
   if gan:
-    params["critic"] = critic.params
     frozen["critic_network"] = critic.network
-    judge = critics.player(
-      critic,
-      samples,
-      critic_optimizer or optimizer,
-      when=lambda step: step >= gan_start,
-    )
-    players = {"critic": judge, **players}
   return Method(
     student=student,
-    players=players,
-    params=params,
+    players=_players(rules, optimizer, critic_optimizer or optimizer),
+    params={"critic": critic.params} if gan else {},
     frozen=frozen,
     ema=ema,
     gamma=0.0,
   )
+
+
+class _Rules(NamedTuple):
+  """What no update changes; the fields are arguments of `ctm`, but for these.
+
+  Attributes:
+    grid: f64[n + 1].
+    steps: the teacher's steps, of `teacher_steps.of`.
+    denoising: loss(key, params, batch) of the denoising term.
+    weights: {"dsm": weight, "gan": weight}, numbers or "adaptive".
+  """
+
+  student: Any
+  grid: np.ndarray
+  steps: Any
+  max_steps: int
+  until: str
+  target: str
+  huber: float | None
+  denoising: Callable
+  weights: dict[str, float | str]
+  critic: critics.Critic | None
+  gan_start: int
+  last: str
+
+  def time(self, i: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns the times of the grid's places i, in the dtype of x."""
+    return teacher_steps.at(self.grid, i, x.dtype)
+
+
+def _players(rules, optimizer, critic_optimizer):
+  """Returns the players, in the order in which they move."""
+  student = training.Player(functools.partial(_loss, rules), optimizer)
+  if not rules.weights["gan"]:
+    return {"student": student}
+  judge = critics.player(
+    rules.critic,
+    functools.partial(_samples, rules),
+    critic_optimizer,
+    when=lambda step: step >= rules.gan_start,
+  )
+  return {"critic": judge, "student": student}
+
+
+def _draw(rules, key, batch):
+  """Returns (x at t = grid[i], i, j of s = grid[j], h): i, j i[batch]."""
+  i_key, x_key, h_key, j_key = (
+    jax.random.fold_in(key, k) for k in (0, 1, 3, 4)
+  )
+  n, most = len(rules.grid) - 1, rules.max_steps
+  x0 = batch["image"]
+  odds = jnp.log(jnp.arange(1.0, most + 1.0))
+  h = 1 + jax.random.categorical(h_key, odds) if most > 1 else 1
+  i = control.own_rows(
+    lambda rows: jax.random.randint(i_key, (rows,), 0, n - h + 1), x0
+  )
+  j = jnp.full_like(i, n)
+  if rules.until == "uniform":
+    j = jax.random.randint(j_key, i.shape, i + h, n + 1)
+  x, _ = rules.student.process.perturb(
+    x_key, x0, rules.time(i, x0), batch.get("index")
+  )
+  return x, i, j, h
+
+
+def _estimate(rules, key, params, nets, labels, x, i, j):
+  """Returns G_ema(G(x, t, s), s, t_min); one mask of dropout for both."""
+  student = rules.student
+  options = consistency.dropout(student, jax.random.fold_in(key, 2))
+  model, outer = (with_params(student, p) for p in (params, nets["ema"]))
+  t, s = rules.time(i, x), rules.time(j, x)
+  there = jumps.flow_map(model, x, t, s, *labels, **options)
+  return consistency.function(outer, there, s, *labels, **options)
+
+
+def _samples(rules, key, nets, batch):
+  """Returns what the critic looks at, like batch["image"]."""
+  x, i, j, _ = _draw(rules, key, batch)
+  labels = generators.label(batch)
+  return _estimate(rules, key, nets["student"], nets, labels, x, i, j)
+
+
+def _loss(rules, key, params, nets, batch):
+  x, i, j, h = _draw(rules, key, batch)
+  labels = generators.label(batch)
+  guide = nets.get("teacher", with_params(rules.student, nets["ema"]))
+  x_u = teacher_steps.walk(guide, rules.steps, x, i, h, labels)
+  own = consistency.aimed_at(rules.target, params, nets)
+  aim = _estimate(rules, key, own, nets, labels, x_u, i + h, j)
+
+  def terms(params):
+    est = _estimate(rules, key, params, nets, labels, x, i, j)
+    return _terms(rules, key, params, nets, batch, est, aim)
+
+  values = terms(params)
+  weights = rules.weights
+  bounds = {k: BOUNDS[k] for k in values if weights.get(k) == "adaptive"}
+  found = balance(terms, params, rules.last, "ctm", bounds) if bounds else {}
+  a = {k: found.get(k, weights.get(k, 1.0)) for k in values}
+  if weights["gan"]:
+    a["gan"] = jnp.where(nets["step"] >= rules.gan_start, a["gan"], 0.0)
+  said = values | {f"{k}_weight": v for k, v in found.items()}
+  return sum(a[k] * values[k] for k in values), said
+
+
+def _terms(rules, key, params, nets, batch, est, aim):
+  """Returns the terms of the loss that have a weight, by name, f[] each."""
+  values = {"ctm": consistency.distance(est, aim, rules.huber).mean()}
+  if rules.weights["dsm"]:
+    denoising_key = jax.random.fold_in(key, 5)
+    values["dsm"] = rules.denoising(denoising_key, params, batch)[0]
+  if rules.weights["gan"]:
+    judge = dataclasses.replace(rules.critic, network=nets["critic_network"])
+    parts = judge.parts(nets["critic"])
+    seen = critics.logits(jax.random.fold_in(key, 6), judge, *parts, est, batch)
+    values["gan"] = critics.generator_loss(rules.critic.kind, seen)
+  return values
 
 
 def half_log_normal(process: Any, share: float = 0.7) -> Callable:

@@ -31,8 +31,9 @@ are the batch's. Reference: Yin et al. (2024), https://arxiv.org/abs/2311.18828,
 eq. 7 and 8.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,60 +100,85 @@ def dmd(
   """
   fake = student if fake is None else fake
   check_matching(fake.process, "dmd")
-  process = student.process
-  generator = generator or generators.one_step(process)
-  times = times or losses.times.uniform_log_snr(process)
-  denoise = denoising(fake, times=fake_times or times)
+  times = times or losses.times.uniform_log_snr(student.process)
+  rules = _Rules(
+    student=student,
+    fake=fake,
+    generator=generator or generators.one_step(student.process),
+    times=times,
+    denoise=denoising(fake, times=fake_times or times),
+    regression=regression,
+    adversary=adversary,
+  )
   params = {"score": fake.params}
   if adversary is not None:
     params["head"] = critics.head_params(
       jax.random.key(0), fake, adversary.layer, adversary.shape, adversary.width
     )
-
-  def loss(key, params, nets, batch):
-    draw_key, match_key, gan_key = _keys(key)
-    model = with_params(student, params)
-    others = jax.lax.stop_gradient(nets["fake"])
-    other = with_params(fake, others["score"])
-    x = generator(draw_key, model, batch)
-    value = matching(match_key, x, nets["teacher"], other, times, batch)
-    said = {"matching": value}
-    if regression:
-      said["regression"] = pairs(model, batch)
-      value = value + regression * said["regression"]
-    if adversary is not None:
-      said["adversarial"] = critics.generator_term(
-        gan_key, adversary, other, others["head"], x, batch
-      )
-      value = value + said["adversarial"]
-    return value, said
-
-  def fake_loss(key, params, nets, batch):
-    draw_key, noise_key, gan_key = _keys(key)
-    x = generator(draw_key, with_params(student, nets["student"]), batch)
-    x = jax.lax.stop_gradient(x)
-    value, _ = denoise(noise_key, params["score"], {**batch, "image": x})
-    said = {"denoising": value}
-    if adversary is not None:
-      score = with_params(fake, params["score"])
-      said["critic"] = critics.critic_term(
-        gan_key, adversary, score, params["head"], x, batch
-      )
-      value = value + said["critic"]
-    return value, said
-
   return Method(
     student=student,
     players={
       "fake": training.Player(
-        fake_loss, fake_optimizer or optimizer, steps=fake_steps
+        functools.partial(_fake_loss, rules),
+        fake_optimizer or optimizer,
+        steps=fake_steps,
       ),
-      "student": training.Player(loss, optimizer),
+      "student": training.Player(functools.partial(_loss, rules), optimizer),
     },
     params={"fake": params},
     frozen={"teacher": teacher},
     ema=ema,
   )
+
+
+class _Rules(NamedTuple):
+  """What no update changes: arguments of `dmd`, and `denoise`.
+
+  Attributes:
+    denoise: loss(key, params, batch) of the fake score.
+  """
+
+  student: Any
+  fake: Any
+  generator: generators.Generator
+  times: Any
+  denoise: Callable
+  regression: float
+  adversary: critics.Adversary | None
+
+
+def _loss(rules, key, params, nets, batch):
+  draw_key, match_key, gan_key = _keys(key)
+  model = with_params(rules.student, params)
+  others = jax.lax.stop_gradient(nets["fake"])
+  other = with_params(rules.fake, others["score"])
+  x = rules.generator(draw_key, model, batch)
+  value = matching(match_key, x, nets["teacher"], other, rules.times, batch)
+  said = {"matching": value}
+  if rules.regression:
+    said["regression"] = pairs(model, batch)
+    value = value + rules.regression * said["regression"]
+  if rules.adversary is not None:
+    said["adversarial"] = critics.generator_term(
+      gan_key, rules.adversary, other, others["head"], x, batch
+    )
+    value = value + said["adversarial"]
+  return value, said
+
+
+def _fake_loss(rules, key, params, nets, batch):
+  draw_key, noise_key, gan_key = _keys(key)
+  model = with_params(rules.student, nets["student"])
+  x = jax.lax.stop_gradient(rules.generator(draw_key, model, batch))
+  value, _ = rules.denoise(noise_key, params["score"], {**batch, "image": x})
+  said = {"denoising": value}
+  if rules.adversary is not None:
+    score = with_params(rules.fake, params["score"])
+    said["critic"] = critics.critic_term(
+      gan_key, rules.adversary, score, params["head"], x, batch
+    )
+    value = value + said["critic"]
+  return value, said
 
 
 def check_matching(process: GaussianProcess, name: str) -> None:

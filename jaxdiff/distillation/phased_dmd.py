@@ -33,7 +33,8 @@ the weight, so that it knows no schedule (the paper's is of flows), and DMD's
 normalisation is in the student's gradient.
 """
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,97 +112,140 @@ def phased_dmd(
     grid = few_step_grid(process, int(grid))
   grid = checks.falling_grid(grid, process.t_min, process.t_max, process.t_zero)
   each, ends = _parted(process, grid, phases)
-  times = times or losses.times.uniform_log_snr(process)
-  scale = float(process.sigma(grid[0]))
-  low = _lowest(process, ends[1:], margin)
+  rules = _Rules(
+    student=student,
+    grid=grid,
+    phases=phases,
+    each=each,
+    updates=updates,
+    times=times or losses.times.uniform_log_snr(process),
+    low=_lowest(process, ends[1:], margin),
+    clamp=clamp,
+  )
   stacked = jax.tree.map(lambda p: jnp.stack([p] * phases), student.params)
-
-  def now(step):
-    return jnp.minimum(step // updates, phases - 1)
-
-  def own(params, k):
-    return with_params(student, jax.tree.map(lambda p: p[k], params))
-
-  def roll_out(key, params, averages, k, batch):
-    """Returns (x_s, the x_0 it was made of, s), s the end of phase k."""
-    labels = generators.label(batch)
-    when = jnp.asarray(grid, batch["image"].dtype)
-    others = jax.lax.stop_gradient(
-      jax.tree.map(lambda e, p: e.at[k].set(p[k]), averages, params)
-      if each > 1
-      else averages
-    )
-
-    def step(i, x):
-      predicted = own(others, i // each)(x, when[i], *labels)
-      return jump(process, predicted, x, when[i], when[i + 1])
-
-    last = k * each
-    if each > 1:
-      last += jax.random.randint(jax.random.fold_in(key, 1), (), 0, each)
-    start = scale * generators.noise(key, batch, process)
-    x = control.fori_loop(0, last, step, start)
-    predicted = own(params, k)(x, when[last], *labels)
-    end = when[(k + 1) * each]
-    return jump(process, predicted, x, when[last], end), predicted.x0, end
-
-  def draw_times(key, n, k):
-    t = times(key, n)
-    first = max(float(process.log_snr(process.t_max)), -_CLIP)
-    lam = process.log_snr(t)
-    share = jnp.asarray((low - first) / (low[-1] - first), lam.dtype)[k]
-    squeezed = process.log_snr_inverse(first + share * (lam - first))
-    return jnp.where(share == 1.0, t, squeezed)
-
-  def loss(key, params, nets, batch):
-    draw_key, match_key = jax.random.split(key)
-    time_key, noise_key = jax.random.split(match_key)
-    k = now(nets["step"])
-    x, x0, s = roll_out(draw_key, params, nets["ema"], k, batch)
-    t = control.own_rows(lambda n: draw_times(time_key, n, k), x)
-    made = jax.lax.stop_gradient(x)
-    e = process.noise.draw(noise_key, made, batch.get("index"))
-    x_t = further(process, made, e, s, t)
-    labels = generators.label(batch)
-    gradient = direction(
-      jax.lax.stop_gradient(x0),
-      ask(nets["teacher"], x_t, t, *labels).x0,
-      ask(own(nets["fake"], k), x_t, t, *labels).x0,
-    )
-    aim = jax.lax.stop_gradient(made - gradient)
-    return 0.5 * jnp.mean(jnp.square(x - aim)), {"phase": k}
-
-  def fake_loss(key, params, nets, batch):
-    draw_key, match_key = jax.random.split(key)
-    time_key, noise_key, _ = jax.random.split(match_key, 3)
-    k = now(nets["step"])
-    x, _, s = roll_out(draw_key, nets["student"], nets["ema"], k, batch)
-    x = jax.lax.stop_gradient(x)
-    t = control.own_rows(lambda n: draw_times(time_key, n, k), x)
-    e = process.noise.draw(noise_key, x)
-    x_t = further(process, x, e, s, t)
-    aim = unbiased(process, x, e, s, t)
-    answer = own(params, k)(x_t, t, *generators.label(batch))
-    error = losses.error(student, answer, *aim, t)
-    _, b = bridge(process, s, t)
-    weight = jnp.minimum(1.0, clamp * (b / process.sigma(t)) ** 2)
-    return jnp.mean(weight * error), {}
-
   return Method(
     student=Experts(
       stacked, with_params(student, None), bounds=tuple(ends.tolist())
     ),
     players={
       "fake": training.Player(
-        fake_loss, one_by_one(fake_optimizer or optimizer), steps=fake_steps
+        functools.partial(_fake_loss, rules),
+        one_by_one(fake_optimizer or optimizer),
+        steps=fake_steps,
       ),
-      "student": training.Player(loss, one_by_one(optimizer)),
+      "student": training.Player(
+        functools.partial(_loss, rules), one_by_one(optimizer)
+      ),
     },
     params={"fake": stacked},
     frozen={"teacher": teacher},
     ema=ema,
     gamma=0.0,
   )
+
+
+class _Rules(NamedTuple):
+  """What no update changes: arguments of `phased_dmd`, `each` and `low`.
+
+  Attributes:
+    grid: f64[n + 1].
+    each: steps of a phase.
+    low: largest log-SNR of x_t in each phase, f64[phases].
+  """
+
+  student: Any
+  grid: np.ndarray
+  phases: int
+  each: int
+  updates: int
+  times: Any
+  low: np.ndarray
+  clamp: float
+
+  def now(self, step: jax.Array) -> jax.Array:
+    """Returns the phase of an update, i32[]."""
+    return jnp.minimum(step // self.updates, self.phases - 1)
+
+  def expert(self, params: Any, k: jax.Array) -> Any:
+    """Returns the model of phase k."""
+    return with_params(self.student, jax.tree.map(lambda p: p[k], params))
+
+
+def _loss(rules, key, params, nets, batch):
+  process = rules.student.process
+  draw_key, match_key = jax.random.split(key)
+  time_key, noise_key = jax.random.split(match_key)
+  k = rules.now(nets["step"])
+  x, x0, s = _roll_out(rules, draw_key, params, nets["ema"], k, batch)
+  t = control.own_rows(lambda n: _draw_times(rules, time_key, n, k), x)
+  made = jax.lax.stop_gradient(x)
+  e = process.noise.draw(noise_key, made, batch.get("index"))
+  x_t = further(process, made, e, s, t)
+  labels = generators.label(batch)
+  gradient = direction(
+    jax.lax.stop_gradient(x0),
+    ask(nets["teacher"], x_t, t, *labels).x0,
+    ask(rules.expert(nets["fake"], k), x_t, t, *labels).x0,
+  )
+  aim = jax.lax.stop_gradient(made - gradient)
+  return 0.5 * jnp.mean(jnp.square(x - aim)), {"phase": k}
+
+
+def _fake_loss(rules, key, params, nets, batch):
+  process = rules.student.process
+  draw_key, match_key = jax.random.split(key)
+  time_key, noise_key, _ = jax.random.split(match_key, 3)
+  k = rules.now(nets["step"])
+  x, _, s = _roll_out(rules, draw_key, nets["student"], nets["ema"], k, batch)
+  x = jax.lax.stop_gradient(x)
+  t = control.own_rows(lambda n: _draw_times(rules, time_key, n, k), x)
+  e = process.noise.draw(noise_key, x)
+  x_t = further(process, x, e, s, t)
+  aim = unbiased(process, x, e, s, t)
+  answer = rules.expert(params, k)(x_t, t, *generators.label(batch))
+  error = losses.error(rules.student, answer, *aim, t)
+  _, b = bridge(process, s, t)
+  weight = jnp.minimum(1.0, rules.clamp * (b / process.sigma(t)) ** 2)
+  return jnp.mean(weight * error), {}
+
+
+def _roll_out(rules, key, params, averages, k, batch):
+  """Returns (x_s, the x_0 it was made of, s), s the end of phase k."""
+  process, each = rules.student.process, rules.each
+  labels = generators.label(batch)
+  when = jnp.asarray(rules.grid, batch["image"].dtype)
+  # earlier phases by their averages, this one by its own parameters
+  others = jax.lax.stop_gradient(
+    jax.tree.map(lambda e, p: e.at[k].set(p[k]), averages, params)
+    if each > 1
+    else averages
+  )
+
+  def step(i, x):
+    predicted = rules.expert(others, i // each)(x, when[i], *labels)
+    return jump(process, predicted, x, when[i], when[i + 1])
+
+  last = k * each
+  if each > 1:
+    last += jax.random.randint(jax.random.fold_in(key, 1), (), 0, each)
+  scale = float(process.sigma(rules.grid[0]))
+  start = scale * generators.noise(key, batch, process)
+  x = control.fori_loop(0, last, step, start)
+  # only the step that the phase stops at has gradients
+  predicted = rules.expert(params, k)(x, when[last], *labels)
+  end = when[(k + 1) * each]
+  return jump(process, predicted, x, when[last], end), predicted.x0, end
+
+
+def _draw_times(rules, key, n, k):
+  """Returns times of x_t in phase k, f[n]: `times`, squeezed above its end."""
+  process, low = rules.student.process, rules.low
+  t = rules.times(key, n)
+  first = max(float(process.log_snr(process.t_max)), -_CLIP)
+  lam = process.log_snr(t)
+  share = jnp.asarray((low - first) / (low[-1] - first), lam.dtype)[k]
+  squeezed = process.log_snr_inverse(first + share * (lam - first))
+  return jnp.where(share == 1.0, t, squeezed)
 
 
 def bridge(process: GaussianProcess, s: Any, t: Any) -> tuple[Any, Any]:

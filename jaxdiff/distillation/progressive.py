@@ -22,8 +22,9 @@ Reference: Salimans and Ho (2022), https://arxiv.org/abs/2202.00512, algorithm 2
 and appendix G, for any process and grid.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,52 +98,69 @@ def progressive(
       " take a power of two"
     )
 
-  def loss(key, params, nets, batch):
-    place_key, noise_key = jax.random.split(key)
-    x0, labels = batch["image"], generators.label(batch)
-    past = jnp.minimum(nets["step"] // updates, rounds - 1)
-    stride = 2**past
-    i = control.own_rows(
-      lambda rows: jax.random.randint(place_key, (rows,), 0, n // (2 * stride)),
-      x0,
-    )
-    t, m, s = (
-      teacher_steps.at(grid, (2 * i + k) * stride, x0.dtype) for k in range(3)
-    )
-    x, _ = process.perturb(noise_key, x0, t, batch.get("index"))
-
-    def two_steps(model):
-      x_m = jumps.jump(process, ask(model, x, t, *labels), x, t, m)
-      return jumps.jump(process, ask(model, x_m, m, *labels), x_m, m, s)
-
-    last = with_params(student, nets["memory"]["teacher"])
-    x_s = control.cond(
-      past == 0, lambda: two_steps(nets["teacher"]), lambda: two_steps(last)
-    )
-    aim = solved(process, x, x_s, t, s)
-    alpha, sigma = (
-      tree.expand(f(t), x) for f in (process.alpha, process.sigma)
-    )
-    eps = numerics.safe_divide(x - alpha * aim, sigma)
-    answer = with_params(student, params)(x, t, *labels)
-    error = losses.error(student, answer, aim, eps, t, WEIGHTINGS[weighting])
-    return error.mean(), {"steps": n // (2 * stride)}
-
-  def remember(memory, metrics, nets):
-    del metrics
-    over = (nets["step"] + 1) % updates == 0
-    keep = lambda new, old: jnp.where(over, new, old)
-    return {"teacher": jax.tree.map(keep, nets["student"], memory["teacher"])}
-
+  rules = _Rules(student, grid, updates, rounds, WEIGHTINGS[weighting])
+  loss = functools.partial(_loss, rules)
   return Method(
     student=student,
     players={"student": training.Player(loss, optimizer)},
     frozen={"teacher": teacher},
     memory={"teacher": student.params},
-    remember=remember,
+    remember=functools.partial(_remember, updates),
     ema=ema,
     gamma=0.0,
   )
+
+
+class _Rules(NamedTuple):
+  """What no update changes; the fields are arguments of `progressive`."""
+
+  student: Any
+  grid: np.ndarray  # f64[n + 1]
+  updates: int
+  rounds: int
+  weighting: Callable
+
+
+def _loss(rules, key, params, nets, batch):
+  student, n = rules.student, len(rules.grid) - 1
+  process = student.process
+  place_key, noise_key = jax.random.split(key)
+  x0, labels = batch["image"], generators.label(batch)
+  past = jnp.minimum(nets["step"] // rules.updates, rules.rounds - 1)
+  stride = 2**past
+  i = control.own_rows(
+    lambda rows: jax.random.randint(place_key, (rows,), 0, n // (2 * stride)),
+    x0,
+  )
+  t, m, s = (
+    teacher_steps.at(rules.grid, (2 * i + k) * stride, x0.dtype)
+    for k in range(3)
+  )
+  x, _ = process.perturb(noise_key, x0, t, batch.get("index"))
+
+  def two_steps(model):
+    x_m = jumps.jump(process, ask(model, x, t, *labels), x, t, m)
+    return jumps.jump(process, ask(model, x_m, m, *labels), x_m, m, s)
+
+  # the teacher in the first round, later the student that ended the last one
+  last = with_params(student, nets["memory"]["teacher"])
+  x_s = control.cond(
+    past == 0, lambda: two_steps(nets["teacher"]), lambda: two_steps(last)
+  )
+  aim = solved(process, x, x_s, t, s)
+  alpha, sigma = (tree.expand(f(t), x) for f in (process.alpha, process.sigma))
+  eps = numerics.safe_divide(x - alpha * aim, sigma)
+  answer = with_params(student, params)(x, t, *labels)
+  error = losses.error(student, answer, aim, eps, t, rules.weighting)
+  return error.mean(), {"steps": n // (2 * stride)}
+
+
+def _remember(updates, memory, metrics, nets):
+  """Returns the student in the last update of a round, else what was there."""
+  del metrics
+  over = (nets["step"] + 1) % updates == 0
+  keep = lambda new, old: jnp.where(over, new, old)
+  return {"teacher": jax.tree.map(keep, nets["student"], memory["teacher"])}
 
 
 def solved(

@@ -25,8 +25,9 @@ the whole second part of the tangent, as in sCM (their code keeps more of it in
 the warm-up; the same at r = 1).
 """
 
+import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,11 +102,7 @@ def rcm(
     ValueError: for a negative weight, no calls, a sigma_data that is not the
       data's, or matching under noise that is not normal.
   """
-  if min(scm_weight, dmd_weight) < 0 or max(scm_weight, dmd_weight) == 0:
-    raise ValueError(
-      "the weights are at least 0 and one of them is positive, got"
-      f" scm_weight={scm_weight}, dmd_weight={dmd_weight}"
-    )
+  _check_weights(scm_weight, dmd_weight)
   if data is not None:
     trigflow.check_sigma_data(data, student.sigma_data)
   process = student.process
@@ -115,36 +112,21 @@ def rcm(
   drawn = lambda mean: losses.times.log_normal(process, mean + shift, 1.6)
   times = times or drawn(-0.8)
   dmd_times = dmd_times or drawn(0.0)
-  generator = generator or random_simulation(process, dmd_times, calls)
-  fake = student if fake is None else fake
-  errors = tangent_errors(student, times=times, warmup=warmup, c=c, jvp=jvp)
-
-  def matching(key, params, nets, batch):
-    draw_key, match_key = jax.random.split(key)
-    x = generator(draw_key, with_params(student, params), batch)
-    other = with_params(fake, nets["fake"])
-    return dmd_loss(match_key, x, nets["teacher"], other, dmd_times, batch)
-
-  def loss(key, params, nets, batch):
-    value, metrics = jnp.zeros(()), {}
-    if scm_weight > 0:
-      error, _, metrics = errors(key, params, nets, batch)
-      value = scm_weight * error.mean()
-      metrics = metrics | dict(scm=error.mean())
-    if dmd_weight > 0:
-      match = lambda p: matching(jax.random.fold_in(key, 2), p, nets, batch)
-      kept = jax.eval_shape(match, params)
-      rest = lambda p: jnp.zeros(kept.shape, kept.dtype)
-      other = control.cond(nets["step"] >= warmup, match, rest, params)
-      value = value + dmd_weight * other
-      metrics = metrics | dict(dmd=other)
-    return value, metrics
-
+  rules = _Rules(
+    student=student,
+    fake=student if fake is None else fake,
+    generator=generator or random_simulation(process, dmd_times, calls),
+    errors=tangent_errors(student, times=times, warmup=warmup, c=c, jvp=jvp),
+    scm_weight=scm_weight,
+    dmd_weight=dmd_weight,
+    dmd_times=dmd_times,
+    warmup=warmup,
+  )
+  loss = functools.partial(_loss, rules)
   players = {"student": training.Player(loss, optimizer)}
   if dmd_weight > 0:
-    fake_loss = fake_score(fake, student, generator, times=dmd_times)
     fake_player = training.Player(
-      fake_loss,
+      fake_score(rules.fake, student, rules.generator, times=dmd_times),
       fake_optimizer or optimizer,
       steps=fake_steps,
       when=lambda step: step >= warmup,
@@ -153,10 +135,61 @@ def rcm(
   return Method(
     student=student,
     players=players,
-    params={"fake": fake.params} if dmd_weight > 0 else {},
+    params={"fake": rules.fake.params} if dmd_weight > 0 else {},
     frozen={"teacher": teacher},
     ema=ema,
   )
+
+
+class _Rules(NamedTuple):
+  """What no update changes: arguments of `rcm`, and `errors`.
+
+  Attributes:
+    errors: errors(key, params, nets, batch) of `scm.tangent_errors`.
+  """
+
+  student: Any
+  fake: Any
+  generator: generators.Generator
+  errors: Any
+  scm_weight: float
+  dmd_weight: float
+  dmd_times: Any
+  warmup: int
+
+
+def _loss(rules, key, params, nets, batch):
+  value, metrics = jnp.zeros(()), {}
+  if rules.scm_weight > 0:
+    error, _, metrics = rules.errors(key, params, nets, batch)
+    value = rules.scm_weight * error.mean()
+    metrics = metrics | dict(scm=error.mean())
+  if rules.dmd_weight > 0:
+    own_key = jax.random.fold_in(key, 2)
+    match = lambda p: _matching(rules, own_key, p, nets, batch)
+    kept = jax.eval_shape(match, params)
+    rest = lambda p: jnp.zeros(kept.shape, kept.dtype)
+    begun = nets["step"] >= rules.warmup
+    other = control.cond(begun, match, rest, params)
+    value = value + rules.dmd_weight * other
+    metrics = metrics | dict(dmd=other)
+  return value, metrics
+
+
+def _matching(rules, key, params, nets, batch):
+  """Returns the loss of distribution matching on the student's samples, f[]."""
+  draw_key, match_key = jax.random.split(key)
+  x = rules.generator(draw_key, with_params(rules.student, params), batch)
+  other = with_params(rules.fake, nets["fake"])
+  return dmd_loss(match_key, x, nets["teacher"], other, rules.dmd_times, batch)
+
+
+def _check_weights(scm_weight, dmd_weight):
+  if min(scm_weight, dmd_weight) < 0 or max(scm_weight, dmd_weight) == 0:
+    raise ValueError(
+      "the weights are at least 0 and one of them is positive, got"
+      f" scm_weight={scm_weight}, dmd_weight={dmd_weight}"
+    )
 
 
 @checks.door

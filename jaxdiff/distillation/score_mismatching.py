@@ -25,8 +25,9 @@ StyleGAN2 with twice the noise draws for each sample; levels of sigma alone,
 x0 + sigma eps, are theirs, and those of an EDM process here.
 """
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,67 +85,104 @@ def score_mismatching(
       are not positive.
     TypeError: if S would be a network that is told no time.
   """
+  score = student if score is None else score
+  sigmas = noise_levels() if sigmas is None else np.asarray(sigmas, np.float64)
+  _check(score, sigmas, mismatch, dict(r1=r1, kappa=kappa))
+  rules = _Rules(
+    student=student,
+    score=score,
+    generator=generator or generators.one_step(student.process),
+    levels=np.asarray(score.process.time_at(sigmas)),
+    kappa=kappa,
+    mismatch=mismatch,
+    r1=r1,
+    r1_every=r1_every,
+  )
+  return Method(
+    student=student,
+    players={
+      "score": training.Player(
+        functools.partial(_loss_of_score, rules),
+        score_optimizer or optimizer,
+        steps=score_steps,
+      ),
+      "student": training.Player(functools.partial(_loss, rules), optimizer),
+    },
+    params={"score": score.params},
+    ema=ema,
+  )
+
+
+class _Rules(NamedTuple):
+  """What no update changes: arguments of `score_mismatching`, and `levels`.
+
+  Attributes:
+    levels: times of the noise levels, f64[n].
+  """
+
+  student: Any
+  score: Any
+  generator: generators.Generator
+  levels: np.ndarray
+  kappa: float
+  mismatch: str
+  r1: float
+  r1_every: int
+
+
+def _sample(rules, key, params, batch):
+  """Returns the student's samples, like batch["image"]."""
+  x = rules.generator(key, with_params(rules.student, params), batch)
+  if x.shape != batch["image"].shape:
+    raise ValueError(
+      f"the generator makes samples of shape {x.shape}, but the data have"
+      f" {batch['image'].shape}; one network looks at both"
+    )
+  return x
+
+
+def _loss_of_score(rules, key, params, nets, batch):
+  draw_key, loss_key = jax.random.split(key)
+  fake = _sample(rules, draw_key, nets["student"], batch)
+  fake = jax.lax.stop_gradient(fake)
+  # R1 in every so many updates alone, as many times as strong
+  every = nets["step"] % rules.r1_every == 0
+  strong = rules.r1 * rules.r1_every
+  return score_loss(
+    loss_key,
+    with_params(rules.score, params),
+    fake,
+    rules.levels,
+    batch,
+    kappa=rules.kappa,
+    mismatch=rules.mismatch,
+    r1=jnp.where(every, strong, 0.0) if rules.r1 else None,
+  )
+
+
+def _loss(rules, key, params, nets, batch):
+  draw_key, loss_key = jax.random.split(key)
+  x = _sample(rules, draw_key, params, batch)
+  model = with_params(rules.score, nets["score"])
+  return error(loss_key, model, x, rules.levels, batch), {}
+
+
+def _check(score, sigmas, mismatch, weights):
   checks.one_of(mismatch, MISMATCHES, "mismatch")
-  for name, value in dict(r1=r1, kappa=kappa).items():
+  for name, value in weights.items():
     if value < 0:
       raise ValueError(
         f"{name} must be at least 0, got {value}; 0 leaves the term out"
       )
-  score = student if score is None else score
   if score.time == "none":
     raise TypeError(
       "the score network of SMM is asked at several noise levels and must be"
       ' told which, but this one has time="none"; give another one as score='
     )
-  sigmas = noise_levels() if sigmas is None else np.asarray(sigmas, np.float64)
   if sigmas.ndim != 1 or not len(sigmas) or not (sigmas > 0).all():
     raise ValueError(
       f"sigmas are one or more positive noise levels, got {sigmas}"
     )
-  levels = np.asarray(score.process.time_at(sigmas))
-  generator = generator or generators.one_step(student.process)
-
-  def sample(key, params, batch):
-    x = generator(key, with_params(student, params), batch)
-    if x.shape != batch["image"].shape:
-      raise ValueError(
-        f"the generator makes samples of shape {x.shape}, but the data have"
-        f" {batch['image'].shape}; one network looks at both"
-      )
-    return x
-
-  def loss_of_score(key, params, nets, batch):
-    draw_key, loss_key = jax.random.split(key)
-    fake = jax.lax.stop_gradient(sample(draw_key, nets["student"], batch))
-    every = nets["step"] % r1_every == 0
-    return score_loss(
-      loss_key,
-      with_params(score, params),
-      fake,
-      levels,
-      batch,
-      kappa=kappa,
-      mismatch=mismatch,
-      r1=jnp.where(every, r1 * r1_every, 0.0) if r1 else None,
-    )
-
-  def loss(key, params, nets, batch):
-    draw_key, loss_key = jax.random.split(key)
-    x = sample(draw_key, params, batch)
-    model = with_params(score, nets["score"])
-    return error(loss_key, model, x, levels, batch), {}
-
-  return Method(
-    student=student,
-    players={
-      "score": training.Player(
-        loss_of_score, score_optimizer or optimizer, steps=score_steps
-      ),
-      "student": training.Player(loss, optimizer),
-    },
-    params={"score": score.params},
-    ema=ema,
-  )
 
 
 def noise_levels(

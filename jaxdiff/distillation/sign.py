@@ -35,8 +35,9 @@ https://arxiv.org/abs/2311.01462, section 2, whose tight term is kept smaller
 than `tight_limit` rec by a tanh.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,79 +120,36 @@ def sign(
       that tells f from the identity, a process that shrinks the data, or "dmd"
       under noise that is not normal.
   """
+  check_map(student)
   weights = dict(
     rec=w_rec, idem=w_idem, dmd=w_dmd, flow=w_flow, denoise=w_denoise,
     reg=w_reg, tight=w_tight,
   )  # fmt: skip
-  check_map(student)
   _check_weights(weights, allow_adversarial)
   fake = teacher if fake is None else fake
-  if not hasattr(fake, "params"):
-    raise TypeError(
-      f"this teacher, of type {type(teacher).__name__}, has no parameters to"
-      " begin the fake denoiser with, and the student, which is told no time,"
-      " cannot be it; give a Denoiser as fake="
-    )
+  _check_fake(fake, w_dmd)
   process = fake.process
-  if w_dmd:
-    check_matching(process, 'the term "dmd" of sign')
   times = times or losses.times.uniform_log_snr(process)
-  generator = generators.one_step(
-    student.process, float(student.process.time_at(sigma_in))
-  )
-  nodes = grids.karras(
-    process, flow_steps, start=float(process.time_at(sigma_in)), to_zero=True
-  )
+  start = float(process.time_at(sigma_in))
+  own_start = float(student.process.time_at(sigma_in))
   if denoise_sigma is None:
     denoise_sigma = 0.2 * student.sigma_data
-
-  def loss(key, params, nets, batch):
-    keys = jax.random.split(key, 6)
-    x, labels = batch["image"], generators.label(batch)
-    bound = lambda params: mapping(with_params(student, params), *labels)
-    f, held = bound(params), bound(jax.lax.stop_gradient(params))
-    y = generator(keys[0], with_params(student, params), batch)
-
-    def matched():
-      other = with_params(fake, nets["fake"])
-      return matching(keys[1], y, nets["teacher"], other, times, batch)
-
-    def constant():
-      n = control.own_rows(
-        lambda m: jax.random.randint(keys[2], (m,), 0, flow_steps), x
-      )
-      ends = (jnp.asarray(v, x.dtype)[n] for v in (nodes[:-1], nodes[1:]))
-      start, end = flow(keys[3], nets["teacher"], process, *ends, batch)
-      return distance(f(start), jax.lax.stop_gradient(bound(nets["ema"])(end)))
-
-    def local():
-      sigma = denoise_sigma * control.own_rows(
-        lambda n: jax.random.uniform(keys[4], (n,), x.dtype), x
-      )
-      noise = generators.noise(keys[5], batch, student.process)
-      return distance(f(x + tree.expand(sigma, x) * noise), x)
-
-    terms = dict(
-      rec=lambda: distance(f(x), x),
-      idem=lambda: distance(held(y), y),
-      dmd=matched,
-      flow=constant,
-      denoise=local,
-      reg=lambda: distance(f(batch["noise"]), batch["sample"]),
-      tight=lambda: tightness(f, f(x) - x, y, tight_limit),
-    )
-    said = {name: terms[name]() for name, w in weights.items() if w}
-    return sum(weights[name] * v for name, v in said.items()), said
-
+  rules = _Rules(
+    student=student,
+    fake=fake,
+    generator=generators.one_step(student.process, own_start),
+    nodes=grids.karras(process, flow_steps, start=start, to_zero=True),
+    times=times,
+    weights=weights,
+    tight_limit=tight_limit,
+    denoise_sigma=denoise_sigma,
+  )
+  loss = functools.partial(_loss, rules)
   players = {"student": training.Player(loss, optimizer)}
   if w_dmd:
-    fake_loss = fake_score(fake, student, generator, times=fake_times or times)
-    players = {
-      "fake": training.Player(
-        fake_loss, fake_optimizer or optimizer, steps=fake_steps
-      ),
-      **players,
-    }
+    loss = fake_score(fake, student, rules.generator, times=fake_times or times)
+    other = training.Player(loss, fake_optimizer or optimizer, steps=fake_steps)
+    players = {"fake": other, **players}
   return Method(
     student=student,
     players=players,
@@ -199,6 +157,74 @@ def sign(
     frozen={"teacher": teacher},
     ema=ema,
   )
+
+
+class _Rules(NamedTuple):
+  """What no update changes; the fields are arguments of `sign`, but for these.
+
+  Attributes:
+    generator: how the student is asked for f(z).
+    nodes: the teacher's grid for "flow", f64[n + 1].
+    weights: weights of the terms, by name.
+  """
+
+  student: Any
+  fake: Any
+  generator: generators.Generator
+  nodes: np.ndarray
+  times: Any
+  weights: dict[str, float]
+  tight_limit: float | None
+  denoise_sigma: float
+
+
+def _loss(rules, key, params, nets, batch):
+  keys = jax.random.split(key, 6)
+  student = rules.student
+  x, labels = batch["image"], generators.label(batch)
+  bound = lambda params: mapping(with_params(student, params), *labels)
+  f, held = bound(params), bound(jax.lax.stop_gradient(params))
+  y = rules.generator(keys[0], with_params(student, params), batch)
+  terms = dict(
+    rec=lambda: distance(f(x), x),
+    idem=lambda: distance(held(y), y),
+    dmd=lambda: _matched(rules, keys[1], nets, y, batch),
+    flow=lambda: _constant(rules, keys[2:4], f, bound, nets, batch),
+    denoise=lambda: _local(rules, keys[4:], f, batch),
+    reg=lambda: distance(f(batch["noise"]), batch["sample"]),
+    tight=lambda: tightness(f, f(x) - x, y, rules.tight_limit),
+  )
+  said = {name: terms[name]() for name, w in rules.weights.items() if w}
+  return sum(rules.weights[name] * v for name, v in said.items()), said
+
+
+def _matched(rules, key, nets, y, batch):
+  """Returns the term "dmd" of y = f(z), f[]."""
+  other = with_params(rules.fake, nets["fake"])
+  return matching(key, y, nets["teacher"], other, rules.times, batch)
+
+
+def _constant(rules, keys, f, bound, nets, batch):
+  """Returns the term "flow", f[]: f here, its average a step further on."""
+  x = batch["image"]
+  n = control.own_rows(
+    lambda m: jax.random.randint(keys[0], (m,), 0, len(rules.nodes) - 1), x
+  )
+  ends = (
+    jnp.asarray(v, x.dtype)[n] for v in (rules.nodes[:-1], rules.nodes[1:])
+  )
+  start, end = flow(keys[1], nets["teacher"], rules.fake.process, *ends, batch)
+  return distance(f(start), jax.lax.stop_gradient(bound(nets["ema"])(end)))
+
+
+def _local(rules, keys, f, batch):
+  """Returns the term "denoise", f[]."""
+  x = batch["image"]
+  sigma = rules.denoise_sigma * control.own_rows(
+    lambda n: jax.random.uniform(keys[0], (n,), x.dtype), x
+  )
+  noise = generators.noise(keys[1], batch, rules.student.process)
+  return distance(f(x + tree.expand(sigma, x) * noise), x)
 
 
 def mapping(student: Any, *label: jax.Array) -> Map:
@@ -310,6 +336,17 @@ def check_map(student: Any) -> None:
       f" process shrinks the data, alpha from {ends[0]:.3g} to {ends[1]:.3g};"
       " give it processes.edm(...); the teacher may keep its own"
     )
+
+
+def _check_fake(fake: Any, w_dmd: float) -> None:
+  if not hasattr(fake, "params"):
+    raise TypeError(
+      f"this teacher, of type {type(fake).__name__}, has no parameters to"
+      " begin the fake denoiser with, and the student, which is told no time,"
+      " cannot be it; give a Denoiser as fake="
+    )
+  if w_dmd:
+    check_matching(fake.process, 'the term "dmd" of sign')
 
 
 def _check_weights(weights: dict[str, float], allow_adversarial: bool) -> None:

@@ -26,8 +26,9 @@ keeps alpha x0 + sigma eps = x there, and the answer is its eps. So the student
 predicts "edm", "v", "flow" or "eps", not "x0", whose eps is not known at t = 0.
 """
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
+from jaxdiff import tableau as tables
 from jaxdiff import training
 from jaxdiff import tree
 from jaxdiff.distillation.parts import generators
@@ -105,43 +107,65 @@ def sinsr(
     )
   if grid is None:
     grid = grids.power_log(process, steps, to_zero=True)
-  table = solvers.ddim(process, grid)
-  first, last = float(grid[0]), float(grid[-1])
-  sigma = float(process.sigma(first))
-  decode = decode or restored
-
-  def loss(key, params, nets, batch):
-    r, labels = batch["image"], generators.label(batch)
-    model = with_params(student, params)
-    z = generators.noise(key, batch, process)
-    aim = _rollout(nets["teacher"], table, sigma * z, labels)
-    answer = ask(model, sigma * z, first, *labels).x0
-    back = ask(model, aim, last, *labels).eps
-    encoded = sigma * jax.lax.stop_gradient(ask(model, r, last, *labels).eps)
-    again = ask(model, encoded, first, *labels).x0
-    square = lambda a, b: jnp.mean(jnp.square(a - b))
-    said = dict(
-      distill=square(answer, aim),
-      inverse=sigma**2 * square(back, z),
-      truth=square(again, r),
-    )
-    value = (
-      distill * said["distill"]
-      + inverse * said["inverse"]
-      + truth * said["truth"]
-    )
-    if perceptual is not None:
-      x = decode(answer if compare == "noise" else again, batch)
-      more, further = perceptual(nets, x, decode(r, batch))
-      value, said = value + more, said | further
-    return value, said
-
+  rules = _Rules(
+    student=student,
+    table=solvers.ddim(process, grid),
+    ends=(float(grid[0]), float(grid[-1])),
+    weights=dict(distill=distill, inverse=inverse, truth=truth),
+    decode=decode or restored,
+    perceptual=perceptual,
+    compare=compare,
+  )
+  loss = functools.partial(_loss, rules)
   return Method(
     student=student,
     players={"student": training.Player(loss, optimizer)},
     frozen={"teacher": teacher, **(frozen or {})},
     ema=ema,
   )
+
+
+class _Rules(NamedTuple):
+  """What no update changes; the fields are arguments of `sinsr`, but for these.
+
+  Attributes:
+    table: the teacher's steps.
+    ends: first and last time of its grid.
+    weights: weights of the terms, by name.
+  """
+
+  student: Any
+  table: tables.Tableau
+  ends: tuple[float, float]
+  weights: dict[str, float]
+  decode: Callable
+  perceptual: Perceptual | None
+  compare: str
+
+
+def _loss(rules, key, params, nets, batch):
+  process, (first, last) = rules.student.process, rules.ends
+  sigma = float(process.sigma(first))
+  r, labels = batch["image"], generators.label(batch)
+  model = with_params(rules.student, params)
+  z = generators.noise(key, batch, process)
+  aim = _rollout(nets["teacher"], rules.table, sigma * z, labels)
+  answer = ask(model, sigma * z, first, *labels).x0
+  back = ask(model, aim, last, *labels).eps
+  encoded = sigma * jax.lax.stop_gradient(ask(model, r, last, *labels).eps)
+  again = ask(model, encoded, first, *labels).x0
+  square = lambda a, b: jnp.mean(jnp.square(a - b))
+  said = dict(
+    distill=square(answer, aim),
+    inverse=sigma**2 * square(back, z),
+    truth=square(again, r),
+  )
+  value = sum(weight * said[name] for name, weight in rules.weights.items())
+  if rules.perceptual is not None:
+    x = rules.decode(answer if rules.compare == "noise" else again, batch)
+    more, further = rules.perceptual(nets, x, rules.decode(r, batch))
+    value, said = value + more, said | further
+  return value, said
 
 
 @checks.door

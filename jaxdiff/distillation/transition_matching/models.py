@@ -118,35 +118,9 @@ def transitions(
   default = "linear" if variant == "dtm" else "independent"
   process = default if process is None else process
   checks.one_of(process, PROCESSES, "process")
-  if variant == "dtm" and process == "independent":
-    raise ValueError(
-      "DTM predicts Y = X_T - X_0, but the independent process has a noise of"
-      ' its own at every t, and no X_0; choose process="linear", or the variant'
-      ' "artm" or "fhtm"'
-    )
-  if variant == "fhtm" and process == "linear":
-    raise ValueError(
-      "FHTM looks at the whole history, and two states of the linear process"
-      " are enough to know X_T: nothing would be left to learn; choose"
-      ' process="independent"'
-    )
-  if steps < 1:
-    raise ValueError(f"a chain has at least one transition, got steps={steps}")
   shape = tuple(shape)
   token = shape if token is None else tuple(token)
-  if len(token) != len(shape) or any(
-    b < 1 or a % b for a, b in zip(shape, token, strict=False)
-  ):
-    raise ValueError(
-      f"tokens of shape {token} do not fill a state of shape {shape}; every"
-      " side of a token must divide that of the state, e.g. (2, 2, 1) for"
-      " images (8, 8, 1)"
-    )
-  if variant != "dtm" and network.get("heads") == 0:
-    raise ValueError(
-      f"{variant.upper()} writes token by token, which a perceptron (heads=0)"
-      " cannot; give the transformer heads"
-    )
+  _check(variant, process, steps, shape, token, network.get("heads"))
   n = math.prod(shape) // math.prod(token)
   length, prefix = {
     "dtm": (n, n),
@@ -167,3 +141,33 @@ def transitions(
     data_std=data_std,
     continuous=continuous and variant == "dtm",
   )
+
+
+def _check(variant, process, steps, shape, token, heads):
+  if variant == "dtm" and process == "independent":
+    raise ValueError(
+      "DTM predicts Y = X_T - X_0, but the independent process has a noise of"
+      ' its own at every t, and no X_0; choose process="linear", or the variant'
+      ' "artm" or "fhtm"'
+    )
+  if variant == "fhtm" and process == "linear":
+    raise ValueError(
+      "FHTM looks at the whole history, and two states of the linear process"
+      " are enough to know X_T: nothing would be left to learn; choose"
+      ' process="independent"'
+    )
+  if steps < 1:
+    raise ValueError(f"a chain has at least one transition, got steps={steps}")
+  if len(token) != len(shape) or any(
+    b < 1 or a % b for a, b in zip(shape, token, strict=False)
+  ):
+    raise ValueError(
+      f"tokens of shape {token} do not fill a state of shape {shape}; every"
+      " side of a token must divide that of the state, e.g. (2, 2, 1) for"
+      " images (8, 8, 1)"
+    )
+  if variant != "dtm" and heads == 0:
+    raise ValueError(
+      f"{variant.upper()} writes token by token, which a perceptron (heads=0)"
+      " cannot; give the transformer heads"
+    )
