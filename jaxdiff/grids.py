@@ -14,15 +14,29 @@ defined in it and hence the same for every process of one range.
 | `karras`            | (sigma / alpha)^(1 / rho)                            |
 | `cosine`            | the time of the cosine process, arctan(sigma / alpha)|
 | `vp_quadratic`      | sqrt(t) of the VP-linear process of the same range   |
+| `vp_uniform`        | t of that process                                    |
 | `power_log`         | log(t / t_min)^(1 / power)                           |
 | `angular`           | theta + c log(theta + d), theta = arctan(sigma/alpha)|
+| `kl_optimal`        | arctan(sigma / (data_std alpha))                     |
+| `shift`             | u / (s - (s - 1) u), u = sigma / (alpha + sigma)     |
+| `beta`, `beta57`    | the distribution function of a Beta law, of t        |
+| `linear_quadratic`  | u, then ever longer steps in it                      |
+| `bong_tangent`      | u along two arctan curves                            |
 | `align_your_steps`  | a published table, interpolated                      |
+| `spaced`            | whole steps of a model of discrete time              |
 
 `uniform` and `quadratic` take the time of another process as `clock`.
 `angular` belongs to `angular_adams`; `vp_quadratic` is the grid that few calls
 of most other solvers like best.
+
+Where other libraries differ is the last step: "to zero" may replace the last
+time (`beta`, `sgm_uniform`), follow it (`karras`, `uniform`), or end one sweep
+(`shift`, `angular`); each function says which. n always counts all the steps.
+Their schedulers by name, with to_zero=True: normal is `uniform`, exponential
+`log_snr`, simple `spaced(spacing="simple")`, ddim_uniform nearly `uniform`.
 """
 
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
@@ -202,15 +216,39 @@ def vp_quadratic(
   start: float | None = None,
   to_zero: bool = False,
 ) -> np.ndarray:
-  """Returns n + 1 times, quadratic in a VP-linear process's time.
+  """Returns n + 1 times with equal steps in sqrt(t) of `vp_clock(process)`."""
+  clock = vp_clock(process)
+  return quadratic(process, n, clock=clock, start=start, to_zero=to_zero)
 
-  That process covers the noise levels of `process`, as `vp_linear_covering`
-  makes it; where alpha(t_max) = 0 up to 1000 times the signal.
+
+@checks.door(host=True)
+def vp_uniform(
+  process: GaussianProcess,
+  n: int,
+  *,
+  start: float | None = None,
+  to_zero: bool = False,
+) -> np.ndarray:
+  """Returns n + 1 times with equal steps in the time of `vp_clock(process)`.
+
+  For the noise levels of VP-linear's defaults these are `get_sigmas_vp` of
+  k-diffusion, whatever the process.
   """
+  clock = vp_clock(process)
+  return uniform(process, n, clock=clock, start=start, to_zero=to_zero)
+
+
+@checks.door(host=True)
+def vp_clock(process: GaussianProcess) -> GaussianProcess:
+  """Returns the VP-linear process that covers the noise levels of `process`.
+
+  As `vp_linear_covering` makes it; where alpha(t_max) = 0, up to 1000 times the
+  signal.
+  """
+  checks.process(process, "grids.vp_clock(process)")
   ends = _with_signal(process, [process.t_max, process.t_min])
   high, low = process.noise_level(ends)
-  clock = vp_linear_covering(float(low), float(high))
-  return quadratic(process, n, clock=clock, start=start, to_zero=to_zero)
+  return vp_linear_covering(float(low), float(high))
 
 
 @checks.door(host=True)
@@ -261,30 +299,342 @@ def angular(
 
   from scipy import special  # a third of the time of `import jaxdiff`
 
-  clock = lambda phi: phi + bend * np.log(phi + floor)
-  angle = lambda t: (
-    (2 / np.pi) * np.arctan2(process.sigma(t), scale * process.alpha(t))
-  )
+  def clock(t):
+    phi = np.arctan2(process.sigma(t), scale * process.alpha(t)) * (2 / np.pi)
+    return phi + bend * np.log(phi + floor)
 
-  def levels(high, low, steps):
-    u = np.linspace(clock(high), clock(low), steps + 1)
+  def time(u):
     # y + c log(y) = u + d for y = phi + d is Wright's omega function
     y = bend * special.wrightomega((u + floor) / bend - np.log(bend))
-    return scale * np.tan((y - floor) * (np.pi / 2))
+    return process.time_at(scale * np.tan((y - floor) * (np.pi / 2)))
+
+  end = bend * np.log(floor)
+  return _swept(process, n, start, to_zero, clock, time, end)
+
+
+@checks.door(host=True)
+def kl_optimal(
+  process: GaussianProcess,
+  n: int,
+  *,
+  data_std: float = 1.0,
+  start: float | None = None,
+  to_zero: bool = False,
+) -> np.ndarray:
+  """Returns n + 1 times, equal steps in arctan(sigma / (data_std alpha)).
+
+  For Gaussian data of that standard deviation the steps that lose the least KL
+  (Sabour et al. (2024), https://arxiv.org/abs/2404.14507, theorem 3.1). With 1
+  it is `cosine`. ComfyUI's kl_optimal of n steps is this with to_zero=True; for
+  flows it takes the arctan of sigma instead of sigma / alpha.
+  """
+  if not data_std > 0:
+    raise ValueError(
+      f"data_std is the data's standard deviation, above 0; got {data_std}"
+    )
 
   def places(first, last, steps):
-    high, low = angle(np.asarray([first, last]))
-    level = levels(high, low, steps)
-    # the first level is infinite where alpha = 0; the ends are exact
-    times = np.append(first, process.time_at(level[1:]))
-    times[-1] = last
-    if to_zero:
-      sweep = levels(high, 0.0, steps + 1)[1:-1]
-      if sweep.min(initial=np.inf) >= process.noise_level(last):
-        times = np.append(first, process.time_at(sweep))
-    return times
+    ends = np.asarray([first, last])
+    scaled = data_std * process.alpha(ends)
+    angles = np.linspace(*np.arctan2(process.sigma(ends), scaled), steps + 1)
+    # the first level is infinite where alpha = 0
+    return np.append(first, process.time_at(data_std * np.tan(angles[1:])))
 
-  return _grid(process, n, start, to_zero, places, own_ends=True)
+  return _grid(process, n, start, to_zero, places)
+
+
+@checks.door(host=True)
+def shift(
+  process: GaussianProcess,
+  n: int,
+  *,
+  factor: float = 3.0,
+  start: float | None = None,
+  to_zero: bool = False,
+) -> np.ndarray:
+  r"""Returns n + 1 times of equal steps in flow time, then shifted, once.
+
+  With u = sigma / (alpha + sigma), the time of a flow, uniform places v become
+
+    u = s v / (1 + (s - 1) v):
+
+  every noise level sigma / alpha = u / (1 - u) is multiplied by s. Both ends
+  stay at those of the process: v is uniform between them taken back by the
+  inverse. The shift is applied here and nowhere else in this library: a process
+  or a list of times that is shifted already must not come here again.
+
+  With to_zero the steps go to sigma = 0 in one sweep, as those of SD3, Flux and
+  Wan do: from t = 1 of a flow u_k is the shift of 1 - k / n. Only where the
+  last of them would begin below t_min do they go there first. A shift by
+  resolution: factor = `shift_of(tokens)`. diffusers' scheduler without given
+  sigmas begins its last step at a sigma_min that it has shifted twice.
+
+  Reference: Esser et al. (2024), https://arxiv.org/abs/2403.03206, eq. 23.
+
+  Args:
+    process: whose times are returned.
+    n: number of steps.
+    factor: s, positive; 3 for SD3 at 1024 x 1024, 1 is no shift.
+    start: first time; t_max by default.
+    to_zero: whether the last step ends at sigma = 0.
+  """
+  _check_factor(factor)
+
+  def clock(t):
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    return sigma / (factor * alpha + sigma)
+
+  def time(v):
+    return process.time_at(factor * v / (1.0 - v))
+
+  return _swept(process, n, start, to_zero, clock, time, 0.0)
+
+
+@checks.door(host=True)
+def shifted(process: GaussianProcess, times: Any, factor: float) -> np.ndarray:
+  """Returns times whose noise levels sigma / alpha are `factor` times as high.
+
+  The shift of `shift` for times of any grid, once: where alpha = 0 or sigma = 0
+  a time stays, others move. ComfyUI spaces its schedulers of a flow on a table
+  that is shifted before, so that beta of n steps with shift 3 is
+  `shifted(p, beta(p, n, to_zero=True), 3.0)`.
+
+  Args:
+    process: whose times they are.
+    times: f[n + 1], falling.
+    factor: s, positive.
+
+  Raises:
+    ValueError: for noise levels that leave those of the process.
+  """
+  _check_factor(factor)
+  times = from_times(process, times)
+  alpha, sigma = process.alpha(times), process.sigma(times)
+  inside = (alpha != 0) & (sigma != 0)
+  moved = _times_of(process, factor * sigma[inside] / alpha[inside])
+  times[inside] = moved
+  return from_times(process, times)
+
+
+@checks.door(host=True)
+def shift_of(
+  tokens: float,
+  *,
+  rule: str = "linear",
+  low: tuple[float, float] | None = None,
+  high: tuple[float, float] = (4096, 1.15),
+) -> float:
+  r"""Returns the factor of `shift` for a number of tokens, the dynamic shift.
+
+  | rule     | factor s                                       | used by      |
+  |----------|------------------------------------------------|--------------|
+  | "linear" | e^mu, mu on the line through `low` and `high`  | Flux         |
+  | "sqrt"   | in proportion to sqrt(tokens), through `low`   | SD3, eq. 23  |
+
+  Args:
+    tokens: number of patches that the network sees: (height / 16) (width / 16)
+      of Flux's and SD3's images.
+    rule: "linear" or "sqrt".
+    low: (tokens, mu) at the lower end; (256, 0.5) by default, (256, 0) with
+      "sqrt".
+    high: (tokens, mu) at the upper end, of "linear" alone.
+
+  Raises:
+    ValueError: for another rule, or a number of tokens that is not positive.
+
+  Example:
+    >>> import jaxdiff as jd
+    >>> flow = jd.rectified_flow()
+    >>> factor = jd.grids.shift_of(4096)  # 1024 x 1024
+    >>> print(jd.grids.shift(flow, 4, factor=factor, to_zero=True).round(3))
+    [1.    0.905 0.76  0.513 0.   ]
+  """
+  checks.one_of(rule, ("linear", "sqrt"), "rule")
+  if low is None:
+    low = (256, 0.5 if rule == "linear" else 0.0)
+  if not (tokens > 0 and low[0] > 0 and low[0] != high[0]):
+    raise ValueError(
+      "tokens are counts of patches, positive, and low and high are (tokens,"
+      f" mu) at two of them; got tokens={tokens}, low={low}, high={high}"
+    )
+  if rule == "sqrt":
+    return float(np.exp(low[1]) * np.sqrt(tokens / low[0]))
+  slope = (high[1] - low[1]) / (high[0] - low[0])
+  return float(np.exp(low[1] + slope * (tokens - low[0])))
+
+
+def _check_factor(factor):
+  if not factor > 0:
+    raise ValueError(
+      "factor is what a shift multiplies the noise levels by, positive; got"
+      f" {factor}"
+    )
+
+
+@checks.door(host=True)
+def beta(
+  process: GaussianProcess,
+  n: int,
+  *,
+  a: float = 0.6,
+  b: float = 0.6,
+  start: float | None = None,
+  to_zero: bool = False,
+) -> np.ndarray:
+  """Returns n + 1 times at the quantiles 1 - k / n of a Beta law, over t.
+
+  t = t_min + (t_max - t_min) q(1 - k / n), q the quantile function of Beta(a,
+  b): dense at both ends for a, b < 1; 1, 1 is uniform. With to_zero the last
+  time is zero in place of t_min. ComfyUI's beta is this on `vp_discrete`,
+  rounded to whole steps and repeated ones left out: `whole_steps`. Reference:
+  Lee et al. (2024), https://arxiv.org/abs/2407.12173.
+  """
+  if not (a > 0 and b > 0):
+    raise ValueError(f"a and b of a Beta law are positive; got {a} and {b}")
+
+  from scipy import special
+
+  def places(first, last, steps):
+    u = np.linspace(1.0, 0.0, steps + 1)
+    return last + (first - last) * special.betaincinv(a, b, u)
+
+  return _grid(process, n, start, to_zero, places, replaces=True)
+
+
+@checks.door(host=True)
+def beta57(
+  process: GaussianProcess,
+  n: int,
+  *,
+  start: float | None = None,
+  to_zero: bool = False,
+) -> np.ndarray:
+  """Returns `beta` with a = 0.5 and b = 0.7, RES4LYF's default."""
+  return beta(process, n, a=0.5, b=0.7, start=start, to_zero=to_zero)
+
+
+@checks.door(host=True)
+def sgm_uniform(
+  process: GaussianProcess,
+  n: int,
+  *,
+  start: float | None = None,
+  to_zero: bool = False,
+) -> np.ndarray:
+  """Returns `uniform`, but with to_zero the last time is zero, not t_min.
+
+  That is the spacing of Stability AI's generative-models, as ComfyUI has it;
+  diffusers' DPMSolverMultistepScheduler spaces "linspace" so.
+  """
+  places = lambda first, last, steps: np.linspace(first, last, steps + 1)
+  return _grid(process, n, start, to_zero, places, replaces=True)
+
+
+@checks.door(host=True)
+def linear_quadratic(
+  process: GaussianProcess,
+  n: int,
+  *,
+  threshold: float = 0.025,
+  linear: int | None = None,
+  start: float | None = None,
+  to_zero: bool = False,
+) -> np.ndarray:
+  r"""Returns n + 1 times, short equal steps in flow time, then a parabola.
+
+  u = sigma / (alpha + sigma) falls from its first value by the share f_k of the
+  way: f_k = k threshold / m for the first m steps, and for the others the
+  parabola through f_m = threshold and f_n = 1 that goes on with that slope. The
+  schedule of Mochi (Genmo (2024), https://github.com/genmoai/mochi), one sweep
+  to sigma = 0 with to_zero; ComfyUI's linear_quadratic of a flow.
+
+  Args:
+    process: whose times are returned.
+    n: number of steps.
+    threshold: share of the way that the first m steps go, in (0, 1).
+    linear: m, 1..n - 1; None is n // 2.
+    start: first time; t_max by default.
+    to_zero: whether the last step ends at sigma = 0.
+  """
+  if not 0 < threshold < 1:
+    raise ValueError(
+      f"threshold is a share of the way, inside (0, 1); got {threshold}"
+    )
+  if linear is not None and not 1 <= linear < max(n, 2):
+    raise ValueError(
+      f"linear is how many of the n = {n} steps are equal, 1..n - 1; got"
+      f" {linear}"
+    )
+
+  def left(steps):
+    """1 - f of the whole, f64[steps + 1]."""
+    if steps == 1:
+      return np.asarray([1.0, 0.0])
+    m = min(steps // 2 if linear is None else linear, steps - 1)
+    k, slope, rest = np.arange(steps + 1.0), threshold / m, steps - m
+    over = np.maximum(k - m, 0.0)
+    bend = (1.0 - threshold - slope * rest) / rest**2
+    return 1.0 - slope * k - bend * over**2
+
+  return _in_flow_time(process, n, start, to_zero, left)
+
+
+@checks.door(host=True)
+def bong_tangent(
+  process: GaussianProcess,
+  n: int,
+  *,
+  middle: float = 0.5,
+  pivots: tuple[float, float] = (0.6, 0.6),
+  slopes: tuple[float, float] = (0.2, 0.2),
+  start: float | None = None,
+  to_zero: bool = False,
+) -> np.ndarray:
+  r"""Returns n + 1 times, flow time along two arctan curves.
+
+  u = sigma / (alpha + sigma) falls along -arctan(c (k - p)), scaled to go from
+  1 to `middle`, and from there along a second one to 0: short steps at both
+  ends and long ones around the pivots. One sweep to sigma = 0 with to_zero. The
+  schedule of RES4LYF, https://github.com/ClownsharkBatwing/RES4LYF, of which
+  the pivots in whole steps are kept.
+
+  Args:
+    process: whose times are returned.
+    n: number of steps.
+    middle: share of the range left where the curves meet, in (0, 1).
+    pivots: places of the curves' steepest points, shares of n + 2 in (0, 1).
+    slopes: c of both at n + 2 = 40, positive.
+    start: first time; t_max by default.
+    to_zero: whether the last step ends at sigma = 0.
+  """
+  if not (
+    0 < middle < 1
+    and all(0 < p < 1 for p in pivots)
+    and all(c > 0 for c in slopes)
+  ):
+    raise ValueError(
+      "middle and pivots are shares inside (0, 1), slopes positive; got"
+      f" middle={middle}, pivots={pivots}, slopes={slopes}"
+    )
+
+  def left(steps):
+    size = steps + 2
+    joint = int((size * pivots[0] + size * pivots[1]) / 2)
+    first, second = (int(size * p) for p in pivots)
+    slope, last_slope = (c / (size / 40) for c in slopes)
+
+    def curve(points, slope, pivot, high, low):
+      x = -np.arctan(slope * (np.arange(points) - pivot))
+      return low + (high - low) * (x - x[-1]) / (x[0] - x[-1])
+
+    if joint < 2 or size - joint < 2:  # one curve is a point
+      return np.linspace(1.0, 0.0, steps + 1)
+    return np.append(
+      curve(joint, slope, first, 1.0, middle)[:-1],
+      curve(size - joint, last_slope, second - joint, middle, 0.0),
+    )
+
+  return _in_flow_time(process, n, start, to_zero, left)
 
 
 @checks.door(host=True)
@@ -320,6 +670,105 @@ def align_your_steps(
     return _times_of(process, np.exp(np.interp(at, known, levels)))
 
   return _grid(process, n, None, to_zero, places, own_ends=True)
+
+
+@checks.door(host=True)
+def spaced(
+  process: GaussianProcess,
+  n: int,
+  *,
+  spacing: str = "trailing",
+  steps: int = 1000,
+  offset: int = 0,
+  to_zero: bool = False,
+) -> np.ndarray:
+  """Returns times at whole steps of a model of discrete time, as published.
+
+  A model of N steps is asked at t = (i + 1) / N t_max for i = 0..N - 1 (see
+  `processes.vp_discrete`). The m places of a spacing, m = n with to_zero and n
+  + 1 without, are taken verbatim: the grid begins and ends where they do.
+
+  | spacing    | i                                | as in     |
+  |------------|----------------------------------|-----------|
+  | "trailing" | round(N - k N / m) - 1           | diffusers |
+  | "leading"  | (m - 1 - k) (N // m) + offset    | diffusers |
+  | "linspace" | round((N - 1) (1 - k / (m - 1))) | diffusers |
+  | "simple"   | N - 1 - floor(k N / m)           | ComfyUI   |
+
+  k = 0..m - 1. Lin et al. (2024), https://arxiv.org/abs/2305.08891, table 2,
+  compares the first three: "leading" never asks at the last step, where the
+  noise begins.
+
+  Args:
+    process: whose times are returned.
+    n: number of steps.
+    spacing: "trailing", "leading", "linspace" or "simple".
+    steps: N of the model.
+    offset: steps_offset, of "leading" alone; 1 for Stable Diffusion.
+    to_zero: whether the last step ends at sigma = 0.
+
+  Raises:
+    ValueError: for another spacing, more places than steps, or places outside
+      of the model's steps.
+  """
+  checks.one_of(
+    spacing, ("trailing", "leading", "linspace", "simple"), "spacing"
+  )
+  m = n if to_zero else n + 1
+  if m > steps:
+    raise ValueError(
+      f"{m} places of a model that has {steps} steps would repeat some; take"
+      " fewer, or say how many the model has, steps=..."
+    )
+  if offset and spacing != "leading":
+    raise ValueError(
+      f"offset moves the places of spacing='leading', not of {spacing!r};"
+      " drop it"
+    )
+
+  def places(first, last, count):
+    del first, last  # the places bring their own ends
+    m, k = count + 1, np.arange(count + 1.0)
+    i = {
+      "trailing": lambda: np.round(steps - k * (steps / m)) - 1,
+      "leading": lambda: (m - 1 - k) * (steps // m) + offset,
+      "linspace": lambda: np.round((steps - 1) * (1 - k / max(m - 1, 1))),
+      "simple": lambda: steps - 1 - np.floor(k * (steps / m)),
+    }[spacing]()
+    if i.max() > steps - 1:
+      raise ValueError(
+        f"offset={offset} moves the first place to step {int(i.max())}, but a"
+        f" model of {steps} steps has 0..{steps - 1}"
+      )
+    return (i + 1) / steps * process.t_max
+
+  return _grid(process, n, None, to_zero, places, own_ends=True)
+
+
+@checks.door(host=True)
+def whole_steps(
+  process: GaussianProcess, times: Any, steps: int = 1000
+) -> np.ndarray:
+  """Returns the times rounded to whole steps of a model of N, no two equal.
+
+  For a model of discrete time that takes whole steps alone, t = (i + 1) / N
+  t_max. Times that meet in one step are one (`distinct`), so that the table has
+  fewer calls; a last time without noise stays.
+
+  Args:
+    process: the model's process.
+    times: f[n + 1], falling, of any grid.
+    steps: N.
+  """
+  if not steps >= 1:
+    raise ValueError(
+      f"steps is how many the model has, at least 1; got {steps}"
+    )
+  times = from_times(process, times)
+  at = times / process.t_max * steps
+  whole = np.maximum(np.rint(at), 1.0) / steps * process.t_max
+  whole = np.where(times == process.t_zero, times, whole)
+  return from_times(process, distinct(whole))
 
 
 @checks.door(host=True)
@@ -372,8 +821,12 @@ def from_noise_levels(process: GaussianProcess, levels: Any) -> np.ndarray:
   return from_times(process, times)
 
 
-def _grid(process, n, start, to_zero, places, own_ends=False):
-  """Walks from start to t_min (and on to zero) in n steps through `places`."""
+def _grid(process, n, start, to_zero, places, own_ends=False, replaces=False):
+  """Walks from start to t_min (and on to zero) in n steps through `places`.
+
+  With `own_ends` the places say where the grid begins and ends; with `replaces`
+  zero does not follow t_min but stands in its place.
+  """
   checks.process(process, "grid(process, n)")
   if not (isinstance(n, (int, np.integer)) and n >= 1):
     raise ValueError(f"a grid takes n >= 1 steps, an integer; got n={n!r}")
@@ -382,22 +835,82 @@ def _grid(process, n, start, to_zero, places, own_ends=False):
       "start is a traced value, but grids are computed on the host in float64;"
       " build grid and table outside of jit and pass the table as an argument"
     )
-  steps = n - 1 if to_zero else n
+  steps = n - 1 if to_zero and not replaces else n
   first = process.t_max if start is None else float(start)
   if not process.t_min < first <= process.t_max:
     raise ValueError(
       f"start={first:.6g} must lie in ({process.t_min:.6g},"
       f" {process.t_max:.6g}], the times of the process"
     )
-  if steps == 0:
+  if steps == 0 and not own_ends:
     times = np.asarray([first])
   else:
     times = np.array(places(first, process.t_min, steps), np.float64)
     if not own_ends:  # exactly, not up to the rounding of a round trip
       times[0], times[-1] = first, process.t_min
   if to_zero:
-    times = np.append(times, _zero(process))
+    kept = times[:-1] if replaces else times
+    times = np.append(kept, _zero(process))
   return from_times(process, times)
+
+
+def _swept(
+  process: GaussianProcess,
+  n: int,
+  start: float | None,
+  to_zero: bool,
+  clock: Callable[[np.ndarray], np.ndarray],
+  time: Callable[[np.ndarray], np.ndarray],
+  end: float,
+  left: Callable[[int], np.ndarray] | None = None,
+) -> np.ndarray:
+  """Returns a grid along a clock, to zero in one sweep.
+
+  Only where the last step of the sweep would begin below t_min does the grid go
+  there first, as others do.
+
+  Args:
+    process: whose times are returned.
+    n: number of steps.
+    start: first time; t_max by default.
+    to_zero: whether the last step ends at sigma = 0.
+    clock: t -> u.
+    time: u -> t.
+    end: u where sigma = 0.
+    left: steps -> what is left of the way in u at each place, from 1 to 0;
+      equal steps by default.
+  """
+
+  def along(high, low, steps):
+    if left is None:
+      return np.linspace(high, low, steps + 1)
+    return low + (high - low) * left(steps)
+
+  def places(first, last, steps):
+    if steps == 0:
+      return np.asarray([first])
+    high, low = clock(np.asarray([first, last]))
+    # the first level is infinite where alpha = 0; the ends are exact
+    times = np.append(first, time(along(high, low, steps)[1:]))
+    times[-1] = last
+    if to_zero:
+      sweep = time(along(high, end, steps + 1)[1:-1])
+      if sweep.min(initial=np.inf) >= last:
+        times = np.append(first, sweep)
+    return times
+
+  return _grid(process, n, start, to_zero, places, own_ends=True)
+
+
+def _in_flow_time(process, n, start, to_zero, left):
+  """Returns a grid whose u = sigma / (alpha + sigma) falls as `left` says."""
+
+  def clock(t):
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    return sigma / (alpha + sigma)
+
+  time = lambda u: process.time_at(u / (1.0 - u))
+  return _swept(process, n, start, to_zero, clock, time, 0.0, left)
 
 
 def _times_of(process: GaussianProcess, levels: np.ndarray) -> np.ndarray:
@@ -454,6 +967,14 @@ GRIDS = MappingProxyType(
     "cosine": cosine,
     "vp_quadratic": vp_quadratic,
     "angular": angular,
+    "vp_uniform": vp_uniform,
+    "kl_optimal": kl_optimal,
+    "shift": shift,
+    "beta": beta,
+    "beta57": beta57,
+    "sgm_uniform": sgm_uniform,
+    "linear_quadratic": linear_quadratic,
+    "bong_tangent": bong_tangent,
   }
 )
 """The grids that take (process, n) alone, by name."""
