@@ -199,6 +199,7 @@ def run(
   *,
   length: jax.Array | int | None = None,
   collect: Collector | None = None,
+  remat: bool = False,
 ) -> tuple[PyTree, PyTree]:
   """Walks over rows: the one loop under every sampler.
 
@@ -211,9 +212,16 @@ def run(
       shares one compiled program, without reverse-mode gradients. None walks
       them all in a scan, with gradients.
     collect: what to keep of the infos, if anything.
+    remat: whether a gradient computes the inside of a step again, instead of
+      keeping it: the memory of one step and n states, for one more call of
+      the model in each step.
 
   Returns:
     (state, collected): `collected` is None without a collector.
+
+  Raises:
+    ValueError: for remat with a length, which has no gradient to save memory
+      of.
 
   Example:
     >>> import jax
@@ -227,6 +235,7 @@ def run(
     >>> float(state)
     24.0
   """
+  _check_remat(remat, length)
   n = tree.batch_size(rows)
   rows = jax.tree.map(jnp.asarray, rows)
   at = lambda i: jax.tree.map(lambda leaf: leaf[i], rows)
@@ -250,10 +259,21 @@ def run(
 
   if length is None:
     body = lambda carry, xs: (step(*xs, carry), None)
+    if remat:
+      body = jax.checkpoint(body, prevent_cse=False)  # a scan repeats nothing
     steps = jnp.arange(n, dtype=jnp.int32)
     return control.scan(body, (state, kept), (steps, rows))[0]
   body = lambda i, carry: step(i, at(i), carry)
   return control.fori_loop(0, length, body, (state, kept))
+
+
+def _check_remat(remat, length):
+  if remat and length is not None:
+    raise ValueError(
+      "remat saves memory of a reverse-mode gradient, which a run of a given"
+      " length does not have; leave length out (tableau.take(table,"
+      " slice(length)) shortens a table), or remat"
+    )
 
 
 class Draws(NamedTuple):
@@ -280,7 +300,7 @@ class Row(NamedTuple):
   output: jax.Array
   state: jax.Array
   history: jax.Array
-  noise: jax.Array
+  noise: jax.Array | None  # None where it is known that no row draws any
   draws: Draws = Draws()
 
 
@@ -291,6 +311,10 @@ def rows_of(tableau: tables.Tableau, dtype: Any, first: int = 0) -> Row:
     tableau: n rows.
     dtype: that the solver's arithmetic runs in.
     first: index of the first row in the whole table, where a run is resumed.
+
+  A table that is known to draw no noise has rows without noise: the program
+  that walks them holds no branch that draws. Where its scales are traced the
+  program decides at every row.
   """
   n, memory = tableau.nfe, tableau.memory
   call = np.arange(first, first + n)
@@ -304,8 +328,36 @@ def rows_of(tableau: tables.Tableau, dtype: Any, first: int = 0) -> Row:
     output=cast(tableau.output),
     state=cast(tableau.state),
     history=jnp.take_along_axis(cast(tableau.history), ago, axis=2),
-    noise=cast(tableau.noise),
+    noise=None if _quiet(tableau.noise) else cast(tableau.noise),
   )
+
+
+def _simplest(tableau, length):
+  """Returns the table without what it is known not to need, for its program.
+
+  One that draws no noise has none. If all its rows end a step, a = y all the
+  time: its state is [n, 1, 1] and its history [n, 1, K]. Tables that are run
+  to some `length` share a program, so that these keep an anchor.
+  """
+  if not _quiet(tableau.noise):
+    return tableau
+  tableau = tableau._replace(noise=None)
+  if length is not None:
+    return tableau
+  if not (checks.concrete(tableau.state) and checks.concrete(tableau.history)):
+    return tableau
+  history = np.asarray(tableau.history)
+  state = np.sum(np.asarray(tableau.state), axis=2, keepdims=True)
+  if np.any(state[:, 0] != state[:, 1]) or np.any(history[:, 0] != history[:, 1]):
+    return tableau
+  return tableau._replace(state=state[:, :1], history=history[:, :1])
+
+
+def _quiet(noise):
+  """Returns whether no row draws noise, as far as it is known on the host."""
+  if noise is None:
+    return True
+  return checks.concrete(noise) and not np.any(np.asarray(noise))
 
 
 def initial_state(x: PyTree, memory: int) -> State:
@@ -326,8 +378,10 @@ def table_advance(
   """
 
   def advance(key, row, state):
-    given = row.draws
-    y = _add_noise(key, index, 0, state.y, row.noise[0:1], given.before)[0]
+    y = state.y
+    if row.noise is not None:
+      scale, given = row.noise[0:1], row.draws.before
+      (y,) = _add_noise(key, index, 0, (y,), scale, given)
     answer = predictions.ask(model, y, row.t)
     memory = row.history.shape[1]
 
@@ -335,16 +389,21 @@ def table_advance(
       x0, eps = x0.astype(y.dtype), eps.astype(y.dtype)
       f = (row.output[0] * x0 + row.output[1] * eps).astype(y.dtype)
       ring = control.set_row(ring, f, row.slot)
-      new = [row.state[j, 0] * y + row.state[j, 1] * a for j in (0, 1)]
+      if row.state.shape[0] == 1:  # y = a, after the call as before it
+        new = [row.state[0, 0] * y]
+      else:
+        new = [row.state[j, 0] * y + row.state[j, 1] * a for j in (0, 1)]
       for k in range(memory):
         new = [v + row.history[j, k] * ring[k] for j, v in enumerate(new)]
-      return (*(v.astype(y.dtype) for v in new), ring)
+      new = [v.astype(y.dtype) for v in new]
+      return new[0], new[-1], ring
 
     combined = jax.tree.map(combine, y, state.a, answer.x0, answer.eps, state.h)
     pick = lambda i: jax.tree.map(lambda _, parts: parts[i], y, combined)
-    new_y, new_a = _add_noise(
-      key, index, 1, (pick(0), pick(1)), row.noise[1:3], given.after
-    )
+    new_y, new_a = pick(0), pick(1)
+    if row.noise is not None:
+      scales, given = row.noise[1:3], row.draws.after
+      new_y, new_a = _add_noise(key, index, 1, (new_y, new_a), scales, given)
     new = State(new_y, new_a, pick(2))
     return new, StepInfo(row.step, row.t, y, new_a, answer)
 
@@ -353,8 +412,6 @@ def table_advance(
 
 def _add_noise(key, index, tag, trees, scales, given):
   """Adds scales[j] z to each tree, the same z; draws only if it is needed."""
-  single = scales.shape[0] == 1
-  trees = (trees,) if single else trees
 
   def add(trees):
     z = given
@@ -384,13 +441,16 @@ def sample(
   progress: bool = False,
   sharding: Any = None,
   donate: bool = False,
+  remat: bool = False,
 ) -> Any:
   """Runs a solver's table: returns samples, [batch, ...].
 
   Compiled once for each combination of shapes and model structure: a table of
-  the same shape (another solver, grid, eta or churn) and other parameters or
-  guidance scales reuse the program. Pad the tables and give `length` to change
-  the number of calls too.
+  the same shape (another solver or grid) and other parameters or guidance
+  scales reuse the program. Pad the tables and give `length` to change the
+  number of calls too. Tables that draw noise share one program, whatever their
+  eta or churn, and those that draw none another, which holds no noise: a sweep
+  over both is two programs.
 
   Args:
     key: PRNG key. A sample's noise depends on it and on the sample's index.
@@ -415,6 +475,8 @@ def sample(
     progress: whether to show a progress bar, one tick a network call.
     sharding: a jax.sharding.Sharding of the batch axis to run under.
     donate: whether x's buffer may be reused (x is then consumed).
+    remat: whether a gradient through the samples computes the inside of every
+      step again, instead of keeping it; see `run`.
 
   Returns:
     samples in x's dtype; the solver's arithmetic runs in float32 or wider.
@@ -441,6 +503,7 @@ def sample(
   """
   checks.samples(x)
   checks.sharding(sharding)
+  _check_remat(remat, length)
   tables.validate(tableau)
   if process is not None:
     checks.process(process, "sample(..., process=...)")
@@ -466,6 +529,7 @@ def sample(
   draws = _checked_draws(noise, x, tableau)
   given = jax.tree.leaves((key, x, tableau, draws))
   traced = not all(map(checks.concrete, given))
+  tableau = _simplest(tableau, length)
   if (progress or check_finite) and (traced or not checks.concrete(length)):
     raise TypeError(
       "progress and check_finite look at values while the program runs, which"
@@ -494,6 +558,7 @@ def sample(
       check_finite=check_finite,
       progress=progress,
       sharding=sharding,
+      remat=remat,
     )
     if progress:
       jax.block_until_ready(result)
@@ -689,6 +754,7 @@ def _sample(
   check_finite,
   progress,
   sharding,
+  remat,
 ):
   """The compiled part of `sample`."""
   _traced.append(None)
@@ -707,7 +773,9 @@ def _sample(
     advance = _ticking(advance)
   keep = _NOTHING if collect is None else collect
   keep = both(keep, nonfinite_since if check_finite else _NOTHING)
-  state, kept = run(key, advance, rows, state, length=length, collect=keep)
+  state, kept = run(
+    key, advance, rows, state, length=length, collect=keep, remat=remat
+  )
   return jax.tree.map(lambda v, o: v.astype(o.dtype), state.a, x), kept
 
 
@@ -718,6 +786,7 @@ _STATICS = (
   "check_finite",
   "progress",
   "sharding",
+  "remat",
 )
 _program = jax.jit(_sample, static_argnames=_STATICS)
 _donating = jax.jit(_sample, static_argnames=_STATICS, donate_argnums=0)

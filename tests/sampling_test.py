@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdiff import control
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import guidance
@@ -54,8 +55,11 @@ def sweep():
 # --- one program -------------------------------------------------------------
 
 
-def test_the_whole_sweep_compiles_once():
-  """Solvers x NFE, then another grid, eta and guidance scale: one entry."""
+def test_the_whole_sweep_compiles_twice():
+  """Solvers x NFE, then another grid, eta and guidance scale: two entries.
+
+  One for the tables that draw noise, one for those that draw none.
+  """
   all_tables = sweep()
   assert len(CASES) >= 12 and len(all_tables) >= 12 * 9
   traces = []
@@ -74,7 +78,10 @@ def test_the_whole_sweep_compiles_once():
   run = lambda t, scale: sampling.sample(
     KEY, guided(scale), tables.pad(t, 32, memory), x, length=t.nfe
   )
-  run(all_tables[0], 1.0)
+  by_kind = {one.stochastic: one for one in all_tables}
+  assert set(by_kind) == {True, False}
+  for one in by_kind.values():
+    run(one, 1.0)
   first = len(traces)
   for one in all_tables:
     run(one, 1.0)
@@ -83,8 +90,42 @@ def test_the_whole_sweep_compiles_once():
   run(solvers.heun_churn(EDM, grids.karras(EDM, 7), churn=5.0), 1.0)
   for scale in (0.0, 3.5, np.float32(2.0), jnp.asarray(1.5)):
     run(all_tables[0], scale)
-  assert sampling.compilations() - before == 1
+  assert sampling.compilations() - before == 2
   assert len(traces) == first
+
+
+@pytest.mark.parametrize("length", [None, 6])
+def test_a_table_without_noise_has_a_program_without_noise(length):
+  x = jnp.ones((3, 2))
+  calls = lambda t: control.called(
+    lambda x: sampling.sample(KEY, elementwise, t, x, length=length), x
+  )
+  quiet, loud = calls(table()), calls(table(build=solvers.ddpm))
+  assert "cond" in loud and "random_bits" in loud
+  assert not {"cond", "random_bits"} & quiet
+  # where the scales are traced nobody knows: the program decides at each row
+  traced = lambda t: sampling.sample(KEY, elementwise, t, x, length=length)
+  assert "random_bits" in control.called(traced, table())
+
+
+def test_tables_of_one_shape_are_three_programs_and_agree():
+  """All rows end a step; some do not; some draw: by what is known of each."""
+  x = EDM.prior(KEY, (7, 2))
+  padded = lambda t: tables.pad(t, memory=4)
+  kinds = [
+    [padded(table(6, b)) for b in (solvers.ipndm, solvers.unipc)],
+    [padded(table(3, b)) for b in (solvers.heun, solvers.midpoint)],
+    [padded(table(6, b)) for b in (solvers.ddpm, solvers.dpmpp_2m_sde)],
+  ]
+  run = lambda t: sampling.sample(KEY, elementwise, t, x)
+  outs = []
+  for of_kind in kinds:
+    before = sampling.compilations()
+    outs += [(one, run(one)) for one in of_kind]
+    assert sampling.compilations() - before == 1
+  general = jax.jit(run)  # nothing is known of a traced table
+  for one, out in outs:
+    np.testing.assert_allclose(out, general(one), rtol=1e-5, atol=1e-6)
 
 
 def test_other_parameters_of_the_same_shape_do_not_recompile():
@@ -378,6 +419,32 @@ def test_gradients_reach_tables_and_start_and_are_finite(x64):
   dip = one._replace(state=one.state.at[2, 0, 1].add(-step))
   slope = (loss(bump, x) - loss(dip, x)) / (2 * step)
   np.testing.assert_allclose(by_table.state[2, 0, 1], slope, rtol=1e-5)
+
+
+def test_remat_gives_the_same_gradient_in_less_memory():
+  """Of a model that keeps 16 hidden layers for its gradient, 12 calls."""
+  w = 0.1 * jax.random.normal(KEY, (16, 8, 8))
+  x = EDM.prior(KEY, (64, 8))
+  one = table(12)
+
+  def loss(w, remat):
+    def model(x, t):
+      x0 = x
+      for layer in w:
+        x0 = jnp.tanh(x0 @ layer + t)
+      return predictions.Prediction(x0, (x - x0) / t)
+
+    return jnp.sum(sampling.sample(KEY, model, one, x, remat=remat) ** 2)
+
+  gradients, bytes_of = [], []
+  for remat in (False, True):
+    slope = jax.jit(jax.grad(lambda w, r=remat: loss(w, r)))
+    gradients.append(slope(w))
+    memory = slope.lower(w).compile().memory_analysis()
+    bytes_of.append(memory.temp_size_in_bytes)
+  np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
+  assert np.abs(gradients[0]).max() > 1e-3
+  assert bytes_of[1] < 0.5 * bytes_of[0], bytes_of
 
 
 def test_donated_start_is_consumed_and_gives_the_same():
@@ -702,5 +769,7 @@ def test_mistakes_are_named():
     sample(KEY, elementwise, broken, x)
   with pytest.raises(TypeError, match="is traced here"):
     jax.jit(lambda t: sample(KEY, elementwise, t, (2, 3), process=EDM))(one)
+  with pytest.raises(ValueError, match="given length does not have; leave"):
+    sample(KEY, elementwise, one, x, length=3, remat=True)
   with pytest.raises(ValueError, match="integer k >= 1"):
     sampling.every(0)
