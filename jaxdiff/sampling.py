@@ -307,14 +307,14 @@ class Row(NamedTuple):
 def rows_of(tableau: tables.Tableau, dtype: Any, first: int = 0) -> Row:
   """Returns the table in the compute dtype, its history in the ring's order.
 
+  Rows of a table that is known to draw no noise have none: the program that
+  walks them holds no branch that draws. Where its scales are traced the program
+  decides at every row.
+
   Args:
     tableau: n rows.
     dtype: that the solver's arithmetic runs in.
     first: index of the first row in the whole table, where a run is resumed.
-
-  A table that is known to draw no noise has rows without noise: the program
-  that walks them holds no branch that draws. Where its scales are traced the
-  program decides at every row.
   """
   n, memory = tableau.nfe, tableau.memory
   call = np.arange(first, first + n)
@@ -332,32 +332,40 @@ def rows_of(tableau: tables.Tableau, dtype: Any, first: int = 0) -> Row:
   )
 
 
-def _simplest(tableau, length):
-  """Returns the table without what it is known not to need, for its program.
-
-  One that draws no noise has none. If all its rows end a step, a = y all the
-  time: its state is [n, 1, 1] and its history [n, 1, K]. Tables that are run
-  to some `length` share a program, so that these keep an anchor.
-  """
-  if not _quiet(tableau.noise):
-    return tableau
-  tableau = tableau._replace(noise=None)
-  if length is not None:
-    return tableau
-  if not (checks.concrete(tableau.state) and checks.concrete(tableau.history)):
-    return tableau
-  history = np.asarray(tableau.history)
-  state = np.sum(np.asarray(tableau.state), axis=2, keepdims=True)
-  if np.any(state[:, 0] != state[:, 1]) or np.any(history[:, 0] != history[:, 1]):
-    return tableau
-  return tableau._replace(state=state[:, :1], history=history[:, :1])
-
-
 def _quiet(noise):
   """Returns whether no row draws noise, as far as it is known on the host."""
   if noise is None:
     return True
   return checks.concrete(noise) and not np.any(np.asarray(noise))
+
+
+def simplest(
+  tableau: tables.Tableau, length: int | jax.Array | None = None
+) -> tables.Tableau:
+  """Returns the table without what it is known not to need.
+
+  What is left out is out of its structure, so that the compiled program is
+  without it too. A table that draws no noise has none. If moreover all its rows
+  end a step, a = y all the time, and the weights of y' do for both: state
+  [n, 1, 1] and history [n, 1, K].
+
+  Args:
+    tableau: the solver; what is traced of it stays.
+    length: as given to `sample`. Tables that are run to some length share a
+      program, so that all of them keep an anchor.
+  """
+  if not _quiet(tableau.noise):
+    return tableau
+  tableau = tableau._replace(noise=None)
+  known = checks.concrete(tableau.state) and checks.concrete(tableau.history)
+  if length is not None or not known:
+    return tableau
+  history = np.asarray(tableau.history)
+  state = np.sum(np.asarray(tableau.state), axis=2, keepdims=True)  # as a = y
+  apart = [np.any(leaf[:, 0] != leaf[:, 1]) for leaf in (state, history)]
+  if any(apart):
+    return tableau
+  return tableau._replace(state=state[:, :1], history=history[:, :1])
 
 
 def initial_state(x: PyTree, memory: int) -> State:
@@ -529,7 +537,7 @@ def sample(
   draws = _checked_draws(noise, x, tableau)
   given = jax.tree.leaves((key, x, tableau, draws))
   traced = not all(map(checks.concrete, given))
-  tableau = _simplest(tableau, length)
+  tableau = simplest(tableau, length)
   if (progress or check_finite) and (traced or not checks.concrete(length)):
     raise TypeError(
       "progress and check_finite look at values while the program runs, which"
