@@ -9,14 +9,17 @@ and take one call per step, order r + 1:
 
 | variant     | L_j is a polynomial of | also known as                         |
 |-------------|------------------------|---------------------------------------|
-| "t_ab"      | t, or a clock's time   | tAB-DEIS, the paper's best            |
+| "t_ab"      | VP time                | tAB-DEIS, the paper's best            |
 | "rho_ab"    | rho                    | LMS of k-diffusion (`lms`), `ipndm_v` |
 | "lambda_ab" | lambda = -log(rho)     | DPM-Solver multistep, exactly         |
 
-All are `exponential_ab` with output="eps". Order 1 is DDIM. The first steps
-have lower orders, which caps the order at 2 from a cold start, and so do steps
-whose weights would enlarge errors: polynomials in t cannot be trusted where the
-steps in t grow from alpha = 0. `deis_rk` is
+VP time is the process's own where it preserves variance (alpha^2 + sigma^2 =
+1), else that of the VP-linear process of the same noise levels
+(`grids.vp_clock`), as in the method's ports to EDM: in EDM's own t = sigma
+"t_ab" would be "rho_ab". All are `exponential_ab` with output="eps". Order 1 is
+DDIM. The first steps have lower orders, which caps the order at 2 from a cold
+start, and so do steps whose weights would enlarge errors: polynomials in t
+cannot be trusted where the steps in t grow from alpha = 0. `deis_rk` is
 rhoRK-DEIS, an explicit Runge-Kutta method on dv/drho: with two stages it is the
 Heun method of EDM in x / alpha.
 
@@ -30,6 +33,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import grids
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import solver
 from jaxdiff.solvers.building import step_orders
@@ -58,7 +62,7 @@ def deis(
       allow.
     variant: "t_ab", "rho_ab" or "lambda_ab".
     clock: the process in whose time "t_ab" takes eps for a polynomial, matched
-      by noise level; `process` itself by default.
+      by noise level; VP time by default.
 
   Raises:
     ValueError: for another variant, a clock that it does not use, an order
@@ -85,13 +89,20 @@ def deis(
     )
   orders = step_orders(order, len(grid) - 1, 4, "deis")
   variable = {
-    "t_ab": process if clock is None else clock,
+    "t_ab": _vp_time(process) if clock is None else clock,
     "rho_ab": "own",
     "lambda_ab": "log_snr",
   }[variant]
   return exponential_ab.build(
     process, grid, order=orders, output="eps", variable=variable
   )
+
+
+def _vp_time(process: GaussianProcess) -> GaussianProcess:
+  """Returns the process itself if it preserves variance, else its VP clock."""
+  t = np.linspace(process.t_min, process.t_max, 9)
+  size = np.hypot(process.alpha(t), process.sigma(t))
+  return process if np.allclose(size, 1.0) else grids.vp_clock(process)
 
 
 @solver

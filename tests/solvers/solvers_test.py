@@ -305,7 +305,8 @@ EXACT = {  # degree of the polynomial that each method integrates exactly
   "ipndm_4": ("eps", 0),
   "deis_2": ("eps", 0),
   "deis_3": ("eps", 0),
-  "deis_4": ("eps", 3),
+  "deis_4": ("eps", 0),
+  "lms": ("eps", 3),
   "unipc_2_eps": ("eps", 0),
 }
 
@@ -616,7 +617,7 @@ def test_published_3m_has_the_weights_of_the_public_code(x64):
 def test_deis_in_the_clock_of_another_process_is_that_process_deis(x64):
   clock = processes.edm(0.05, 20.0)
   levels = np.geomspace(15.0, 0.05, 6)
-  expected = solvers.deis(clock, levels)
+  expected = solvers.deis(clock, levels, clock=clock)
   for process in (processes.vp_linear(), processes.rectified_flow()):
     grid = grids.from_noise_levels(process, levels)
     table = solvers.deis(process, grid, clock=clock)
@@ -646,10 +647,30 @@ def test_deis_integrates_polynomials_in_its_clock_exactly(x64):
       )
 
 
-def test_deis_on_edm_has_the_closed_form_of_rho_ab(x64):
+def test_deis_takes_vp_time_where_the_process_is_not_vp():
+  """On EDM it is the table of the VP process of the same noise levels."""
+  clock = processes.vp_linear_covering(0.002, 80.0)
+  levels = grids.karras(processes.edm(), 9)
+  same_levels = grids.from_noise_levels(clock, levels)
+  vp = solvers.deis(clock, same_levels)
+  edm = solvers.deis(processes.edm(), levels)
+  scale = clock.alpha(same_levels[1:])[:, None, None]
+  np.testing.assert_allclose(edm.history, vp.history / scale, rtol=1e-8)
+  # and not the one in t = sigma, which is another variant's
+  rho = solvers.deis(processes.edm(), levels, variant="rho_ab")
+  assert np.abs(edm.history[-1] / rho.history[-1] - 1).max() > 0.01
+  for process in (processes.vp_linear(), processes.vp_cosine()):
+    grid = grids.log_snr(process, 7)
+    own = solvers.deis(process, grid, clock=process)
+    np.testing.assert_array_equal(
+      solvers.deis(process, grid).history, own.history
+    )
+
+
+def test_deis_in_the_time_of_edm_has_the_closed_form_of_rho_ab(x64):
   process = processes.edm(0.1, 10.0)
   grid = grids.karras(process, 6)
-  table = solvers.deis(process, grid, order=2)
+  table = solvers.deis(process, grid, order=2, clock=process)
   for i in range(1, 6):
     step, back = grid[i + 1] - grid[i], grid[i] - grid[i - 1]
     bend = step**2 / (2 * back)
@@ -662,7 +683,7 @@ def test_deis_on_edm_has_the_closed_form_of_rho_ab(x64):
 def test_equal_steps_give_the_adams_bashforth_weights(order, x64):
   process = processes.edm(1.0, 9.0)
   grid = grids.uniform(process, 8)
-  deis = solvers.deis(process, grid, order=order)
+  deis = solvers.deis(process, grid, order=order, variant="rho_ab")
   ipndm = solvers.ipndm(process, grid, order=order)
   weights = adams_bashforth(order)
   assert abs(weights.sum() - 1) < 1e-15
