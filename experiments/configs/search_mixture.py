@@ -60,6 +60,12 @@ _CHOSEN = (
   "s_pndm",
   "plms",
   "pndm",
+  "res_multistep",
+  "res_multistep(clock=flow)",
+  "gradient_estimation",
+  "gradient_estimation(output=flow)",
+  "heunpp2",
+  "heunpp2(output=flow)",
 )
 
 # It has a grid of its own; without noise they are another solver.

@@ -26,6 +26,7 @@ from jaxdiff.solvers.dpm_solver_v3 import Recentred
 from jaxdiff.solvers.dpm_solver_v3 import recentred
 from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
+from jaxdiff.solvers.dpmpp_2m import res_multistep
 from jaxdiff.solvers.dpmpp_2m_sde import dpmpp_2m_sde
 from jaxdiff.solvers.dpmpp_2s_ancestral import dpmpp_2s_ancestral
 from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
@@ -34,14 +35,18 @@ from jaxdiff.solvers.dpmpp_3m_sde import dpmpp_3m_sde
 from jaxdiff.solvers.dpmpp_sde import dpmpp_sde
 from jaxdiff.solvers.er_sde import er_sde
 from jaxdiff.solvers.euler import euler
+from jaxdiff.solvers.euler_ancestral_rf import euler_ancestral_rf
 from jaxdiff.solvers.euler_maruyama import euler_maruyama
 from jaxdiff.solvers.exponential_ab import exponential_ab
+from jaxdiff.solvers.exponential_rk import exp_heun_2_x0
 from jaxdiff.solvers.exponential_rk import exponential_rk
 from jaxdiff.solvers.final_step import final_step
 from jaxdiff.solvers.gamma_sampling import gamma_sampling
 from jaxdiff.solvers.gamma_sampling import jump_times
+from jaxdiff.solvers.gradient_estimation import gradient_estimation
 from jaxdiff.solvers.heun import heun
 from jaxdiff.solvers.heun import heun_churn
+from jaxdiff.solvers.heunpp2 import heunpp2
 from jaxdiff.solvers.inject_noise import inject_noise
 from jaxdiff.solvers.ipndm import ipndm
 from jaxdiff.solvers.ipndm_v import ipndm_v
@@ -89,6 +94,8 @@ __all__ = [
   "encoder",
   "er_sde",
   "euler",
+  "euler_ancestral_rf",
+  "exp_heun_2_x0",
   "exponential_ab",
   "exponential_rk",
   "final_step",
@@ -97,8 +104,10 @@ __all__ = [
   "for_budget",
   "from_spec",
   "gamma_sampling",
+  "gradient_estimation",
   "heun",
   "heun_churn",
+  "heunpp2",
   "inject_noise",
   "ipndm",
   "ipndm_v",
@@ -111,6 +120,7 @@ __all__ = [
   "orders_for_budget",
   "plms",
   "pndm",
+  "res_multistep",
   "reverse_diffusion",
   "rk4",
   "runge_kutta",

@@ -100,9 +100,8 @@ def solver(
     name = getattr(build, "__name__", "solver")
     grid = grids.from_times(process, grid)
     parts = []
-    if process.alpha(grid[0]) == 0 and not starts_at_zero_alpha:
-      parts.append(_first_row(process, grid))
-      grid = grid[1:]
+    if not starts_at_zero_alpha:
+      parts, grid = leave(process, grid)
     last = None
     if process.sigma(grid[-1]) == 0 and not ends_at_zero_sigma:
       if len(grid) > 1:
@@ -171,9 +170,18 @@ def denoise(process: GaussianProcess, t: float, t_end: float) -> tables.Tableau:
   return tables.under(row, process)
 
 
-def _first_row(process, grid):
+def leave(
+  process: GaussianProcess, grid: np.ndarray
+) -> tuple[list[tables.Tableau], np.ndarray]:
+  """Returns the row of a step out of alpha = 0, if any, and the grid after it.
+
+  x' = (sigma' / sigma) x + alpha' x0, a step of DDIM.
+  """
+  if process.alpha(grid[0]) != 0:
+    return [], grid
   alpha, sigma, _ = coefficients(process, grid[:2])
-  return tables.row(grid[0], "x0", y=(sigma[1] / sigma[0], 0.0, alpha[1]))
+  y = (sigma[1] / sigma[0], 0.0, alpha[1])
+  return [tables.row(grid[0], "x0", y)], grid[1:]
 
 
 @checks.door(host=True)

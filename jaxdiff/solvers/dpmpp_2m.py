@@ -13,6 +13,11 @@ not freeze the line but integrates it, 2 r phi_2(-h) / phi_1(-h) for r: that is
 `exponential_ab` of order 2. `dpm_solver_2m` is the same in eps, DPM-Solver's
 multistep form. Reference: Lu et al. (2022), https://arxiv.org/abs/2211.01095,
 Algorithm 2.
+
+`res_multistep` is ComfyUI's and RES4LYF's name of the form "heun": RES in its
+multistep variant (Zhang et al. (2023), https://arxiv.org/abs/2308.02157). For a
+flow ComfyUI takes -log(u), u = sigma / (alpha + sigma), for lambda there, which
+is finite where alpha = 0; with alpha + sigma for alpha the formula is the same.
 """
 
 import numpy as np
@@ -73,15 +78,47 @@ def dpm_solver_2m(
   return _two_steps(process, grid, "eps", solver_type, lower_order_final)
 
 
-def _two_steps(process, grid, output, solver_type, lower_order_final):
+@solver(starts_at_zero_alpha=True)
+def res_multistep(
+  process: GaussianProcess,
+  grid: np.ndarray,
+  *,
+  clock: str = "log_snr",
+  solver_type: str = "heun",
+) -> Tableau:
+  """Returns the table of multistep RES on `grid`, f64[n + 1]: n calls, K = 2.
+
+  Args:
+    process: the forward process.
+    grid: f64[n + 1].
+    clock: "log_snr", what `dpmpp_2m` takes x0 for a line in, or "flow", -log(u)
+      as ComfyUI does for flows.
+    solver_type: "heun", or "midpoint" for ComfyUI's dpmpp_2m of a flow.
+
+  Raises:
+    ValueError: for another clock or solver_type.
+  """
+  checks.one_of(clock, ("log_snr", "flow"), "clock")
+  return _two_steps(process, grid, "x0", solver_type, False, clock)
+
+
+def _two_steps(
+  process, grid, output, solver_type, lower_order_final, clock="log_snr"
+):
   checks.one_of(solver_type, ("midpoint", "heun"), "solver_type")
-  alpha, sigma, lam = coefficients(process, grid)
-  h = np.diff(lam)
+  alpha, sigma, place = coefficients(process, grid)
+  if clock == "flow":
+    alpha = alpha + sigma
+    place = np.log(alpha / sigma)
+  h = np.diff(place)  # infinite in a step out of alpha = 0
   z, scale = (-h, alpha[1:]) if output == "x0" else (h, sigma[1:])
   gain = -scale * np.expm1(z)
-  slope = gain / 2 if solver_type == "midpoint" else -scale * z * phi(2, z)
+  if solver_type == "midpoint":
+    slope = gain[1:] / 2
+  else:
+    slope = -scale[1:] * z[1:] * phi(2, z[1:])
   bend = np.zeros_like(h)
-  bend[1:] = slope[1:] * h[1:] / h[:-1]
+  bend[1:] = slope * h[1:] / h[:-1]
   if lower_order_final:
     bend[-1] = 0.0
   return multistep(

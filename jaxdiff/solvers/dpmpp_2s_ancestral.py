@@ -11,7 +11,9 @@ but to s_down below it, and adds the difference:
 in coordinates x / alpha for a process whose alpha varies. eta = 0 is
 DPM-Solver++(2S); at eta = 1 the stage falls on the end of the step. `output =
 "eps"` takes the ODE step by DPM-Solver-2 instead (k-diffusion's
-dpm_2_ancestral, diffusers' KDPM2Ancestral).
+dpm_2_ancestral, diffusers' KDPM2Ancestral). `down="flow"` goes past the target
+by the rule of `euler_ancestral_rf`, which gives another q: ComfyUI's
+dpmpp_2s_ancestral of flows (but for its first step, of two calls).
 
 The marginals converge at second order, being those of the ODE step and exact
 noise; the law of a path, started elsewhere, at first order. Reference:
@@ -25,6 +27,7 @@ from jaxdiff import tableau as tables
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import coefficients
 from jaxdiff.solvers.building import solver
+from jaxdiff.solvers.euler_ancestral_rf import kept
 from jaxdiff.tableau import Tableau
 
 
@@ -35,6 +38,7 @@ def dpmpp_2s_ancestral(
   *,
   eta: float = 1.0,
   output: str = "x0",
+  down: str = "noise_level",
 ) -> Tableau:
   """Returns the table of DPM-Solver++(2S) ancestral on `grid`: 2n calls.
 
@@ -43,11 +47,13 @@ def dpmpp_2s_ancestral(
     grid: f64[n + 1].
     eta: share of the noise that is renewed, in [0, 1].
     output: "x0", or "eps" for the ancestral DPM-Solver-2.
+    down: "noise_level" or "flow", the rule of s_down.
 
   Raises:
-    ValueError: if eta is outside of [0, 1], or for another output.
+    ValueError: if eta is outside of [0, 1], or for another output or rule.
   """
   checks.one_of(output, ("x0", "eps"), "output")
+  checks.one_of(down, ("noise_level", "flow"), "down")
   if not 0 <= eta <= 1:
     raise ValueError(
       "an ancestral step renews a share eta of the noise, from 0 (the"
@@ -55,8 +61,12 @@ def dpmpp_2s_ancestral(
     )
   alpha, sigma, lam = coefficients(process, grid)
   h = np.diff(lam)
-  log_q = 0.5 * np.log1p(eta**2 * np.expm1(-2.0 * h))
-  up = eta * sigma[1:] * np.sqrt(-np.expm1(-2.0 * h))
+  if down == "flow":
+    q = kept(alpha, sigma, eta)
+    log_q, up = np.log(q), sigma[1:] * np.sqrt((1.0 - q) * (1.0 + q))
+  else:
+    log_q = 0.5 * np.log1p(eta**2 * np.expm1(-2.0 * h))
+    up = eta * sigma[1:] * np.sqrt(-np.expm1(-2.0 * h))
   k = h - log_q
   middle = process.log_snr_inverse(lam[:-1] + k / 2)
   alpha_m, sigma_m, _ = coefficients(process, middle)
@@ -67,9 +77,9 @@ def dpmpp_2s_ancestral(
       q = np.exp(log_q[i])
       end = (sigma[i + 1] / sigma[i] * q, -alpha[i + 1] * np.expm1(-k[i]))
     else:
-      down = sigma[i + 1] * np.exp(log_q[i])
+      reached = sigma[i + 1] * np.exp(log_q[i])
       stage = (alpha_m[i] / alpha[i], -sigma_m[i] * np.expm1(k[i] / 2))
-      end = (alpha[i + 1] / alpha[i], -down * np.expm1(k[i]))
+      end = (alpha[i + 1] / alpha[i], -reached * np.expm1(k[i]))
     rows.append(tables.row(grid[i], output, y=(0.0, *stage), a=(0.0, 1.0)))
     rows.append(
       tables.row(middle[i], output, y=(0.0, *end), noise=(0.0, up[i], up[i]))

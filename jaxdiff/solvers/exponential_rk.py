@@ -17,6 +17,7 @@ order at z = 0 does not imply; the first are
 | method            | calls | order | stiff | what                             |
 |-------------------|-------|-------|-------|----------------------------------|
 | "res_2s"          | 2     | 2     | 2     | RES; DPM-Solver-2 "heun"         |
+| "exp_heun_2"      | 2     | 2     | 2     | the same, its stage at the end   |
 | "dpm_2"           | 2     | 2     | 1     | DPM-Solver-2, ++(2S)             |
 | "dpm_3"           | 3     | 3     | 3     | DPM-Solver-3 = Hochbruck (5.9)   |
 | "cox_matthews_4"  | 4     | 4     | 2     | ETDRK4                           |
@@ -159,6 +160,7 @@ METHODS = MappingProxyType(
   {
     "euler": Exponential([0.0], lambda z: [], lambda z: [phi(1, z)]),
     "res_2s": two_stages(1 / 2),
+    "exp_heun_2": two_stages(1.0),
     "dpm_2": two_stages(1 / 2, "midpoint"),
     "dpm_3": three_stages(1 / 3, 2 / 3),
     "cox_matthews_4": Exponential(
@@ -204,6 +206,12 @@ def exponential_rk(
       for i in range(len(grid) - 1)
     )
   )
+
+
+@solver
+def exp_heun_2_x0(process: GaussianProcess, grid: np.ndarray) -> Tableau:
+  """Returns the table of ComfyUI's exp_heun_2_x0: `exponential_rk` of that."""
+  return exponential_rk.build(process, grid, method="exp_heun_2")
 
 
 def step(

@@ -21,7 +21,10 @@ which take h^2 / 2 for an integral that it equals up to O(h^3).
 
 In the table predictor and corrector are one step of the predicted samples
 (`building.corrected`), in which the noise stays: what a row accepts is the
-prediction. Mean and variance converge at order 2 for Gaussian data.
+prediction. `pece` asks once more at the corrected sample, and the answer there
+takes the other's place in the history: two calls a step, but for the first and
+that into sigma = 0, and correction and prediction are rows of their own. Mean
+and variance converge at order 2 for Gaussian data.
 
 Reference: Xue et al. (2023), https://arxiv.org/abs/2309.05019, Algorithm 1. It
 takes tau at the end of a step, and tau = 0 in the last one (give a tau that
@@ -53,8 +56,9 @@ def sa_solver(
   tau: float | Callable[[float], float] = 1.0,
   lower_order_final: bool = True,
   few_steps: bool = False,
+  pece: bool = False,
 ) -> Tableau:
-  """Returns the table of SA-Solver on `grid`, f64[n + 1]: n calls.
+  """Returns the table of SA-Solver on `grid`: n calls, 2n - 1 with `pece`.
 
   Args:
     process: the forward process.
@@ -66,9 +70,12 @@ def sa_solver(
       number, or a function of the time at the end of a step.
     lower_order_final: whether the orders fall again in the last steps.
     few_steps: whether order 2 is that of the published code.
+    pece: whether the corrected sample is asked again, before the next step
+      (predict, evaluate, correct, evaluate).
 
   Raises:
-    ValueError: for orders out of range or above the steps, a negative tau.
+    ValueError: for orders out of range or above the steps, a negative tau, or
+      `pece` without a corrector.
   """
   n = len(grid) - 1
   p = (
@@ -81,6 +88,11 @@ def sa_solver(
     raise ValueError(
       "the corrector of sa_solver is defined for orders 1..7, and 0 for none;"
       f" got corrector={corrector}"
+    )
+  if pece and not q:
+    raise ValueError(
+      "pece asks again at the corrected sample, and corrector=0 corrects none;"
+      " drop one of them"
     )
   strength = np.asarray(
     [tau(t) if callable(tau) else tau for t in grid[1:]], np.float64
@@ -111,12 +123,33 @@ def sa_solver(
       b = np.where(places == past, -bend, bend) - np.expm1(-ch) * (places == 0)
     return alpha[i + 1] * b
 
+  def correction(i):
+    """Weights of the step i - 1 -> i when predicted, and once corrected."""
+    before = weights(i - 1, i - 1 - np.arange(predicts[i - 1]))
+    return before, weights(i - 1, i - np.arange(corrects[i - 1]))
+
+  if pece:
+    rows = []
+    for i in range(n):
+      # every place but the first was asked twice: predicted, then corrected
+      if i > 0:
+        before, again = correction(i)
+        mix = np.zeros(2 * max(len(before), len(again) - 1) + 1)
+        mix[0] = again[0]
+        mix[1 : 2 * len(again) - 2 : 2] += again[1:]
+        mix[1 : 2 * len(before) : 2] -= before
+        rows.append(tables.row(grid[i], "x0", (1.0, 0.0, *mix), (0.0, 1.0)))
+      step = weights(i, i - np.arange(predicts[i]))
+      mix = np.zeros(2 * len(step) - 1)
+      mix[::2] = step
+      fresh = (0.0, noise[i], noise[i])
+      rows.append(tables.row(grid[i], "x0", (carry[i], 0.0, *mix), noise=fresh))
+    return tables.concat(*rows)
+
   history = np.zeros((n, max(p + 1, q) if q else p))
   for i in range(n):
     step = weights(i, i - np.arange(predicts[i]))
     if i > 0 and q > 0:
-      before = weights(i - 1, i - 1 - np.arange(predicts[i - 1]))
-      again = weights(i - 1, i - np.arange(corrects[i - 1]))
-      step = corrected(carry[i], step, before, again)
+      step = corrected(carry[i], step, *correction(i))
     history[i, : len(step)] = step
   return tables.multistep(grid[:-1], "x0", carry, history, noise)

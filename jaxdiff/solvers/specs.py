@@ -53,6 +53,27 @@ _CALLED = {
   "hochbruck_4": "exponential_rk(method='hochbruck_4')",
   "er_sde_3": "er_sde(order=3, phi='sde')",
   "edm": "heun_churn(churn=40)",
+  "res_multistep_flow": "res_multistep(clock='flow')",
+  "gradient_estimation_flow": "gradient_estimation(output='flow')",
+  "heunpp2_flow": "heunpp2(output='flow')",
+  "sa_solver_pece": "sa_solver(pece=True)",
+  "dpmpp_2s_ancestral_flow": "dpmpp_2s_ancestral(down='flow')",
+  # of ComfyUI, k-diffusion and RES4LYF
+  "euler_ancestral": "ddim(eta=1.0)",
+  "euler_ancestral_RF": "euler_ancestral_rf",
+  "euler_a": "ddim(eta=1.0)",
+  "dpm_2": "dpm_solver(order=2)",
+  "dpmpp_2s_ancestral_RF": "dpmpp_2s_ancestral(down='flow')",
+  "dpmpp_2m_sde_gpu": "dpmpp_2m_sde",
+  "dpmpp_3m_sde_gpu": "dpmpp_3m_sde",
+  "dpmpp_sde_gpu": "dpmpp_sde",
+  "lcm": "gamma_sampling(gamma=1.0)",
+  "tcd": "gamma_sampling(gamma=0.3, jump='time')",
+  "scm": "gamma_sampling(gamma=1.0)",
+  "res_2m": "res_multistep",
+  "exp_heun_2": "exp_heun_2_x0",
+  "uni_pc": "unipc(order=3, variant='bh1')",
+  "uni_pc_bh2": "unipc(order=3, variant='bh2')",
 }
 # what `ast` says of text beyond reading: a zero byte, {[]: 1}, too deep a nest
 _UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)

@@ -24,6 +24,7 @@ from jaxdiff.solvers.dpm_solver import dpm_solver
 from jaxdiff.solvers.dpm_solver_v3 import dpm_solver_v3
 from jaxdiff.solvers.dpmpp_2m import dpm_solver_2m
 from jaxdiff.solvers.dpmpp_2m import dpmpp_2m
+from jaxdiff.solvers.dpmpp_2m import res_multistep
 from jaxdiff.solvers.dpmpp_2m_sde import dpmpp_2m_sde
 from jaxdiff.solvers.dpmpp_2s_ancestral import dpmpp_2s_ancestral
 from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
@@ -32,11 +33,15 @@ from jaxdiff.solvers.dpmpp_3m_sde import dpmpp_3m_sde
 from jaxdiff.solvers.dpmpp_sde import dpmpp_sde
 from jaxdiff.solvers.er_sde import er_sde
 from jaxdiff.solvers.euler import euler
+from jaxdiff.solvers.euler_ancestral_rf import euler_ancestral_rf
 from jaxdiff.solvers.euler_maruyama import euler_maruyama
 from jaxdiff.solvers.exponential_ab import exponential_ab
+from jaxdiff.solvers.exponential_rk import exp_heun_2_x0
 from jaxdiff.solvers.exponential_rk import exponential_rk
+from jaxdiff.solvers.gradient_estimation import gradient_estimation
 from jaxdiff.solvers.heun import heun
 from jaxdiff.solvers.heun import heun_churn
+from jaxdiff.solvers.heunpp2 import heunpp2
 from jaxdiff.solvers.ipndm import ipndm
 from jaxdiff.solvers.ipndm_v import ipndm_v
 from jaxdiff.solvers.lms import lms
@@ -214,5 +219,20 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "er_sde_1": _up_to(er_sde, 1, 0, weak_order=1),
     "er_sde_2": _up_to(er_sde, 2, 0, weak_order=2),
     "er_sde_3": _up_to(er_sde, 3, 0, weak_order=2, phi="sde"),
+    "res_multistep": _case(res_multistep, 2),
+    "res_multistep_flow": _case(res_multistep, 2, clock="flow"),
+    "exp_heun_2_x0": _case(exp_heun_2_x0, 2, 2),
+    "gradient_estimation": _case(gradient_estimation, 1),
+    "gradient_estimation_flow": _case(gradient_estimation, 1, output="flow"),
+    # the step of two calls is the last one; their sum is the same
+    "heunpp2": _case(heunpp2, 1, 3, warm_up=(1, 2)),
+    "heunpp2_flow": _case(heunpp2, 1, 3, warm_up=(1, 2), output="flow"),
+    "sa_solver_pece": _case(
+      sa_solver, 0, 2, weak_order=2, warm_up=(1, 1), pece=True
+    ),
+    "euler_ancestral_rf": _case(euler_ancestral_rf, 0, weak_order=1),
+    "dpmpp_2s_ancestral_flow": _case(
+      dpmpp_2s_ancestral, 0, 2, weak_order=2, down="flow"
+    ),
   }
 )

@@ -402,6 +402,7 @@ def test_the_trees_are_counted():
 ETD_ORDERS = {  # classical order, and conditions on b that hold for all z
   "euler": (1, 1),
   "res_2s": (2, 2),
+  "exp_heun_2": (2, 2),
   "dpm_2": (2, 1),
   "dpm_3": (3, 2),
   "cox_matthews_4": (4, 3),

@@ -32,6 +32,9 @@ NATIVE = (  # whose own formula holds where alpha = 0
   "angular_ab_3",
   "angular_adams_2",
   "angular_adams_4",
+  "gradient_estimation_flow",
+  "heunpp2_flow",
+  "euler_ancestral_rf",
 )
 ROWS = 2000
 GRIDS = {"log_snr": grids.log_snr, "uniform": grids.uniform}

@@ -203,7 +203,11 @@ def test_what_is_kept_after_a_call_is_at_the_time_of_the_next(name):
   first = process.sigma(grid[0]) * START - alpha[0] * MEANS[0]
   path = alpha * MEANS[0] + first * spread / spread[0]
   deterministic = {n: c for n, c in CASES.items() if c.order}
-  todo = [case.build(process, grid) for case in deterministic.values()]
+  # with gamma = 2 the method errs by as much as a step of this grid is long
+  options = lambda n: {"gamma": 1.5} if n.startswith("gradient") else {}
+  todo = [
+    c.build(process, grid, **options(n)) for n, c in deterministic.items()
+  ]
   _, kept = walk(gaussian, process, todo)
   for i, (solver, table) in enumerate(zip(deterministic, todo, strict=True)):
     done, last = 0, process.sigma(grid[0]) * START
