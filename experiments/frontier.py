@@ -2,8 +2,9 @@ r"""The frontier: which solver is best at which number of network calls.
 
 Runs solvers x grids x calls on one target from the same noises and compares
 each result with the same ODE solved to convergence. The whole sweep, the
-reference included, is ONE compiled program: tables are padded to one shape and
-walked for a traced number of rows.
+reference included, is one compiled program for the tables without noise and one
+for those with it: tables are padded to one shape and walked for a traced number
+of rows.
 
   python -m experiments.frontier                     # digits mixture, 80 s
   python -m experiments.frontier --config.target=g2 --config.process=vp
@@ -209,9 +210,9 @@ def cells(
 
 
 class Sweep:
-  """Runs tables from the same noises through one compiled program.
+  """Runs tables from the same noises through one compiled program of each kind.
 
-  The program has room for the longest and deepest of `todo`: a multistep table
+  A program has room for the longest and deepest of `todo`: a multistep table
   cut in two would lose its history at the cut.
   """
 

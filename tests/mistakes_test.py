@@ -416,7 +416,7 @@ DOORS = [
   ("distil: huber NaN", lambda h: edm_method(distillation.consistency_distillation, huber=math.nan), ValueError, ["huber", "nan"]),
   ("distil: fake_steps 0", lambda h: edm_method(distillation.dmd, fake_steps=0), ValueError, ["fake_steps", "0"]),
   ("distil: guided by NaN", lambda h: distillation.guided(h.classes, math.nan), ValueError, ["scale", "nan"]),
-  ("distil: misspelt option", lambda h: edm_method(distillation.ict, update=3), TypeError, ["'update'", "did you mean 'updates'?"]),
+  ("distil: misspelt option", lambda h: distillation.ict(h.classes, optimizer=SGD, update=3), TypeError, ["'update'", "did you mean 'updates'?"]),
   ("distil: updates 0", lambda h: edm_method(distillation.progressive, updates=0), ValueError, ["updates", "0"]),
   ("learn: rounds 0", lambda h: learning.Settings(rounds=0), ValueError, ["rounds", "at least 1"]),
   ("learn: rate NaN", lambda h: learning.Settings(rate=math.nan), ValueError, ["rate", "nan"]),

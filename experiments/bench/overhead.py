@@ -34,11 +34,7 @@ from jaxdiff import tableau as tables
 
 from ..parts import console
 
-_BATCH = flags.DEFINE_integer("batch", 64, "Batch size.", lower_bound=1)
-_CALLS = flags.DEFINE_integer("calls", 20, "Network calls.", lower_bound=1)
-_PAIRS = flags.DEFINE_integer("pairs", 20, "Timed pairs.", lower_bound=1)
-_SIZE = flags.DEFINE_integer("size", 8, "Side of the images, in pixels.")
-_CHANNELS = flags.DEFINE_integer("channels", 1, "Channels of the images.")
+FLAGS = flags.FLAGS
 _TABLES = (
   "dpmpp_2m",
   "ipndm(order=4)",
@@ -46,15 +42,14 @@ _TABLES = (
   "angular_adams(order=4)",
   "ddpm",
 )
-_JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
 
 
 def main() -> None:
   network = networks.digits_unet()
-  shape = (_BATCH.value, _SIZE.value, _SIZE.value, _CHANNELS.value)
+  shape = (FLAGS.batch, FLAGS.size, FLAGS.size, FLAGS.channels)
   key = jax.random.key(0)
   x = 80.0 * jax.random.normal(key, shape)
-  label = jnp.arange(_BATCH.value) % 10
+  label = jnp.arange(FLAGS.batch) % 10
   params = jax.jit(network.init)(key, x, x[:, 0, 0, 0], label)["params"]
   process = processes.edm()
   model = denoisers.with_label(
@@ -64,7 +59,7 @@ def main() -> None:
   t = jnp.float32(2.0)
   results = {}
   for name in _TABLES:
-    grid = grids.karras(process, _CALLS.value)
+    grid = grids.karras(process, FLAGS.calls)
     table = solvers.from_spec(name)(process, grid)
     run = lambda table=table: sampling.sample(key, model, table, x)
 
@@ -78,20 +73,20 @@ def main() -> None:
     call = lambda: bare(model, x, t)
     seconds(run), seconds(call, 3)  # compile and warm up
     ratios = [
-      seconds(run) / seconds(call, _CALLS.value) for _ in range(_PAIRS.value)
+      seconds(run) / seconds(call, FLAGS.calls) for _ in range(FLAGS.pairs)
     ]
     results[name] = statistics.median(ratios)
     low, *_, high = statistics.quantiles(ratios, n=10)
     print(
-      f"{name:22s} {_CALLS.value} calls: median {results[name]:.3f} of"
-      f" {_CALLS.value} bare network calls (10 % to 90 %: {low:.3f} to"
+      f"{name:22s} {FLAGS.calls} calls: median {results[name]:.3f} of"
+      f" {FLAGS.calls} bare network calls (10 % to 90 %: {low:.3f} to"
       f" {high:.3f})",
       flush=True,
     )
-  milliseconds = 1e3 * seconds(call, _CALLS.value) / _CALLS.value
+  milliseconds = 1e3 * seconds(call, FLAGS.calls) / FLAGS.calls
   device = jax.devices()[0].device_kind
   print(
-    f"one network call: {milliseconds:.2f} ms; batch {_BATCH.value}, {device},"
+    f"one network call: {milliseconds:.2f} ms; batch {FLAGS.batch}, {device},"
     f" jax {jax.__version__}, {platform.machine()}"
   )
   first = first_call(
@@ -115,8 +110,8 @@ def main() -> None:
       f"one step with K = 4, {name}: {moved:.1f} states moved (of an anchor's"
       f" {least} at least); matrix products: {products}"
     )
-  if _JSON.value:
-    with open(_JSON.value, "w") as f:
+  if FLAGS.json:
+    with open(FLAGS.json, "w") as f:
       json.dump(
         dict(
           overhead=results,
@@ -127,7 +122,7 @@ def main() -> None:
           device=device,
           jax=jax.__version__,
           shape=shape,
-          calls=_CALLS.value,
+          calls=FLAGS.calls,
         ),
         f,
         indent=1,
@@ -227,5 +222,16 @@ def traffic(
   return moved, least, compiled.as_text().count(" dot(")
 
 
+def define_flags() -> None:
+  """Defines the flags of the command line."""
+  flags.DEFINE_integer("batch", 64, "Batch size.", lower_bound=1)
+  flags.DEFINE_integer("calls", 20, "Network calls.", lower_bound=1)
+  flags.DEFINE_integer("pairs", 20, "Timed pairs.", lower_bound=1)
+  flags.DEFINE_integer("size", 8, "Side of the images, in pixels.")
+  flags.DEFINE_integer("channels", 1, "Channels of the images.")
+  flags.DEFINE_string("json", None, "File to write the numbers to.")
+
+
 if __name__ == "__main__":
+  define_flags()
   console.run(main)

@@ -29,25 +29,16 @@ from jaxdiff import solvers
 
 from ..parts import console
 
-_NETWORK = flags.DEFINE_enum(
-  "network", "digits_mlp", ["digits_mlp", "digits_unet"], "The network."
-)
-_WIDTH = flags.DEFINE_integer("width", 256, "Its width.", lower_bound=4)
-_BATCH = flags.DEFINE_integer("batch", 256, "Batch size.", lower_bound=1)
-_BITS = flags.DEFINE_integer("bits", 8, "Of weights and activations.")
-_REPEAT = flags.DEFINE_integer("repeat", 20, "Timed calls.", lower_bound=2)
-_JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
+FLAGS = flags.FLAGS
 
 
 def main() -> None:
-  width = dict(digits_mlp="width", digits_unet="channels")[_NETWORK.value]
-  network = networks.make(
-    _NETWORK.value, num_classes=0, **{width: _WIDTH.value}
-  )
+  width = dict(digits_mlp="width", digits_unet="channels")[FLAGS.network]
+  network = networks.make(FLAGS.network, num_classes=0, **{width: FLAGS.width})
   process = processes.edm()
   shape = (8, 8, 1)
-  x = jax.random.normal(jax.random.key(0), (_BATCH.value, *shape))
-  t = process.log_snr_inverse(jnp.linspace(4.0, -3.0, _BATCH.value))
+  x = jax.random.normal(jax.random.key(0), (FLAGS.batch, *shape))
+  t = process.log_snr_inverse(jnp.linspace(4.0, -3.0, FLAGS.batch))
   params = jax.jit(network.init)(jax.random.key(1), x[:1], t[:1])["params"]
   leaves, structure = jax.tree.flatten(params)
   # kernels that start at zero would be nothing to quantize
@@ -67,12 +58,12 @@ def main() -> None:
     shape,
     quantization.Calibration(n=256),
   )
-  config = quantization.Config(_BITS.value, _BITS.value)
+  config = quantization.Config(FLAGS.bits, FLAGS.bits)
   begin = time.perf_counter()
   on_grid = quantization.quantize(model, inputs, config)
   fitted = time.perf_counter() - begin
   models = {"float32": model, "on grids, float": on_grid}
-  if _BITS.value <= 8:
+  if FLAGS.bits <= 8:
     apply = dataclasses.replace(on_grid.apply, arithmetic="integer")
     models["integer"] = dataclasses.replace(on_grid, apply=apply)
   call = jax.jit(lambda model, x, t: model(x, t).x0)
@@ -80,11 +71,11 @@ def main() -> None:
   exact, results = call(model, x, t), {}
   device = jax.devices()[0].device_kind
   print(
-    f"{_NETWORK.value}, width {_WIDTH.value}, batch {_BATCH.value}, {device};"
+    f"{FLAGS.network}, width {FLAGS.width}, batch {FLAGS.batch}, {device};"
     f" ranges fitted in {fitted:.1f} s"
   )
   seconds = {name: [] for name in models}
-  for _ in range(_REPEAT.value + 1):  # in turn; the first call compiles
+  for _ in range(FLAGS.repeat + 1):  # in turn; the first call compiles
     for name, m in models.items():
       begin = time.perf_counter()
       jax.block_until_ready(call(m, x, t))
@@ -102,10 +93,23 @@ def main() -> None:
       f"   relative error {r['error']:.2e}",
       flush=True,
     )
-  if _JSON.value:
-    with open(_JSON.value, "w") as f:
+  if FLAGS.json:
+    with open(FLAGS.json, "w") as f:
       json.dump(dict(results=results, device=device), f, indent=1)
 
 
+def define_flags() -> None:
+  """Defines the flags of the command line."""
+  flags.DEFINE_enum(
+    "network", "digits_mlp", ["digits_mlp", "digits_unet"], "The network."
+  )
+  flags.DEFINE_integer("width", 256, "Its width.", lower_bound=4)
+  flags.DEFINE_integer("batch", 256, "Batch size.", lower_bound=1)
+  flags.DEFINE_integer("bits", 8, "Of weights and activations.")
+  flags.DEFINE_integer("repeat", 20, "Timed calls.", lower_bound=2)
+  flags.DEFINE_string("json", None, "File to write the numbers to.")
+
+
 if __name__ == "__main__":
+  define_flags()
   console.run(main)

@@ -28,30 +28,7 @@ from jaxdiff import models
 
 from ..parts import console
 
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Run of experiments.train; without one --network is taken."
-)
-_NETWORK = flags.DEFINE_string(
-  "network", "digits_unet", "Network with weights of no training."
-)
-_OPTIONS = flags.DEFINE_string(
-  "network_options", "{}", "Its attributes, as JSON."
-)
-_SHAPE = flags.DEFINE_list("shape", ["8", "8", "1"], "Of one sample.")
-_CLASSES = flags.DEFINE_integer("num_classes", 10, "Classes of the network.")
-_BATCHES = flags.DEFINE_list("batches", ["16", "64"], "Samples at a time.")
-_DTYPES = flags.DEFINE_list(
-  "dtypes", ["float32", "bfloat16"], "What the network computes in."
-)
-_DEVICES = flags.DEFINE_list(
-  "devices", None, "Numbers of devices; all that there are by default."
-)
-_PARAMS = flags.DEFINE_enum(
-  "params", "replicated", ("replicated", "sharded"), "Parameters on devices."
-)
-_CALLS = flags.DEFINE_integer("calls", 18, "Network calls.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "runs/bench_sample", "Folder of the results.")
+FLAGS = flags.FLAGS
 
 _NETWORK_OPS = ("dot_general", "conv_general_dilated")
 _HOST = ("callback", "infeed", "outfeed", "SendToHost", "RecvFromHost")
@@ -171,43 +148,43 @@ def main() -> None:
   from jaxdiff import solvers
   from jaxdiff import training
 
-  if _WORKDIR.value:
-    config = models.load_config(models.checkpoint_directory(_WORKDIR.value))
-    params = training.load_denoiser(_WORKDIR.value).params
+  if FLAGS.workdir:
+    config = models.load_config(models.checkpoint_directory(FLAGS.workdir))
+    params = training.load_denoiser(FLAGS.workdir).params
   else:
     config = models.ModelConfig(
-      shape=tuple(int(d) for d in _SHAPE.value),
-      network=_NETWORK.value,
-      network_options=json.loads(_OPTIONS.value),
-      num_classes=_CLASSES.value,
+      shape=tuple(int(d) for d in FLAGS.shape),
+      network=FLAGS.network,
+      network_options=json.loads(FLAGS.network_options),
+      num_classes=FLAGS.num_classes,
     )
     params = models.make_denoiser(config, jax.random.key(0)).params
   rows = []
-  for devices in _DEVICES.value or [jax.local_device_count()]:
+  for devices in FLAGS.devices or [jax.local_device_count()]:
     mesh = jobs.mesh_of(int(devices))
-    for dtype in _DTYPES.value:
+    for dtype in FLAGS.dtypes:
       options = {**config.network_options, "dtype": dtype}
       model = models.make_denoiser(
         dataclasses.replace(config, network_options=options)
       )
       model = dataclasses.replace(model, params=params)
       table = solvers.euler(
-        model.process, grids.vp_quadratic(model.process, _CALLS.value)
+        model.process, grids.vp_quadratic(model.process, FLAGS.calls)
       )
       job = jobs.Job(
-        jobs.place(model, mesh, _PARAMS.value),
+        jobs.place(model, mesh, FLAGS.params),
         table,
         config.shape,
         classes=config.num_classes,
         mesh=mesh,
       )
-      for batch in map(int, _BATCHES.value):
-        found = measure(job, batch, _REPEATS.value, dtype)
+      for batch in map(int, FLAGS.batches):
+        found = measure(job, batch, FLAGS.repeats, dtype)
         rows.append(
           dict(
             device=jax.devices()[0].device_kind,
             devices=int(devices),
-            params=_PARAMS.value,
+            params=FLAGS.params,
             dtype=dtype,
             network=config.network,
             shape=config.shape,
@@ -222,7 +199,7 @@ def main() -> None:
           f" ({found['peak_source']})",
           flush=True,
         )
-  out = pathlib.Path(_OUT.value)
+  out = pathlib.Path(FLAGS.out)
   out.mkdir(parents=True, exist_ok=True)
   (out / "bench_sample.json").write_text(json.dumps(rows, indent=1) + "\n")
   (out / "bench_sample.md").write_text(markdown(rows))
@@ -230,5 +207,32 @@ def main() -> None:
   print(f"Wrote {out}/bench_sample.json and .md.")
 
 
+def define_flags() -> None:
+  """Defines the flags of the command line."""
+  flags.DEFINE_string(
+    "workdir", None, "Run of experiments.train; without one --network is taken."
+  )
+  flags.DEFINE_string(
+    "network", "digits_unet", "Network with weights of no training."
+  )
+  flags.DEFINE_string("network_options", "{}", "Its attributes, as JSON.")
+  flags.DEFINE_list("shape", ["8", "8", "1"], "Of one sample.")
+  flags.DEFINE_integer("num_classes", 10, "Classes of the network.")
+  flags.DEFINE_list("batches", ["16", "64"], "Samples at a time.")
+  flags.DEFINE_list(
+    "dtypes", ["float32", "bfloat16"], "What the network computes in."
+  )
+  flags.DEFINE_list(
+    "devices", None, "Numbers of devices; all that there are by default."
+  )
+  flags.DEFINE_enum(
+    "params", "replicated", ("replicated", "sharded"), "Parameters on devices."
+  )
+  flags.DEFINE_integer("calls", 18, "Network calls.", lower_bound=1)
+  flags.DEFINE_integer("repeats", 5, "Timed runs.", lower_bound=1)
+  flags.DEFINE_string("out", "runs/bench_sample", "Folder of the results.")
+
+
 if __name__ == "__main__":
+  define_flags()
   console.run(main)

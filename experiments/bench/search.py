@@ -31,20 +31,7 @@ from jaxdiff.search import usf
 
 from ..parts import console
 
-_TABLES = flags.DEFINE_integer("tables", 1000, "Candidates.", lower_bound=2)
-_CALLS = flags.DEFINE_integer("calls", 8, "Network calls.", lower_bound=2)
-_NOISES = flags.DEFINE_list("noises", ["16", "64"], "Noises, several in turn.")
-_CHUNK = flags.DEFINE_integer(
-  "chunk", None, "Candidates at once; by default what suits the device."
-)
-_TARGET = flags.DEFINE_enum(
-  "target", "digits_mixture", ["digits_mixture", "grid25", "g16"], "Oracle."
-)
-_REPEAT = flags.DEFINE_integer("repeat", 3, "Timed rounds.", lower_bound=1)
-_FRESH = flags.DEFINE_integer(
-  "fresh", 4, "Tables to compile a program for each.", lower_bound=1
-)
-_JSON = flags.DEFINE_string("json", None, "File to write the numbers to.")
+FLAGS = flags.FLAGS
 
 
 def candidates(process, calls, size):
@@ -62,19 +49,19 @@ def candidates(process, calls, size):
 
 def main() -> None:
   process = processes.edm()
-  model = oracles.exact(getattr(oracles, _TARGET.value)(), process)
-  population = candidates(process, _CALLS.value, _TABLES.value)
+  model = oracles.exact(getattr(oracles, FLAGS.target)(), process)
+  population = candidates(process, FLAGS.calls, FLAGS.tables)
   results = {}
-  for noises in map(int, _NOISES.value):
+  for noises in map(int, FLAGS.noises):
     results[noises] = measure(process, model, population, noises)
-  if _JSON.value:
-    with open(_JSON.value, "w") as f:
+  if FLAGS.json:
+    with open(FLAGS.json, "w") as f:
       json.dump(
         dict(
           results=results,
-          tables=_TABLES.value,
-          calls=_CALLS.value,
-          chunk=_CHUNK.value,
+          tables=FLAGS.tables,
+          calls=FLAGS.calls,
+          chunk=FLAGS.chunk,
           device=jax.devices()[0].device_kind,
           jax=jax.__version__,
           machine=platform.machine(),
@@ -93,7 +80,7 @@ def measure(process, model, population, noises):
   many = len(population)
 
   def together():
-    return populations.evaluate(task, population, chunk=_CHUNK.value)
+    return populations.evaluate(task, population, chunk=FLAGS.chunk)
 
   def alone(some=population):
     return np.asarray(
@@ -114,16 +101,16 @@ def measure(process, model, population, noises):
   cold_together, other = seconds(together)
   agree = float(np.nanmax(abs(one / other - 1.0)))
   pairs = [
-    (seconds(together)[0], seconds(alone)[0]) for _ in range(_REPEAT.value)
+    (seconds(together)[0], seconds(alone)[0]) for _ in range(FLAGS.repeat)
   ]
   warm_together, warm_alone = np.median(pairs, axis=0)
 
   def fresh():
-    for table in population[: _FRESH.value]:
+    for table in population[: FLAGS.fresh]:
       jax.clear_caches()
       alone([table])
 
-  each = seconds(fresh)[0] / _FRESH.value * many
+  each = seconds(fresh)[0] / FLAGS.fresh * many
   results = dict(
     together=warm_together,
     alone=warm_alone,
@@ -136,10 +123,10 @@ def measure(process, model, population, noises):
     alone="one at a time",
     together_compiling="in one program, compiling it",
     alone_compiling="one at a time, compiling once",
-    program_each=f"a program for each (from {_FRESH.value})",
+    program_each=f"a program for each (from {FLAGS.fresh})",
   )
   print(
-    f"{many} tables of {_CALLS.value} calls, {noises} noises, {_TARGET.value},"
+    f"{many} tables of {FLAGS.calls} calls, {noises} noises, {FLAGS.target},"
     f" {jax.devices()[0].device_kind}; the same fitness to {agree:.1e}\n"
     f"{'':36s}{'s':>10}{'CPU s':>10}{'ratio':>10}{'CPU':>8}"
   )
@@ -151,5 +138,24 @@ def measure(process, model, population, noises):
   return dict(agree=agree) | {k: v.tolist() for k, v in results.items()}
 
 
+def define_flags() -> None:
+  """Defines the flags of the command line."""
+  flags.DEFINE_integer("tables", 1000, "Candidates.", lower_bound=2)
+  flags.DEFINE_integer("calls", 8, "Network calls.", lower_bound=2)
+  flags.DEFINE_list("noises", ["16", "64"], "Noises, several in turn.")
+  flags.DEFINE_integer(
+    "chunk", None, "Candidates at once; by default what suits the device."
+  )
+  flags.DEFINE_enum(
+    "target", "digits_mixture", ["digits_mixture", "grid25", "g16"], "Oracle."
+  )
+  flags.DEFINE_integer("repeat", 3, "Timed rounds.", lower_bound=1)
+  flags.DEFINE_integer(
+    "fresh", 4, "Tables to compile a program for each.", lower_bound=1
+  )
+  flags.DEFINE_string("json", None, "File to write the numbers to.")
+
+
 if __name__ == "__main__":
+  define_flags()
   console.run(main)
