@@ -45,6 +45,20 @@ class State(NamedTuple):
   h: PyTree
 
 
+class Pair(NamedTuple):
+  """Both states of a table, to begin or to go on from; trees of one kind.
+
+  `sample` returns one where it is given one.
+
+  Attributes:
+    y: where the network is asked next.
+    a: the anchor, the last accepted sample.
+  """
+
+  y: PyTree
+  a: PyTree
+
+
 class StepInfo(NamedTuple):
   """What a collector may look at after a step.
 
@@ -340,7 +354,10 @@ def _quiet(noise):
 
 
 def simplest(
-  tableau: tables.Tableau, length: int | jax.Array | None = None
+  tableau: tables.Tableau,
+  length: int | jax.Array | None = None,
+  *,
+  pair: bool = False,
 ) -> tables.Tableau:
   """Returns the table without what it is known not to need.
 
@@ -353,12 +370,13 @@ def simplest(
     tableau: the solver; what is traced of it stays.
     length: as given to `sample`. Tables that are run to some length share a
       program, so that all of them keep an anchor.
+    pair: whether it starts from two states, which may differ.
   """
   if not _quiet(tableau.noise):
     return tableau
   tableau = tableau._replace(noise=None)
   known = checks.concrete(tableau.state) and checks.concrete(tableau.history)
-  if length is not None or not known:
+  if pair or length is not None or not known:
     return tableau
   history = np.asarray(tableau.history)
   state = np.sum(np.asarray(tableau.state), axis=2, keepdims=True)  # as a = y
@@ -369,10 +387,14 @@ def simplest(
 
 
 def initial_state(x: PyTree, memory: int) -> State:
-  """Returns the state at the first call: y = a = x and an empty history."""
+  """Returns the state at the first call, an empty history.
+
+  y = a = x, or what a `Pair` gives to them.
+  """
   wide = jax.tree.map(lambda v: v.astype(tree.compute_dtype(v.dtype)), x)
-  ring = jax.tree.map(lambda v: control.full(v, 0, lead=(memory,)), wide)
-  return State(y=wide, a=wide, h=ring)
+  y, a = wide if isinstance(x, Pair) else (wide, wide)
+  ring = jax.tree.map(lambda v: control.full(v, 0, lead=(memory,)), y)
+  return State(y=y, a=a, h=ring)
 
 
 def table_advance(
@@ -468,7 +490,8 @@ def sample(
     tableau: the solver.
     x: where to start: an array (or tree) [batch, ...] at time tableau.t[0], or
       a shape (batch, ...), for which noise is drawn from `process`'s prior. A
-      warning tells if an array cannot be noise there, by its scale.
+      warning tells if an array cannot be noise there, by its scale. A `Pair`
+      gives the two states of a table that needs both, and a Pair is returned.
     process: the forward process, needed with a shape alone. It is compared with
       those of the model and of the table.
     length: number of rows to run, of a padded table. Without it all are run.
@@ -530,6 +553,8 @@ def sample(
   else:
     x = jax.tree.map(jnp.asarray, x)
     _check_floating(x)
+    if isinstance(x, Pair):
+      checks.same_structure(x.a, x.y, "the pair's a", "its y")
     if not donate:  # a look at it would keep the buffer
       agreement.check_start(x, known, tableau.t[0])
     scale, law = 1.0, None
@@ -537,7 +562,7 @@ def sample(
   draws = _checked_draws(noise, x, tableau)
   given = jax.tree.leaves((key, x, tableau, draws))
   traced = not all(map(checks.concrete, given))
-  tableau = simplest(tableau, length)
+  tableau = simplest(tableau, length, pair=isinstance(x, Pair))
   if (progress or check_finite) and (traced or not checks.concrete(length)):
     raise TypeError(
       "progress and check_finite look at values while the program runs, which"
@@ -784,7 +809,8 @@ def _sample(
   state, kept = run(
     key, advance, rows, state, length=length, collect=keep, remat=remat
   )
-  return jax.tree.map(lambda v, o: v.astype(o.dtype), state.a, x), kept
+  end = Pair(state.y, state.a) if isinstance(x, Pair) else state.a
+  return jax.tree.map(lambda v, o: v.astype(o.dtype), end, x), kept
 
 
 _STATICS = (
@@ -811,7 +837,7 @@ def _checked_draws(noise, x, tableau):
   n = tableau.nfe
   like = jax.tree.map(
     lambda v: jax.ShapeDtypeStruct((n, *v.shape), v.dtype),
-    x,
+    x.y if isinstance(x, Pair) else x,
   )
   used = (tableau.noise[:, :1], tableau.noise[:, 1:])
   for name, given, scale in zip(Draws._fields, draws, used, strict=True):

@@ -16,7 +16,9 @@ at the time where the last step ended: a row inside a step leaves it as it is, a
 row that ends one sets it to what is asked next (a' = y'), so that kept samples
 have the time of the next call. Of a predictor-corrector that is the prediction:
 its correction takes the next call, and is part of the next row
-(`solvers.building.corrected`). Noise that a row draws before its call (churn,
+(`solvers.building.corrected`). A method that walks two samples, so as to be
+undone exactly (`solvers.exact_inversion`), holds the one before or the other
+one there, until its last row. Noise that a row draws before its call (churn,
 Restart) it may accept with it. A step into sigma = 0 accepts alpha x0 of its
 call, exactly: a value that never varies comes out as it is.
 

@@ -66,6 +66,8 @@ _CHOSEN = (
   "gradient_estimation(output=flow)",
   "heunpp2",
   "heunpp2(output=flow)",
+  "rex(method=heun)",
+  "rex(method=rk4)",
 )
 
 # It has a grid of its own; without noise they are another solver.

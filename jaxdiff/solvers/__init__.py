@@ -11,6 +11,8 @@ from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.analytical_first_step import analytical_first_step
 from jaxdiff.solvers.angular_adams import angular_adams
 from jaxdiff.solvers.annealed_langevin import annealed_langevin
+from jaxdiff.solvers.bdia import bdia
+from jaxdiff.solvers.belm import belm
 from jaxdiff.solvers.building import encoder
 from jaxdiff.solvers.building import for_budget
 from jaxdiff.solvers.building import solver
@@ -33,10 +35,14 @@ from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
 from jaxdiff.solvers.dpmpp_3m import dpmpp_3m
 from jaxdiff.solvers.dpmpp_3m_sde import dpmpp_3m_sde
 from jaxdiff.solvers.dpmpp_sde import dpmpp_sde
+from jaxdiff.solvers.edict import edict
 from jaxdiff.solvers.er_sde import er_sde
 from jaxdiff.solvers.euler import euler
 from jaxdiff.solvers.euler_ancestral_rf import euler_ancestral_rf
 from jaxdiff.solvers.euler_maruyama import euler_maruyama
+from jaxdiff.solvers.exact_inversion import exact_inversion
+from jaxdiff.solvers.exact_inversion import Inversion
+from jaxdiff.solvers.exact_inversion import inverted
 from jaxdiff.solvers.exponential_ab import exponential_ab
 from jaxdiff.solvers.exponential_rk import exp_heun_2_x0
 from jaxdiff.solvers.exponential_rk import exponential_rk
@@ -60,6 +66,7 @@ from jaxdiff.solvers.pndm import pndm
 from jaxdiff.solvers.pndm import s_pndm
 from jaxdiff.solvers.restart import restart
 from jaxdiff.solvers.reverse_diffusion import reverse_diffusion
+from jaxdiff.solvers.rex import rex
 from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.runge_kutta import runge_kutta
 from jaxdiff.solvers.sa_solver import sa_solver
@@ -76,6 +83,8 @@ __all__ = [
   "angular_adams",
   "Recentred",
   "annealed_langevin",
+  "bdia",
+  "belm",
   "ddim",
   "ddpm",
   "default",
@@ -91,10 +100,12 @@ __all__ = [
   "dpmpp_3m",
   "dpmpp_3m_sde",
   "dpmpp_sde",
+  "edict",
   "encoder",
   "er_sde",
   "euler",
   "euler_ancestral_rf",
+  "exact_inversion",
   "exp_heun_2_x0",
   "exponential_ab",
   "exponential_rk",
@@ -109,6 +120,8 @@ __all__ = [
   "heun_churn",
   "heunpp2",
   "inject_noise",
+  "Inversion",
+  "inverted",
   "ipndm",
   "ipndm_v",
   "lms",
@@ -122,6 +135,7 @@ __all__ = [
   "pndm",
   "res_multistep",
   "reverse_diffusion",
+  "rex",
   "rk4",
   "runge_kutta",
   "s_pndm",

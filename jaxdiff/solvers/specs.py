@@ -58,6 +58,8 @@ _CALLED = {
   "heunpp2_flow": "heunpp2(output='flow')",
   "sa_solver_pece": "sa_solver(pece=True)",
   "dpmpp_2s_ancestral_flow": "dpmpp_2s_ancestral(down='flow')",
+  "rex_heun": "rex(method='heun')",
+  "rex_rk4": "rex(method='rk4')",
   # of ComfyUI, k-diffusion and RES4LYF
   "euler_ancestral": "ddim(eta=1.0)",
   "euler_ancestral_RF": "euler_ancestral_rf",

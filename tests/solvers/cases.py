@@ -14,6 +14,8 @@ import numpy as np
 from jaxdiff.solvers import v3_statistics
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.angular_adams import angular_adams
+from jaxdiff.solvers.bdia import bdia
+from jaxdiff.solvers.belm import belm
 from jaxdiff.solvers.building import inner_steps
 from jaxdiff.solvers.building import Solver
 from jaxdiff.solvers.ddim import ddim
@@ -31,6 +33,7 @@ from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
 from jaxdiff.solvers.dpmpp_3m import dpmpp_3m
 from jaxdiff.solvers.dpmpp_3m_sde import dpmpp_3m_sde
 from jaxdiff.solvers.dpmpp_sde import dpmpp_sde
+from jaxdiff.solvers.edict import edict
 from jaxdiff.solvers.er_sde import er_sde
 from jaxdiff.solvers.euler import euler
 from jaxdiff.solvers.euler_ancestral_rf import euler_ancestral_rf
@@ -50,6 +53,7 @@ from jaxdiff.solvers.pndm import plms
 from jaxdiff.solvers.pndm import pndm
 from jaxdiff.solvers.pndm import s_pndm
 from jaxdiff.solvers.reverse_diffusion import reverse_diffusion
+from jaxdiff.solvers.rex import rex
 from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.runge_kutta import runge_kutta
 from jaxdiff.solvers.sa_solver import sa_solver
@@ -72,6 +76,8 @@ class Case:
     weak_order: order of the mean and variance of a stochastic solver; `order`
       is 0 then, there is no path to converge to.
     warm_up: (m, c), the first m steps take c calls each, not calls_per_step.
+    two_states: whether it walks two samples, so that before the last call the
+      anchor may be the one before, or the other one.
   """
 
   build: Solver
@@ -80,6 +86,7 @@ class Case:
   grid: str = "log_snr"
   weak_order: int = 0
   warm_up: tuple[int, int] = (0, 1)
+  two_states: bool = False
 
   def calls(self, steps: int) -> int:
     """Returns the network calls of so many steps, the ends not counted."""
@@ -95,10 +102,13 @@ def _case(
   grid="log_snr",
   weak_order=0,
   warm_up=(0, 1),
+  two_states=False,
   **opts,
 ):
   bound = functools.partial(build, **opts) if opts else build
-  return Case(bound, order, calls_per_step, grid, weak_order, warm_up)
+  return Case(
+    bound, order, calls_per_step, grid, weak_order, warm_up, two_states
+  )
 
 
 def _up_to(build, highest, order, grid="log_snr", weak_order=0, **opts):
@@ -234,5 +244,13 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "dpmpp_2s_ancestral_flow": _case(
       dpmpp_2s_ancestral, 0, 2, weak_order=2, down="flow"
     ),
+    "belm": _case(belm, 2, two_states=True),
+    "bdia": _case(bdia, 1, two_states=True),
+    "edict": _case(edict, 1, 2, two_states=True),
+    # the step of half the calls is the last one; their sum is the same
+    "rex_heun": _case(
+      rex, 2, 4, warm_up=(1, 2), two_states=True, method="heun"
+    ),
+    "rex_rk4": _case(rex, 4, 8, warm_up=(1, 4), two_states=True, method="rk4"),
   }
 )

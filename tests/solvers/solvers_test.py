@@ -167,6 +167,8 @@ def test_order_from_exact_history(name, target, x64):
   sizes = [640, 1280] if multistep else [160, 320]
   if case.order > 4:
     sizes = [320, 640]  # soon at the rounding
+  if case.calls_per_step > 5:
+    sizes = [80, 160]  # of the rows that there are
   if case.grid == "uniform":  # a short range of noise, soon at the rounding
     sizes = [320, 640]
   errors = []
