@@ -68,6 +68,14 @@ _CHOSEN = (
   "heunpp2(output=flow)",
   "rex(method=heun)",
   "rex(method=rk4)",
+  "pfdiff",
+  "pfdiff(skip=3, ahead=2)",
+  "pfdiff(skip=2)",
+  "rx_dpm",
+  "cab",
+  "cab(order=3)",
+  "stork",
+  "stork(derivatives=1, output=eps)",
 )
 
 # It has a grid of its own; without noise they are another solver.

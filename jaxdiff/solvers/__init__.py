@@ -16,6 +16,7 @@ from jaxdiff.solvers.belm import belm
 from jaxdiff.solvers.building import encoder
 from jaxdiff.solvers.building import for_budget
 from jaxdiff.solvers.building import solver
+from jaxdiff.solvers.cab import cab
 from jaxdiff.solvers.ddim import ddim
 from jaxdiff.solvers.ddpm import ddpm
 from jaxdiff.solvers.default import default
@@ -60,6 +61,7 @@ from jaxdiff.solvers.langevin import langevin
 from jaxdiff.solvers.langevin import with_langevin
 from jaxdiff.solvers.lms import lms
 from jaxdiff.solvers.midpoint import midpoint
+from jaxdiff.solvers.pfdiff import pfdiff
 from jaxdiff.solvers.pndm import fon
 from jaxdiff.solvers.pndm import plms
 from jaxdiff.solvers.pndm import pndm
@@ -69,9 +71,11 @@ from jaxdiff.solvers.reverse_diffusion import reverse_diffusion
 from jaxdiff.solvers.rex import rex
 from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.runge_kutta import runge_kutta
+from jaxdiff.solvers.rx_dpm import rx_dpm
 from jaxdiff.solvers.sa_solver import sa_solver
 from jaxdiff.solvers.seeds import seeds
 from jaxdiff.solvers.specs import from_spec
+from jaxdiff.solvers.stork import stork
 from jaxdiff.solvers.transfer import normal_form
 from jaxdiff.solvers.transfer import transfer
 from jaxdiff.solvers.unic import unic
@@ -85,6 +89,7 @@ __all__ = [
   "annealed_langevin",
   "bdia",
   "belm",
+  "cab",
   "ddim",
   "ddpm",
   "default",
@@ -131,6 +136,7 @@ __all__ = [
   "v3_statistics",
   "normal_form",
   "orders_for_budget",
+  "pfdiff",
   "plms",
   "pndm",
   "res_multistep",
@@ -141,10 +147,12 @@ __all__ = [
   "s_pndm",
   "recentred",
   "restart",
+  "rx_dpm",
   "sa_solver",
   "seeds",
   "solver",
   "specs",
+  "stork",
   "unic",
   "transfer",
   "unipc",

@@ -60,6 +60,9 @@ _CALLED = {
   "dpmpp_2s_ancestral_flow": "dpmpp_2s_ancestral(down='flow')",
   "rex_heun": "rex(method='heun')",
   "rex_rk4": "rex(method='rk4')",
+  "pfdiff_3_2": "pfdiff(skip=3, ahead=2)",
+  "pfdiff_2_1": "pfdiff(skip=2)",
+  "stork_eps": "stork(derivatives=1, output='eps')",
   # of ComfyUI, k-diffusion and RES4LYF
   "euler_ancestral": "ddim(eta=1.0)",
   "euler_ancestral_RF": "euler_ancestral_rf",

@@ -18,6 +18,7 @@ from jaxdiff.solvers.bdia import bdia
 from jaxdiff.solvers.belm import belm
 from jaxdiff.solvers.building import inner_steps
 from jaxdiff.solvers.building import Solver
+from jaxdiff.solvers.cab import cab
 from jaxdiff.solvers.ddim import ddim
 from jaxdiff.solvers.ddpm import ddpm
 from jaxdiff.solvers.deis import deis
@@ -49,6 +50,7 @@ from jaxdiff.solvers.ipndm import ipndm
 from jaxdiff.solvers.ipndm_v import ipndm_v
 from jaxdiff.solvers.lms import lms
 from jaxdiff.solvers.midpoint import midpoint
+from jaxdiff.solvers.pfdiff import pfdiff
 from jaxdiff.solvers.pndm import plms
 from jaxdiff.solvers.pndm import pndm
 from jaxdiff.solvers.pndm import s_pndm
@@ -56,8 +58,10 @@ from jaxdiff.solvers.reverse_diffusion import reverse_diffusion
 from jaxdiff.solvers.rex import rex
 from jaxdiff.solvers.rk4 import rk4
 from jaxdiff.solvers.runge_kutta import runge_kutta
+from jaxdiff.solvers.rx_dpm import rx_dpm
 from jaxdiff.solvers.sa_solver import sa_solver
 from jaxdiff.solvers.seeds import seeds
+from jaxdiff.solvers.stork import stork
 from jaxdiff.solvers.unic import unic
 from jaxdiff.solvers.unipc import unipc
 
@@ -252,5 +256,13 @@ CASES: Mapping[str, Case] = MappingProxyType(
       rex, 2, 4, warm_up=(1, 2), two_states=True, method="heun"
     ),
     "rex_rk4": _case(rex, 4, 8, warm_up=(1, 4), two_states=True, method="rk4"),
+    "pfdiff": _case(pfdiff, 2),
+    "pfdiff_3_2": _case(pfdiff, 2, skip=3, ahead=2),
+    "pfdiff_2_1": _case(pfdiff, 1, skip=2),
+    "rx_dpm": _case(rx_dpm, 2),
+    "cab": _case(cab, 2),
+    "cab_3": _case(functools.partial(cab, order=3), 2),
+    "stork": _case(stork, 2),
+    "stork_eps": _case(stork, 2, output="eps", derivatives=1),
   }
 )

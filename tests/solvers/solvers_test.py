@@ -179,10 +179,11 @@ def test_order_from_exact_history(name, target, x64):
     if multistep and case.order > 1:
       done = 4 + case.warm_up[0] if case.warm_up[0] else table.memory
     first = case.calls(done)
-    states = truth(grid[: done + 1])
+    at = table.t[[case.calls(i) for i in range(done + 1)]]
+    states = truth(at)
     outputs = [np.zeros_like(x)] * first  # those of stages are not used again
     for i in range(done):
-      pair = model(jnp.asarray(states[i]), grid[i])
+      pair = model(jnp.asarray(states[i]), at[i])
       w = table.output[case.calls(i)]
       outputs[case.calls(i)] = np.asarray(w[0] * pair.x0 + w[1] * pair.eps)
     corrects = first and any(
@@ -194,8 +195,9 @@ def test_order_from_exact_history(name, target, x64):
     out = walk(model, table, start, outputs, first)
     errors.append(rmse(out, end_state(target, case.grid)))
   slope = np.log2(errors[0] / errors[1])
-  # on linear flows the midpoint rule gains an order in EDM's time
-  higher = {"midpoint": 3.0} if target == "gaussian" else {}
+  # on linear flows the midpoint rule gains an order in EDM's time; two steps
+  # of DDIM, extrapolated, are nearly one of it
+  higher = {"midpoint": 3.0, "rx_dpm": 3.0} if target == "gaussian" else {}
   print(name, target, round(slope, 3))
   assert abs(slope - higher.get(name, case.order)) < 0.2, (errors, slope)
 
