@@ -26,6 +26,7 @@ import numpy as np
 from absl import flags
 
 from jaxdiff import checkpoints
+from jaxdiff import choosing
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import models
@@ -58,6 +59,7 @@ _DIFFUSERS = {
   "Transformer2DModel": "dit",  # its name until 2024
 }
 _SAMPLES = 8
+_OF_WIDTH = 2048  # images that the width is measured on
 
 
 def guess(source: pathlib.Path) -> str:
@@ -233,6 +235,13 @@ def _options(text: str) -> dict[str, Any]:
 
 def define_flags() -> None:
   """Defines the command line; not at import, for others import this file."""
+  flags.DEFINE_float(
+    "data_width",
+    0.0,
+    "Standard deviation of the model's data along their widest direction; 0"
+    " measures it on --data, and without data it is not known.",
+    lower_bound=0.0,
+  )
   flags.DEFINE_enum(
     "format", "auto", ["auto", *FORMATS, *STATE_DICTS], "Who wrote the weights."
   )
@@ -263,11 +272,13 @@ def main() -> None:
     FLAGS.format, source, config=FLAGS.config, heads=FLAGS.heads
   )
   params = jax.tree.map(jnp.asarray, params)
-  model = dataclasses.replace(models.make_denoiser(config), params=params)
-  images = None
+  images, width = None, FLAGS.data_width
   if FLAGS.data:
     held = data.load(FLAGS.data, **_options(FLAGS.data_options))
     images = sources.subset(held, _SAMPLES)["image"]
+    width = width or choosing.width(sources.subset(held, _OF_WIDTH)["image"])
+  config = dataclasses.replace(config, data_width=float(f"{width:.4g}"))
+  model = dataclasses.replace(models.make_denoiser(config), params=params)
   table = check(model, config.shape, images)
   write(out, config, params)
   print(describe(config, params))

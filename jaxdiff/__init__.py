@@ -5,6 +5,7 @@
   solver    (process, grid) -> Tableau          jaxdiff.solvers
   model     model(x, t) -> (x0, eps)            jaxdiff.denoisers, .oracles
   sample    key, model, tableau, x -> samples   jaxdiff.sampling
+  choose    key, model, ... -> tableau, report  jaxdiff.choosing
 
 Importing it touches no device and loads no plotting, data or checkpoint
 library.
@@ -12,6 +13,7 @@ library.
 
 import importlib
 
+from jaxdiff import choosing
 from jaxdiff import denoisers
 from jaxdiff import grids
 from jaxdiff import guidance
@@ -21,6 +23,8 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau
+from jaxdiff.choosing import choose
+from jaxdiff.choosing import width
 from jaxdiff.denoisers import Denoiser
 from jaxdiff.denoisers import from_function
 from jaxdiff.denoisers import from_linen
@@ -99,6 +103,8 @@ __all__ = [
   "Tableau",
   "angular_adams",
   "cfg",
+  "choose",
+  "choosing",
   "ddim",
   "ddpm",
   "default",
@@ -138,5 +144,6 @@ __all__ = [
   "ve",
   "vp_cosine",
   "vp_linear",
+  "width",
   "with_label",
 ]

@@ -82,6 +82,9 @@ class Denoiser:
       `without_variance`. None takes the answer itself.
     state: what the network has beside its parameters and is not trained, a tree
       of arrays; None is nothing.
+    data_width: standard deviation of its data along their widest direction, as
+      `jaxdiff.width` measures it; `jaxdiff.default` asks for it. None if it is
+      not known.
 
   Example:
     >>> import jax.numpy as jnp
@@ -111,6 +114,9 @@ class Denoiser:
   jumps: bool = dataclasses.field(default=False, metadata={"static": True})
   output: Any = dataclasses.field(default=None, metadata={"static": True})
   state: PyTree = None
+  data_width: float | None = dataclasses.field(
+    default=None, metadata={"static": True}
+  )
 
   def __call__(
     self,

@@ -271,14 +271,20 @@ def angular(
   scale: float = 1.7,
   bend: float = 0.5,
   floor: float = 0.0042,
+  high: float = 0.0,
   start: float | None = None,
   to_zero: bool = False,
 ) -> np.ndarray:
-  r"""Returns n + 1 times with equal steps in phi + c log(phi + d).
+  r"""Returns n + 1 times, equal steps in phi + c log(phi + d) - h log cos(...).
 
   phi = (2 / pi) arctan(sigma / (scale alpha)) runs from 1 (noise) to 0 (data).
   Steps in phi are equal while phi is large against c, proportional to phi below
   it, and equal again below d: in proportion to phi + d over phi + c + d.
+
+  The last term, h log(1 + (sigma / (scale alpha))^2) / 2, is -h log cos(pi phi
+  / 2): well above the scale its steps are equal in log(sigma / alpha), each
+  unit of it worth h. Levels above 300 scale then count as 300 scale, so that
+  alpha = 0 has a place.
 
   With to_zero the steps go to sigma = 0 in one sweep; only where the last of
   them would begin below t_min do they go there first, as in other grids.
@@ -289,27 +295,60 @@ def angular(
     scale: noise level sigma / alpha of phi = 1 / 2.
     bend: c.
     floor: d.
+    high: h.
     start: first time; t_max by default.
     to_zero: whether the last step ends at sigma = 0.
+
+  Raises:
+    ValueError: unless scale, bend and floor are positive and high is not
+      negative.
   """
-  if not (scale > 0 and bend > 0 and floor > 0):
+  if not (scale > 0 and bend > 0 and floor > 0 and high >= 0):
     raise ValueError(
-      f"scale, bend and floor must be positive, got {scale}, {bend} and {floor}"
+      f"scale, bend and floor must be positive and high not negative, got"
+      f" {scale}, {bend}, {floor} and {high}"
     )
 
   from scipy import special  # a third of the time of `import jaxdiff`
 
+  top = np.arctan(_HIGHEST) if high else np.pi / 2  # the largest angle
+
   def clock(t):
-    phi = np.arctan2(process.sigma(t), scale * process.alpha(t)) * (2 / np.pi)
-    return phi + bend * np.log(phi + floor)
+    angle = np.arctan2(process.sigma(t), scale * process.alpha(t))
+    return _bent(np.minimum(angle, top), bend, floor, high)
 
   def time(u):
     # y + c log(y) = u + d for y = phi + d is Wright's omega function
     y = bend * special.wrightomega((u + floor) / bend - np.log(bend))
-    return process.time_at(scale * np.tan((y - floor) * (np.pi / 2)))
+    angle = (y - floor) * (np.pi / 2)
+    if high:  # which makes the angle less
+      angle = _unbent(u, np.minimum(angle, top), bend, floor, high)
+    return process.time_at(scale * np.tan(angle))
 
   end = bend * np.log(floor)
   return _swept(process, n, start, to_zero, clock, time, end)
+
+
+_HIGHEST = (
+  300.0  # noise level, in units of the scale, that stands for all above
+)
+
+
+def _bent(angle, bend, floor, high):
+  """Returns the clock of `angular`."""
+  phi = angle * (2 / np.pi)
+  rise = high * np.log(np.cos(angle)) if high else 0.0
+  return phi + bend * np.log(phi + floor) - rise
+
+
+def _unbent(u, most, bend, floor, high):
+  """Returns the angles of a clock of `angular`, by bisection below `most`."""
+  low, up = np.zeros_like(u), np.array(most)
+  for _ in range(100):
+    middle = 0.5 * (low + up)
+    above = _bent(middle, bend, floor, high) > u
+    up, low = np.where(above, middle, up), np.where(above, low, middle)
+  return 0.5 * (low + up)
 
 
 @checks.door(host=True)

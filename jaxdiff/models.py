@@ -30,7 +30,11 @@ _PROCESSES = (
   "vp_discrete",
   "vp_linear",
 )
-_DATA = ("dataset", "dataset_options")  # tell nothing of the network
+_DATA = (
+  "dataset",
+  "dataset_options",
+  "data_width",
+)  # tell nothing of the network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +57,8 @@ class ModelConfig:
       falling times; none for a single network.
     dataset: name of the data it was trained on, as `data.load` takes it, or "".
     dataset_options: the options of `data.load`.
+    data_width: standard deviation of that data along their widest direction, as
+      `jaxdiff.width` measures it; 0 if it is not known.
   """
 
   shape: tuple[int, ...]
@@ -69,13 +75,14 @@ class ModelConfig:
   bounds: tuple[float, ...] = ()
   dataset: str = ""
   dataset_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  data_width: float = 0.0
 
   def __post_init__(self):
     for name in ("shape", "bounds"):  # JSON has lists
       value = getattr(self, name)
       value = tuple(value) if isinstance(value, list) else value
       object.__setattr__(self, name, value)
-    checks.fields(self, least=dict(num_classes=0))
+    checks.fields(self, least=dict(num_classes=0, data_width=0))
 
 
 @checks.door
@@ -128,6 +135,7 @@ def make_denoiser(
     time=config.time,
     scale_input=config.scale_input,
     jumps=config.jumps,
+    data_width=config.data_width or None,
   )
   if not config.bounds:
     return denoiser

@@ -42,6 +42,7 @@ LAYERS = [
   (
     "4",
     (
+      "choosing",
       "diagnostics",
       "distillation",
       "finetuning",

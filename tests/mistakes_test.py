@@ -314,7 +314,7 @@ DOORS = [
   ("encoder: misspelt option", lambda h: jd.encoder(jd.deis, EDM, GRID, ordr=2), TypeError, ["deis", "did you mean 'order'?"]),
   ("default: no calls", lambda h: jd.default(EDM, 0), ValueError, ["calls", "at least"]),
   ("default: calls as a grid", lambda h: jd.default(EDM, GRID), TypeError, ["an integer", "float64[6]"]),
-  ("default: data_std 0", lambda h: jd.default(EDM, 8, data_std=0.0), ValueError, ["data_std", "more than 0", "0.0"]),
+  ("default: width 0", lambda h: jd.default(EDM, 8, width=0.0), ValueError, ["width", "more than 0", "0.0"]),
   ("default: calls text", lambda h: jd.default(EDM, "8"), TypeError, ["an integer", "'8'", "calls=8"]),
   ("solver: decorates no function", lambda h: jd.solver(3), TypeError, ["a function", "got 3"]),
   ("langevin table: NaN", lambda h: jd.solvers.langevin(EDM, 1.0, math.nan), ValueError, ["step", "at least 0"]),

@@ -17,6 +17,7 @@ def get_config() -> config_dict.ConfigDict:
   config.process_options = dict(sigma_min=0.002, sigma_max=80.0)
   config.prediction = "edm"
   config.sigma_data = 0.5  # standard deviation of the data
+  config.data_width = 0.0  # along their widest direction; 0 measures it
 
   config.times = ("log_normal", -1.2, 1.2)  # a name in losses.times, arguments
   config.weighting = "edm"

@@ -9,6 +9,7 @@ import optax
 from ml_collections import config_dict
 
 from jaxdiff import checks
+from jaxdiff import choosing
 from jaxdiff import data
 from jaxdiff import losses
 from jaxdiff import models
@@ -21,6 +22,7 @@ _RANGES = {  # of entries that are numbers, as `checks.number` takes them
   "ema": dict(least=0.0, below=1.0),
   "clip_norm": dict(above=0.0),
   "sigma_data": dict(least=0.0),  # 0 measures it
+  "data_width": dict(least=0.0),  # the same
   "label_dropout": dict(least=0.0),
   "guidance_scale": dict(),
   "seed": dict(least=0, below=2**32, integer=True),
@@ -82,7 +84,20 @@ def model(
     sigma_data=sigma_data(config, sample["image"]),
     dataset=config.dataset,
     dataset_options=plain(config, "dataset_options"),
+    data_width=data_width(config, sample["image"]),
   )
+
+
+def data_width(config: config_dict.ConfigDict, images: np.ndarray) -> float:
+  """Returns config.data_width or, if it is not set or 0, the measured one.
+
+  Of images that are all alike, which a test may have, it is 0: not known.
+  """
+  if config.get("data_width", 0.0):
+    return config.data_width
+  if len(images) < 2 or not np.ptp(images) > 0:
+    return 0.0
+  return float(f"{choosing.width(np.asarray(images, np.float32)):.4g}")
 
 
 def sigma_data(config: config_dict.ConfigDict, images: np.ndarray) -> float:

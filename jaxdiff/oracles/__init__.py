@@ -8,6 +8,7 @@ from jaxdiff.oracles.fixtures import g16
 from jaxdiff.oracles.fixtures import grid25
 from jaxdiff.oracles.fixtures import heavy_tails
 from jaxdiff.oracles.fixtures import nearly_flat
+from jaxdiff.oracles.fixtures import random_mixture
 from jaxdiff.oracles.laws import propagate
 from jaxdiff.oracles.laws import propagate_affine
 from jaxdiff.oracles.low_rank import fit
@@ -39,6 +40,7 @@ __all__ = [
   "grid25",
   "heavy_tails",
   "nearly_flat",
+  "random_mixture",
   "mixture",
   "propagate",
   "propagate_affine",

@@ -10,6 +10,8 @@
 | `digits_empirical` | the 1,797 digits themselves                    |
 | `heavy_tails`      | 3 clusters of Student's t, 8 dimensions        |
 | `nearly_flat`      | 8 nearly flat Gaussians in 128 dimensions      |
+| `random_mixture`   | drawn from a seed: 2 to 128 dimensions, 2 to   |
+|                    | 24 Gaussians, widths from 0.4 to 8             |
 """
 
 import numpy as np
@@ -93,3 +95,42 @@ def nearly_flat(seed: int = 0) -> GaussianMixture:
   spread = 0.5 * rng.standard_normal((8, 128, 3))
   covariances = spread @ spread.transpose(0, 2, 1) + 0.02**2 * np.eye(128)
   return mixture(means, covariances)
+
+
+@checks.door
+def random_mixture(seed: int, width: float | None = None) -> GaussianMixture:
+  """Gaussians in 2 to 128 dimensions, all drawn from `seed`.
+
+  Their number, the decay of the spectrum (none to that of photographs), how
+  narrow they are, and whether they lie across each other differ from seed to
+  seed: distributions to fit rules on, or to try them.
+
+  Args:
+    seed: what is drawn.
+    width: standard deviation along the widest direction; 0.4 to 8 by default.
+  """
+  rng = np.random.default_rng([seed, 2211])
+  d = int(2 ** rng.integers(1, 8))
+  k = int(rng.integers(2, 25))
+  drawn = np.exp(rng.uniform(np.log(0.4), np.log(8.0)))
+  scales = (1.0 + np.arange(d)) ** -rng.uniform(0.0, 1.5)
+  means = scales * rng.standard_normal((k, d))
+  narrow = rng.uniform(0.05, 0.6)
+  covariances = []
+  for _ in range(k):
+    axes, _ = np.linalg.qr(rng.standard_normal((d, d)))
+    spread = np.exp(0.5 * rng.standard_normal(d))
+    variances = (scales * spread * narrow) ** 2 + 1e-4
+    across = rng.uniform() < 0.5
+    covariances.append(
+      (axes * variances) @ axes.T if across else np.diag(variances)
+    )
+  covariances = np.stack(covariances)
+  weights = rng.dirichlet(np.full(k, 2.0))
+  means -= weights @ means
+  whole = np.einsum("k,kij->ij", weights, covariances)
+  whole += np.einsum("k,ki,kj->ij", weights, means, means)
+  unit = (drawn if width is None else width) / np.sqrt(
+    np.linalg.eigvalsh(whole)[-1]
+  )
+  return mixture(unit * means, unit**2 * covariances, weights)

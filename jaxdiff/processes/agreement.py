@@ -83,6 +83,21 @@ def process_of(model: Any) -> Any:
   return None
 
 
+def width_of(model: Any) -> float | None:
+  """Returns the width of the data that a model was trained on, if it says so.
+
+  A wrapped model's is its inner model's, as of `process_of`.
+  """
+  for _ in range(16):
+    found = getattr(model, "data_width", None)
+    if found:
+      return float(found)
+    model = getattr(model, "model", None)
+    if model is None:
+      return None
+  return None
+
+
 def same(one: Any, other: Any) -> bool:
   """Returns whether two processes have one noise level at one time.
 

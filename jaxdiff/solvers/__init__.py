@@ -11,6 +11,7 @@ from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.analytical_first_step import analytical_first_step
 from jaxdiff.solvers.angular_adams import angular_adams
 from jaxdiff.solvers.annealed_langevin import annealed_langevin
+from jaxdiff.solvers.balanced_adams import balanced_adams
 from jaxdiff.solvers.bdia import bdia
 from jaxdiff.solvers.belm import belm
 from jaxdiff.solvers.building import encoder
@@ -85,6 +86,7 @@ __all__ = [
   "adams_bashforth",
   "analytical_first_step",
   "angular_adams",
+  "balanced_adams",
   "Recentred",
   "annealed_langevin",
   "bdia",

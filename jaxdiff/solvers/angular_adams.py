@@ -30,11 +30,8 @@ is `exponential_ab(output="v", variable="own")`.
 
 import numpy as np
 
-from jaxdiff import numerics
-from jaxdiff import tableau as tables
 from jaxdiff.processes import GaussianProcess
-from jaxdiff.solvers.building import corrected
-from jaxdiff.solvers.building import multistep_weights
+from jaxdiff.solvers.building import adams
 from jaxdiff.solvers.building import solver
 from jaxdiff.solvers.building import step_orders
 from jaxdiff.tableau import Tableau
@@ -81,30 +78,12 @@ def angular_adams(
   alpha, sigma = data_std * process.alpha(grid), process.sigma(grid)
   r, theta = np.hypot(alpha, sigma), np.arctan2(sigma, alpha)
   output = np.stack([-sigma / data_std, alpha], axis=-1) / r[:, None]
-
-  def integral(nodes, i):
-    """Of the Lagrange polynomials over step i; nodes are newest first."""
-    basis = lambda u: numerics.lagrange(theta[nodes], u)
-    return r[i + 1] * numerics.gauss_legendre(basis, theta[i], theta[i + 1])
-
-  carry = r[1:] / r[:-1]
-  before = None  # weights of the step that led to the call i
-
-  def candidates(i):
-    nonlocal before
-    last = before
-    most = 0 if last is None or not corrector else len(last)
-    for used in range(most, -1, -1):  # older calls of the corrector
-      again = integral(i - np.arange(used + 1), i - 1) if used else None
-      for p in range(orders[i], 0, -1):
-        before = step = integral(i - np.arange(p), i)
-        yield corrected(carry[i], step, last, again) if used else step
-
-  history = multistep_weights(process, grid, output[:-1], carry, candidates)
-  memory = max(orders) + int(corrector)
-  return tables.multistep(
-    t=grid[:-1],
-    output=output[:-1],
-    carry=carry,
-    history=np.pad(history, ((0, 0), (0, memory - history.shape[1]))),
+  return adams(
+    process,
+    grid,
+    orders,
+    clock=theta,
+    scale=r,
+    output=output,
+    corrector=corrector,
   )

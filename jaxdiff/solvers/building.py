@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import grids
+from jaxdiff import numerics
 from jaxdiff import tableau as tables
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
@@ -389,6 +390,66 @@ def multistep_weights(
   for i, weights in enumerate(rows):
     history[i, : len(weights)] = weights
   return history
+
+
+def adams(
+  process: GaussianProcess,
+  grid: np.ndarray,
+  orders: Sequence[int],
+  *,
+  clock: np.ndarray,
+  scale: np.ndarray,
+  output: np.ndarray,
+  corrector: bool,
+) -> tables.Tableau:
+  r"""Returns Adams' method for d(x / scale) / d clock = F.
+
+  The predictor is a polynomial in the clock through the last p values of F;
+  after the call at the predicted point the step is taken once more with that
+  value, which costs no further call:
+
+    a' = (R' / R) a + R' int_u^u' (L_1 F(y', t') + sum_k L_{-k} F_{i-k}).
+
+  In the table the two are one step of the predicted samples (`corrected`). No
+  corrector follows the last step, whose end is never asked. A step whose
+  weights would enlarge errors has a lower order (`multistep_weights`).
+
+  Args:
+    process: the forward process.
+    grid: f64[n + 1].
+    orders: p of each step.
+    clock: u of the grid, f64[n + 1].
+    scale: R, f64[n + 1].
+    output: weights of (x0, eps) in F, f64[n + 1, 2].
+    corrector: whether the free corrector follows each call but the first.
+  """
+
+  def integral(nodes, i):
+    """Of the Lagrange polynomials over step i; nodes are newest first."""
+    basis = lambda u: numerics.lagrange(clock[nodes], u)
+    return scale[i + 1] * numerics.gauss_legendre(basis, clock[i], clock[i + 1])
+
+  carry = scale[1:] / scale[:-1]
+  before = None  # weights of the step that led to the call i
+
+  def candidates(i):
+    nonlocal before
+    last = before
+    most = 0 if last is None or not corrector else len(last)
+    for used in range(most, -1, -1):  # older calls of the corrector
+      again = integral(i - np.arange(used + 1), i - 1) if used else None
+      for p in range(orders[i], 0, -1):
+        before = step = integral(i - np.arange(p), i)
+        yield corrected(carry[i], step, last, again) if used else step
+
+  history = multistep_weights(process, grid, output[:-1], carry, candidates)
+  memory = max(orders) + int(corrector)
+  return tables.multistep(
+    t=grid[:-1],
+    output=output[:-1],
+    carry=carry,
+    history=np.pad(history, ((0, 0), (0, memory - history.shape[1]))),
+  )
 
 
 def corrected(

@@ -37,6 +37,8 @@ _CALLED = {
   "exponential_ab_v": "exponential_ab(order=3, output='v')",
   "unic_dpmpp_2m": "unic(predictor=dpmpp_2m)",
   "unic_deis_3": "unic(predictor=deis(order=3))",
+  "balanced_ab_2": "balanced_adams(order=2, corrector=False)",
+  "balanced_ab_3": "balanced_adams(order=3, corrector=False, slope=0.15)",
   "angular_ab_3": "angular_adams(order=3, corrector=False)",
   "unip_2": "unipc(order=2, corrector=False)",
   "unip_3": "unipc(order=3, corrector=False)",

@@ -62,6 +62,7 @@ def digits_denoiser(
     num_classes=10,
     sigma_data=0.75,
     dataset="digits",
+    data_width=1.672,
   )
   fields = dataclasses.asdict(model)
   for name in ("dataset", "dataset_options"):  # no part of the recipe

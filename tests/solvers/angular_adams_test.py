@@ -1,4 +1,4 @@
-"""Adams in the angle, its grid, and the default for a number of calls."""
+"""Adams in the angle, and its grid."""
 
 import jax
 import numpy as np
@@ -10,7 +10,6 @@ from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
-from tests.solvers.cases import CASES
 
 PROCESSES = {
   "edm": processes.edm(),
@@ -35,7 +34,8 @@ def test_gaussian_data_of_its_variance_are_solved_exactly(name, calls, x64):
   x = process.prior(jax.random.key(0), (16, 2), data_std=std, dtype=np.float64)
   ends = lambda t: (float(process.alpha(t)), float(process.sigma(t)))
   for to_zero in (False, True):
-    table = solvers.default(process, calls, data_std=std, to_zero=to_zero)
+    grid = grids.angular(process, calls, to_zero=to_zero)
+    table = solvers.angular_adams(process, grid, order=1, data_std=std)
     padded = tables.pad(table, 8, 5)
     out = sampling.sample(jax.random.key(1), model, padded, x, length=table.nfe)
     end = table.t[-1] if to_zero else process.t_min
@@ -101,41 +101,24 @@ def test_the_grid_to_zero_is_one_sweep_while_it_stays_above_t_min():
 def test_the_grid_refuses_what_is_not_positive(name):
   with pytest.raises(ValueError, match="must be positive"):
     grids.angular(processes.edm(), 5, **{name: 0.0})
+  with pytest.raises(ValueError, match="high not negative"):
+    grids.angular(processes.edm(), 5, high=-0.1)
 
 
 @every_process
-def test_the_default_makes_as_many_calls_as_it_is_given(name):
-  for calls in (1, 2, 3, 7, 8, 20):
-    for to_zero in (False, True):
-      table = solvers.default(PROCESSES[name], calls, to_zero=to_zero)
-      assert table.nfe == calls
-      assert not table.stochastic
-  with pytest.raises(ValueError, match="at least one call, got calls=0"):
-    solvers.default(PROCESSES[name], 0)
-
-
-def test_the_default_beats_published_solvers_from_ten_calls_on(x64):
-  """Two thirds of their median error, on data it was not fitted on."""
-  process = processes.edm()
-  model = oracles.exact(oracles.g2(), process)
-  x = process.prior(jax.random.key(3), (256, 2), dtype=np.float64)
-
-  def run(table):
-    return sampling.sample(
-      jax.random.key(0), model, tables.pad(table, 240, 5), x, length=table.nfe
-    )
-
-  truth = run(solvers.rk4(process, grids.karras(process, 60)))
-
-  def median(table):
-    square = np.mean((run(table) - truth) ** 2, axis=1)
-    return np.sqrt(np.median(square))
-
-  for calls in (10, 20):
-    grid = grids.vp_quadratic(process, calls)
-    others = [
-      median(CASES[name].build(process, grid))
-      for name in ("ipndm_3", "ipndm_4", "unipc_3", "dpmpp_2m")
-    ]
-    ours = median(solvers.default(process, calls))
-    assert ours < 0.7 * min(others), (calls, ours, others)
+def test_the_term_of_high_noise_is_that_of_the_clock(name):
+  """Up to where levels stand for 300 scale; alpha = 0 among them."""
+  process, scale, high = PROCESSES[name], 1.3, 0.2
+  grid = grids.angular(process, 9, scale=scale, floor=0.01, high=high)
+  level = np.minimum(np.tan(theta(process, grid)), 300 * scale)
+  phi = np.arctan(level / scale) * 2 / np.pi
+  clock = phi + 0.5 * np.log(phi + 0.01)
+  clock += 0.5 * high * np.log1p((level / scale) ** 2)
+  steps = np.diff(clock)
+  np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+  assert grid[0] == process.t_max
+  assert grid[-1] == process.t_min
+  flat = grids.angular(process, 9, scale=scale, floor=0.01, high=1e-12)
+  without = grids.angular(process, 9, scale=scale, floor=0.01)
+  np.testing.assert_allclose(flat[1:], without[1:], rtol=1e-2)
+  assert grid[1] > without[1]  # more of the calls are at high noise

@@ -14,6 +14,7 @@ import numpy as np
 from jaxdiff.solvers import v3_statistics
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
 from jaxdiff.solvers.angular_adams import angular_adams
+from jaxdiff.solvers.balanced_adams import balanced_adams
 from jaxdiff.solvers.bdia import bdia
 from jaxdiff.solvers.belm import belm
 from jaxdiff.solvers.building import inner_steps
@@ -190,6 +191,9 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "unic_deis_3": _up_to(unic, 3, 4, predictor=deis),
     "angular_adams_2": _up_to(angular_adams, 2, 3),
     "angular_adams_4": _up_to(angular_adams, 4, 5),
+    "balanced_adams_2": _up_to(balanced_adams, 2, 3),
+    "balanced_ab_2": _up_to(balanced_adams, 2, 2, corrector=False),
+    "balanced_ab_3": _up_to(balanced_adams, 3, 3, corrector=False, slope=0.15),
     "angular_ab_3": _up_to(angular_adams, 3, 3, corrector=False),
     "unip_2": _up_to(unipc, 2, 2, corrector=False),
     "unipc_1": _up_to(unipc, 1, 2),

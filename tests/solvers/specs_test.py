@@ -171,9 +171,9 @@ def test_every_old_name_of_a_case_is_a_solver_or_refused_with_its_spec():
 
 
 def test_default_is_no_solver_for_a_grid():
-  assert specs.parse("default(data_std=2.0)") == (
+  assert specs.parse("default(width=2.0)") == (
     solvers.default,
-    {"data_std": 2.0},
+    {"width": 2.0},
   )
   with pytest.raises(ValueError, match="'default' brings its own grid"):
     solvers.from_spec("default")
