@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import auto as tqdm
 
 from jaxdiff import checks
 from jaxdiff import grids
@@ -225,6 +224,9 @@ def choose(
   if progress:
     tried = sum(map(len, todo.values()))
     print(f"choose: {tried} tables, {total} network calls and the references'")
+
+  from tqdm import auto as tqdm  # which `import jaxdiff` can do without
+
   with tqdm.tqdm(disable=not progress, unit="call", desc="choose") as bench.bar:
     squares, found = _measure(bench, todo, pairs)
     rows = {n: _ranked(bench, n, todo[n], squares[n], found) for n in budgets}
