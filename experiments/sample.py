@@ -231,6 +231,14 @@ def trajectory(
 
 def define_flags() -> None:
   """Defines the command line; not at import, for others import this file."""
+  _define_model()
+  _define_solver()
+  _define_results()
+  _define_devices()
+
+
+def _define_model():
+  """Defines which model is asked, and for what."""
   flags.DEFINE_string(
     "workdir", "runs/digits", "Folder of a run of experiments.train."
   )
@@ -243,6 +251,19 @@ def define_flags() -> None:
     "Width of an average of the weights that is put together now, from the"
     " snapshots of a run that kept them.",
   )
+  flags.DEFINE_integer(
+    "label", None, "Class to draw; by default every class in turn."
+  )
+  flags.DEFINE_float(
+    "guidance_scale",
+    1.0,
+    "Classifier-free guidance: 1 is conditional, 0 unconditional, more than 1"
+    " sharpens.",
+  )
+
+
+def _define_solver():
+  """Defines the solver, its grid and what students need."""
   flags.DEFINE_string(
     "solver",
     "default",
@@ -283,17 +304,12 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "calls", 18, "Network calls for each sample, at most.", lower_bound=1
   )
+
+
+def _define_results():
+  """Defines how many samples are drawn, and what becomes of them."""
   flags.DEFINE_integer("num", 100, "Number of samples.", lower_bound=1)
   flags.DEFINE_integer("batch", 256, "Samples drawn at a time.", lower_bound=1)
-  flags.DEFINE_integer(
-    "label", None, "Class to draw; by default every class in turn."
-  )
-  flags.DEFINE_float(
-    "guidance_scale",
-    1.0,
-    "Classifier-free guidance: 1 is conditional, 0 unconditional, more than 1"
-    " sharpens.",
-  )
   console.define_seed("Seed of the samples.")
   flags.DEFINE_string("out", None, "Folder of the results; --workdir if none.")
   flags.DEFINE_bool(
@@ -315,6 +331,13 @@ def define_flags() -> None:
     "What samples are stored as. By default shards of images with 1 or 3"
     " channels hold uint8, 0..255 for [-1, 1]; all else is float32.",
   )
+  flags.DEFINE_bool(
+    "trajectory", False, "Whether to draw OUT/trajectory.png, too."
+  )
+
+
+def _define_devices():
+  """Defines the devices and processes that share the job."""
   flags.DEFINE_integer(
     "devices",
     None,
@@ -339,9 +362,6 @@ def define_flags() -> None:
     None,
     'HOST:PORT of process 0, or "auto", where devices need jax.distributed;'
     " sampling itself does not.",
-  )
-  flags.DEFINE_bool(
-    "trajectory", False, "Whether to draw OUT/trajectory.png, too."
   )
 
 
@@ -455,28 +475,12 @@ def main() -> None:
 
 
 def _sample(config, model, mesh, step, out, process):
+  """Draws, writes and shows the samples, and says where they are."""
   setting = setting_of(config, model, step)
   model = jobs.place(model, mesh, FLAGS.params)
-  solver, given = specs.parse(FLAGS.solver)
-  if solver is solvers.gamma_sampling:
-    grid = distillation.few_step_grid(
-      model.process,
-      FLAGS.calls,
-      start=FLAGS.start,
-      lowest=FLAGS.lowest,
-      to_zero=FLAGS.to_zero,
-    )
-    model, table = distillation.sampler(model, grid, gamma=FLAGS.gamma)
-  else:
-    more = {}
-    if solver is solvers.dpm_solver_v3 and "statistics" not in given:
-      found = statistics_of(config, model, setting, out, process[0] == 0)
-      more = dict(statistics=found)
-    table = table_for(
-      model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls, **more
-    )
-    if solver is solvers.dpm_solver_v3:
-      setting["table"] = tree.digest(table)
+  model, table = _solved(config, model, setting, out, process)
+  if specs.parse(FLAGS.solver)[0] is solvers.dpm_solver_v3:
+    setting["table"] = tree.digest(table)
   job = jobs.Job(
     model,
     table,
@@ -487,33 +491,16 @@ def _sample(config, model, mesh, step, out, process):
     guidance_scale=FLAGS.guidance_scale,
     mesh=mesh,
   )
-  in_shards = FLAGS.shards
-  if in_shards is None:
-    in_shards = FLAGS.num > _ONE_FILE or process[1] > 1
-  if process[1] > 1 and not in_shards:
-    raise ValueError(
-      f"--noshards is for one process, but {process[1]} share this job; leave"
-      " it out"
-    )
+  in_shards = _in_shards(process[1])
   setting["dtype"] = dtype_of(config.shape, in_shards)
-  folder = out / "samples"
-  if not in_shards:  # until all is drawn; a folder of its own for every job
-    text = json.dumps(setting | dict(num=FLAGS.num), sort_keys=True)
-    code = hashlib.sha256(text.encode()).hexdigest()[:16]
-    folder = out / f".samples-{code}"
+  folder = _folder_of(setting, out, in_shards)
   stored = jobs.stored_setting(folder)
   size = FLAGS.shard_size or stored.get("shard_size") or FLAGS.batch
   jobs.keep_setting(folder, setting | dict(num=FLAGS.num, shard_size=size))
-  title = f"{FLAGS.solver}, {table.nfe} calls"
-  if solver not in _OWN_GRID:
-    title += f", {FLAGS.grid} grid"
   shown = []
-
-  def show():
-    images = first_images(folder, min(_SHOWN, FLAGS.num)) if not shown else None
-    if images is not None:
-      shown.append(plots.samples(images, out / "samples.png", title=title))
-
+  show = functools.partial(
+    _show, shown, folder, out / "samples.png", _title(table)
+  )
   drawn = jobs.write(
     job,
     folder,
@@ -525,23 +512,83 @@ def _sample(config, model, mesh, step, out, process):
     on_shard=show,
   )
   show()
-  if in_shards:
-    count = -(-FLAGS.num // size)
-    there = sum(k < count for k in shards.numbers(folder))
-    print(
-      f"{folder} holds {there} of {count} shards"
-      f" ({FLAGS.num} samples, {table.nfe} calls each; {drawn} drawn now)."
-    )
-  else:
-    jobs.merge(folder, out / "samples.npz")
-    shutil.rmtree(folder)
-    print(
-      f"Wrote {out}/samples.npz ({FLAGS.num} samples, {table.nfe} calls each)."
-    )
+  print(_finished(folder, out, in_shards, size, table.nfe, drawn))
   for line in shown:
     print(line)
   if FLAGS.trajectory:
     print(trajectory(job, out / "trajectory.png"))
+
+
+def _solved(config, model, setting, out, process):
+  """Returns (model, table) of --solver: students are told where they jump."""
+  solver, given = specs.parse(FLAGS.solver)
+  if solver is solvers.gamma_sampling:
+    grid = distillation.few_step_grid(
+      model.process,
+      FLAGS.calls,
+      start=FLAGS.start,
+      lowest=FLAGS.lowest,
+      to_zero=FLAGS.to_zero,
+    )
+    return distillation.sampler(model, grid, gamma=FLAGS.gamma)
+  more = {}
+  if solver is solvers.dpm_solver_v3 and "statistics" not in given:
+    found = statistics_of(config, model, setting, out, process[0] == 0)
+    more = dict(statistics=found)
+  return model, table_for(
+    model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls, **more
+  )
+
+
+def _in_shards(processes):
+  """Returns whether shards are left, as --shards says or the job needs."""
+  in_shards = FLAGS.shards
+  if in_shards is None:
+    in_shards = FLAGS.num > _ONE_FILE or processes > 1
+  if processes > 1 and not in_shards:
+    raise ValueError(
+      f"--noshards is for one process, but {processes} share this job; leave"
+      " it out"
+    )
+  return in_shards
+
+
+def _folder_of(setting, out, in_shards):
+  """Returns the folder of shards; without them one of its own for every job."""
+  if in_shards:
+    return out / "samples"
+  text = json.dumps(setting | dict(num=FLAGS.num), sort_keys=True)
+  code = hashlib.sha256(text.encode()).hexdigest()[:16]
+  return out / f".samples-{code}"
+
+
+def _title(table):
+  """Returns the title of the picture."""
+  title = f"{FLAGS.solver}, {table.nfe} calls"
+  if specs.parse(FLAGS.solver)[0] not in _OWN_GRID:
+    title += f", {FLAGS.grid} grid"
+  return title
+
+
+def _show(shown, folder, path, title):
+  """Draws the first samples once they are there, and notes it in `shown`."""
+  images = first_images(folder, min(_SHOWN, FLAGS.num)) if not shown else None
+  if images is not None:
+    shown.append(plots.samples(images, path, title=title))
+
+
+def _finished(folder, out, in_shards, size, nfe, drawn):
+  """Makes one file of what are no shards; returns what is written where."""
+  if in_shards:
+    count = -(-FLAGS.num // size)
+    there = sum(k < count for k in shards.numbers(folder))
+    return (
+      f"{folder} holds {there} of {count} shards"
+      f" ({FLAGS.num} samples, {nfe} calls each; {drawn} drawn now)."
+    )
+  jobs.merge(folder, out / "samples.npz")
+  shutil.rmtree(folder)
+  return f"Wrote {out}/samples.npz ({FLAGS.num} samples, {nfe} calls each)."
 
 
 if __name__ == "__main__":
