@@ -79,6 +79,7 @@ _CHOSEN = (
   "cab(order=3)",
   "stork",
   "stork(derivatives=1, output=eps)",
+  "dc_solver(order=3, lower_order_final=False)",
 )
 
 # It has a grid of its own; without noise they are another solver.

@@ -18,6 +18,7 @@ from jaxdiff.solvers.building import encoder
 from jaxdiff.solvers.building import for_budget
 from jaxdiff.solvers.building import solver
 from jaxdiff.solvers.cab import cab
+from jaxdiff.solvers.dc_solver import dc_solver
 from jaxdiff.solvers.ddim import ddim
 from jaxdiff.solvers.ddpm import ddpm
 from jaxdiff.solvers.default import default
@@ -37,7 +38,9 @@ from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
 from jaxdiff.solvers.dpmpp_3m import dpmpp_3m
 from jaxdiff.solvers.dpmpp_3m_sde import dpmpp_3m_sde
 from jaxdiff.solvers.dpmpp_sde import dpmpp_sde
+from jaxdiff.solvers.dyweight import dyweight
 from jaxdiff.solvers.edict import edict
+from jaxdiff.solvers.epd import epd
 from jaxdiff.solvers.er_sde import er_sde
 from jaxdiff.solvers.euler import euler
 from jaxdiff.solvers.euler_ancestral_rf import euler_ancestral_rf
@@ -62,6 +65,7 @@ from jaxdiff.solvers.langevin import langevin
 from jaxdiff.solvers.langevin import with_langevin
 from jaxdiff.solvers.lms import lms
 from jaxdiff.solvers.midpoint import midpoint
+from jaxdiff.solvers.neural_solver import neural_solver
 from jaxdiff.solvers.pfdiff import pfdiff
 from jaxdiff.solvers.pndm import fon
 from jaxdiff.solvers.pndm import plms
@@ -92,6 +96,7 @@ __all__ = [
   "bdia",
   "belm",
   "cab",
+  "dc_solver",
   "ddim",
   "ddpm",
   "default",
@@ -107,7 +112,9 @@ __all__ = [
   "dpmpp_3m",
   "dpmpp_3m_sde",
   "dpmpp_sde",
+  "dyweight",
   "edict",
+  "epd",
   "encoder",
   "er_sde",
   "euler",
@@ -138,6 +145,7 @@ __all__ = [
   "v3_statistics",
   "normal_form",
   "orders_for_budget",
+  "neural_solver",
   "pfdiff",
   "plms",
   "pndm",

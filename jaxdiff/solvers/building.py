@@ -484,6 +484,33 @@ def corrected(
   return weights
 
 
+def parameters(
+  value: Any, default: Any, shape: tuple[int, ...], name: str
+) -> np.ndarray:
+  """Returns the parameters of a table as f64[shape].
+
+  Args:
+    value: those given, or None.
+    default: what None is, broadcast to the shape.
+    shape: of all steps that a solver takes itself.
+    name: of the option, for messages.
+
+  Raises:
+    ValueError: for another shape, or numbers that are not finite.
+  """
+  if value is None:
+    return np.broadcast_to(np.asarray(default, np.float64), shape).copy()
+  value = np.array(value, np.float64)
+  if value.shape != shape:
+    raise ValueError(
+      f"{name} must have the shape {shape} on this grid, whose steps into sigma"
+      f" = 0 and out of alpha = 0 have none; got {value.shape}"
+    )
+  if not np.isfinite(value).all():
+    raise ValueError(f"{name} holds NaN or infinity; give finite numbers")
+  return value
+
+
 _GROWTH = 1e3
 _MOST_MEMORY = 20  # calls that any step looks back at
 

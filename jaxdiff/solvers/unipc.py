@@ -94,7 +94,7 @@ def unipc(
   checks.one_of(variant, ("bh1", "bh2"), "variant")
   checks.one_of(output, ("x0", "eps"), "output")
   coeffs = coefficients(process, grid)
-  step = lambda i, extra: _step(
+  step = lambda i, extra: step_weights(
     coeffs, i, orders[i], extra, variant, output, exact
   )
   carry = np.zeros(n)
@@ -110,7 +110,7 @@ def unipc(
   return tables.multistep(grid[:-1], output, carry, history)
 
 
-def _step(coeffs, i, order, correct, variant, output, exact):
+def step_weights(coeffs, i, order, correct, variant, output, exact):
   """Returns the step i -> i + 1 as (carry, weights of m_i, ..., of m_{i+1}).
 
   Args:

@@ -20,6 +20,7 @@ from jaxdiff.solvers.belm import belm
 from jaxdiff.solvers.building import inner_steps
 from jaxdiff.solvers.building import Solver
 from jaxdiff.solvers.cab import cab
+from jaxdiff.solvers.dc_solver import dc_solver
 from jaxdiff.solvers.ddim import ddim
 from jaxdiff.solvers.ddpm import ddpm
 from jaxdiff.solvers.deis import deis
@@ -35,7 +36,9 @@ from jaxdiff.solvers.dpmpp_3m import dpm_solver_3m
 from jaxdiff.solvers.dpmpp_3m import dpmpp_3m
 from jaxdiff.solvers.dpmpp_3m_sde import dpmpp_3m_sde
 from jaxdiff.solvers.dpmpp_sde import dpmpp_sde
+from jaxdiff.solvers.dyweight import dyweight
 from jaxdiff.solvers.edict import edict
+from jaxdiff.solvers.epd import epd
 from jaxdiff.solvers.er_sde import er_sde
 from jaxdiff.solvers.euler import euler
 from jaxdiff.solvers.euler_ancestral_rf import euler_ancestral_rf
@@ -51,6 +54,7 @@ from jaxdiff.solvers.ipndm import ipndm
 from jaxdiff.solvers.ipndm_v import ipndm_v
 from jaxdiff.solvers.lms import lms
 from jaxdiff.solvers.midpoint import midpoint
+from jaxdiff.solvers.neural_solver import neural_solver
 from jaxdiff.solvers.pfdiff import pfdiff
 from jaxdiff.solvers.pndm import plms
 from jaxdiff.solvers.pndm import pndm
@@ -268,5 +272,9 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "cab_3": _case(functools.partial(cab, order=3), 2),
     "stork": _case(stork, 2),
     "stork_eps": _case(stork, 2, output="eps", derivatives=1),
+    "dc_solver": _up_to(dc_solver, 3, 4, lower_order_final=False),
+    "dyweight": _case(dyweight, 1),
+    "epd": _case(epd, 2, 3),
+    "neural_solver": _case(neural_solver, 1),
   }
 )

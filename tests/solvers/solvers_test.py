@@ -35,6 +35,7 @@ NATIVE = (  # whose own formula holds where alpha = 0
   "gradient_estimation_flow",
   "heunpp2_flow",
   "euler_ancestral_rf",
+  "neural_solver",
 )
 ROWS = 2000
 GRIDS = {"log_snr": grids.log_snr, "uniform": grids.uniform}
