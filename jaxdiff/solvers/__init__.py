@@ -8,6 +8,7 @@ here, an entry in the table of cases that the tests run, tests/solvers/cases.py.
 from jaxdiff.solvers import specs
 from jaxdiff.solvers import v3_statistics
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
+from jaxdiff.solvers.adasde import adasde
 from jaxdiff.solvers.analytical_first_step import analytical_first_step
 from jaxdiff.solvers.angular_adams import angular_adams
 from jaxdiff.solvers.annealed_langevin import annealed_langevin
@@ -88,6 +89,7 @@ from jaxdiff.solvers.unipc import unipc
 
 __all__ = [
   "adams_bashforth",
+  "adasde",
   "analytical_first_step",
   "angular_adams",
   "balanced_adams",

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxdiff.solvers import v3_statistics
 from jaxdiff.solvers.adams_bashforth import adams_bashforth
+from jaxdiff.solvers.adasde import adasde
 from jaxdiff.solvers.angular_adams import angular_adams
 from jaxdiff.solvers.balanced_adams import balanced_adams
 from jaxdiff.solvers.bdia import bdia
@@ -133,6 +134,12 @@ def _up_to(build, highest, order, grid="log_snr", weak_order=0, **opts):
 
   bound.build = backwards
   return Case(bound, order, grid=grid, weak_order=weak_order)
+
+
+def _adasde(process, times):
+  """AdaSDE whose noise is a given amount over the whole run, as churn is."""
+  n = max(1, inner_steps(process, np.asarray(times)))
+  return adasde(process, times, gammas=np.full(n, 2.0 / n))
 
 
 def _v3(highest):
@@ -276,5 +283,6 @@ CASES: Mapping[str, Case] = MappingProxyType(
     "dyweight": _case(dyweight, 1),
     "epd": _case(epd, 2, 3),
     "neural_solver": _case(neural_solver, 1),
+    "adasde": _case(_adasde, 0, 2, weak_order=2),
   }
 )

@@ -1,7 +1,7 @@
 """Solvers whose numbers are learned, at any numbers, against published loops.
 
-NeuralSolver, DyWeight, EPD and DC-Solver, in float64 on a mixture of two
-Gaussians; without numbers each is a solver that was there before.
+NeuralSolver, DyWeight, EPD, AdaSDE and DC-Solver, in float64 on a mixture of
+two Gaussians; without numbers each is a solver that was there before.
 """
 
 import math
@@ -159,6 +159,63 @@ def test_one_place_in_the_middle_is_dpm_solver_2(process):
   check(one, process, play(solvers.dpm_solver(process, grid, order=2), process))
 
 
+# --- AdaSDE ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("points", [1, 2])
+def test_adasde_is_the_authors_loop(points):
+  """Each step from a level raised by fresh noise; the same noise for both."""
+  grid = grids.karras(EDM, 5, start=40.0)
+  gamma = RANDOM.uniform(0.0, 0.3, 5)
+  gamma[2] = 0.0
+  r = RANDOM.uniform(0.1, 0.9, (5, points))
+  w = RANDOM.dirichlet(np.ones(points), 5)
+  s = RANDOM.uniform(0.95, 1.05, (5, points))
+  z = RANDOM.normal(size=(5, *START.shape))
+  x = grid[0] * START
+  for i in range(5):
+    t, to = (1.0 + gamma[i]) * grid[i], grid[i + 1]
+    x = x + np.sqrt(t**2 - grid[i] ** 2) * z[i]
+    slope = (x - answer(x, 1.0, t)[0]) / t
+    new = x
+    for j in range(points):
+      m = to ** r[i, j] * t ** (1.0 - r[i, j])
+      place = x + (m - t) * slope
+      d = (place - answer(place, 1.0, s[i, j] * m)[0]) / m
+      new = new + w[i, j] * (to - t) * d
+    x = new
+  options = dict(points=points, places=r, weights=w, scales=s)
+  table = solvers.adasde(EDM, grid, gammas=gamma, **options)
+  got = churned(table, EDM, grid[0] * START, z)
+  np.testing.assert_allclose(got, x, rtol=1e-9)
+  still = solvers.adasde(EDM, grid, **options)
+  same(still, solvers.epd(EDM, grid, **options))
+  # a process whose alpha varies: the same in x / alpha, but for its first step
+  times = VP.time_at(grid)
+  gamma[0] = 0.0
+  one = solvers.adasde(VP, times, gammas=gamma, **options)
+  first = VP.alpha(times[0]) * grid[0] * START
+  moved = churned(one, VP, first, z) / VP.alpha(times[-1])
+  table = solvers.adasde(EDM, grid, gammas=gamma, **options)
+  known = churned(table, EDM, grid[0] * START, z)
+  np.testing.assert_allclose(moved, known, rtol=1e-6)
+
+
+def churned(table, process, y, z):
+  """Walks a table that draws before the first call of every step."""
+  calls = table.nfe // len(z)
+  a, past = y, []
+  for i, (t, output, state, history, noise) in enumerate(
+    zip(*table, strict=True)
+  ):
+    assert not noise[1:].any()
+    y = y + noise[0] * z[i // calls]
+    past.insert(0, output @ answer(y, process.alpha(t), process.sigma(t)))
+    h = np.stack(past[: history.shape[1]])
+    y, a = state @ np.stack([y, a]) + history[:, : len(h)] @ h
+  return a
+
+
 # --- DC-Solver ---------------------------------------------------------------
 
 
@@ -263,6 +320,7 @@ def test_mistakes_are_told():
       lambda: solvers.epd(EDM, grid, points=1, places=[[0.5], [1.5], [0.5]]),
       "got places from 0.5 to 1.5",
     ),
+    (lambda: solvers.adasde(EDM, grid, gammas=[0.1, -1, 0]), "got -1"),
     (lambda: solvers.dc_solver(EDM, grid, ratios=[1.0]), r"shape \(3,\)"),
     (lambda: solvers.dc_solver(EDM, grid, variant="bh3"), "got 'bh3'"),
   ):

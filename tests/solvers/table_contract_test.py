@@ -258,6 +258,9 @@ def test_every_row_ends_a_step_or_leaves_the_accepted_sample_alone(name):
     leaves &= state[:, 1].sum(1) == 1.0
     if solver == "heun_churn":  # asks next at a rescaled place
       leaves |= state[:, 1, 1] == 1.0
+    if solver == "adasde":  # likewise, by a factor
+      y, a = (np.concatenate([state, history], 2)[:, j] for j in (0, 1))
+      ends |= np.isclose(y * a[:, 1:2], a * y[:, 1:2], rtol=1e-12).all(1)
     if CASES[solver].two_states:  # of which each row may change one
       leaves[:-1] = True
     assert (ends | leaves).all(), (solver, steps, np.flatnonzero(~ends))
