@@ -314,3 +314,56 @@ def test_mistakes_are_told():
     sampling.sample(
       jax.random.key(0), model, solvers.heun(process, grid), Pair(x, x[:1])
     )
+
+
+# --- pairs -------------------------------------------------------------------
+
+
+def test_a_pair_of_equals_ends_where_its_sample_does():
+  """Of every kind of table; both states come back, and the anchor is it."""
+  process = PROCESSES["vp"]
+  model = oracles.exact(oracles.g2(), process)
+  grid, key = grid_of(process, steps=4), jax.random.key(0)
+  x = process.prior(jax.random.key(1), (8, 2))
+  for build in (solvers.ddim, solvers.heun, solvers.unipc, solvers.ddpm):
+    table = build(process, grid)
+    end = sampling.sample(key, model, table, x)
+    pair = sampling.sample(key, model, table, Pair(x, x))
+    np.testing.assert_allclose(pair.a, end, rtol=1e-6)
+    np.testing.assert_allclose(pair.y, end, rtol=1e-6)
+
+
+def test_a_pair_keeps_its_states_apart_where_a_table_has_one():
+  """A row with y = a from unequal states: what it takes of a is of a."""
+  row = tables.row(0.5, "eps", (0.5, 0.25, 0.0))
+  zero = lambda x, t: (0 * x, 0 * x)
+  y, a = jnp.ones((2, 3)), jnp.full((2, 3), 4.0)
+  end = sampling.sample(jax.random.key(0), zero, row, Pair(y, a))
+  np.testing.assert_allclose(end.a, 0.5 + 1.0)
+  alone = sampling.sample(jax.random.key(0), zero, row, y)
+  np.testing.assert_allclose(alone, 0.75)
+
+
+def test_pairs_of_trees_run_under_jit_and_are_collected():
+  process = PROCESSES["vp"]
+  encode, decode = solvers.exact_inversion(
+    solvers.belm, process, grid_of(process)
+  )
+  model = oracles.exact(oracles.gaussian([0.3, -0.2], [0.5, 1.0]), process)
+  of_tree = lambda v, t: tuple(
+    {k: model(leaf, t)[j] for k, leaf in v.items()} for j in (0, 1)
+  )
+  x = {"one": jnp.asarray(DATA[:8], jnp.float32), "two": -DATA[:8].astype("f4")}
+  key = jax.random.key(0)
+
+  @jax.jit
+  def round_trip(x):
+    code = sampling.sample(key, of_tree, encode, Pair(x, x))
+    return sampling.sample(
+      key, of_tree, decode, code, collect=sampling.every(1)
+    )
+
+  back, kept = round_trip(x)
+  assert kept["one"].shape == (decode.nfe, 8, 2)
+  for name in x:
+    assert apart(back.a[name], x[name]) < 1e-4
