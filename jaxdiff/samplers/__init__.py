@@ -13,6 +13,7 @@ kept) with `collect`.)
 | `predictor_corrector` | table    | Langevin steps between a table's steps   |
 | `adaptive`            | span     | the probability-flow ODE, error control  |
 | `picard`              | table    | all steps at once, until they agree      |
+| `side_by_side`        | table    | calls that need no other, in a batch     |
 | `langevin`            | n moves  | a chain on one score                     |
 | `vanilla_sample`      | time     | a short chain from the data              |
 | `dmcmc`               | tables   | a chain in (x, sigma), then a table      |
@@ -47,6 +48,8 @@ from jaxdiff.samplers.picard import PicardInfo
 from jaxdiff.samplers.predictor_corrector import predictor_corrector
 from jaxdiff.samplers.replacement import colorize
 from jaxdiff.samplers.replacement import inpaint
+from jaxdiff.samplers.side_by_side import side_by_side
+from jaxdiff.samplers.side_by_side import SideBySideInfo
 from jaxdiff.samplers.teleportation import choose_skip
 from jaxdiff.samplers.teleportation import gaussian_prior
 from jaxdiff.samplers.teleportation import teleport
@@ -69,6 +72,7 @@ __all__ = [
   "ModelScore",
   "PI",
   "PicardInfo",
+  "SideBySideInfo",
   "TeleportInfo",
   "VanillaInfo",
   "adaptive",
@@ -88,6 +92,7 @@ __all__ = [
   "langevin",
   "picard",
   "predictor_corrector",
+  "side_by_side",
   "start_chain",
   "stopping_time",
   "teleport",

@@ -11,8 +11,8 @@ The network is told s_j m_j. w is the product of weights that sum to one and of
 scales of the direction in the paper. One place at r = 1/2 is DPM-Solver-2; J
 places of equal weights, evenly spread in log(rho), are of second order too.
 
-The J calls do not depend on each other and may be made in one batch; the rows
-of a table make them one after the other, J + 1 calls a step either way.
+The J calls do not depend on each other: `samplers.side_by_side` makes them in
+one batch, the rows of a table one after the other, J + 1 calls a step both.
 
 `learning.epd` learns r, w and s. Reference: Zhu et al. (2025),
 https://arxiv.org/abs/2507.14797, section 3.

@@ -55,6 +55,9 @@ DOORS = {
   "picard": lambda m: samplers.picard(
     KEY, m, jd.euler(EDM, GRID), X, process=EDM
   ),
+  "side_by_side": lambda m: samplers.side_by_side(
+    KEY, m, jd.solvers.epd(EDM, GRID), X, process=EDM
+  ),
   "langevin": lambda m: samplers.langevin(
     KEY, samplers.ModelScore(m, 1.0, process=EDM), 2, NEAR, step=0.1
   ),

@@ -32,6 +32,7 @@ KEY = jax.random.key(0)
 EDM = processes.edm(0.05, 10.0)
 GRID = grids.karras(EDM, 3)
 NOISY = solvers.ddpm(EDM, GRID)
+CHURNED = solvers.adasde(EDM, GRID, gammas=np.full(3, 0.1), points=2)
 CLD = phase_space.CriticallyDamped()
 BRIDGE = interpolants.interpolant(gamma="brownian")
 STATS = oracles.fit(np.random.default_rng(0).normal(size=(20, 2)))
@@ -86,6 +87,9 @@ CALLS = {
   )[0],
   "picard": lambda x, index: samplers.picard(
     KEY, model, NOISY, x, process=EDM, window=2, index=index
+  )[0],
+  "side_by_side": lambda x, index: samplers.side_by_side(
+    KEY, model, CHURNED, x, process=EDM, index=index
   )[0],
   "langevin": lambda x, index: samplers.langevin(
     KEY, jnp.negative, 3, x, step=0.1, index=index

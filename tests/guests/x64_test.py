@@ -72,6 +72,9 @@ CALLS = dict(
   corrected=corrected,
   adaptive=lambda x: samplers.adaptive(KEY, model(), None, x, process=EDM)[0],
   picard=lambda x: samplers.picard(KEY, model(), TABLE, x, process=EDM)[0],
+  side_by_side=lambda x: samplers.side_by_side(
+    KEY, model(), solvers.epd(EDM, grids.karras(EDM, 3)), x, process=EDM
+  )[0],
   langevin=langevin,
   damped=damped,
 )

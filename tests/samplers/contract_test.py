@@ -25,6 +25,7 @@ CASES = {
   samplers.predictor_corrector: ("key model tableau x", "process"),
   samplers.adaptive: ("key model span x", "process"),
   samplers.picard: ("key model tableau x", "process"),
+  samplers.side_by_side: ("key model tableau x", "process"),
   samplers.langevin: ("key score steps x", "step"),
   samplers.vanilla_sample: ("key score time data", "n step"),
   samplers.dmcmc: ("key model finish chain", "process posterior levels"),
@@ -88,6 +89,9 @@ def results():
       KEY, model, (2.0, 0.5), x, rtol=0.1, atol=0.1, **under
     ),
     samplers.picard: samplers.picard(KEY, model, table, x, **under),
+    samplers.side_by_side: samplers.side_by_side(
+      KEY, model, solvers.epd(EDM, GRID), x, **under
+    ),
     samplers.langevin: samplers.langevin(KEY, score, 2, x, step=0.1),
     samplers.vanilla_sample: samplers.vanilla_sample(
       KEY, score, 0.2, x, n=2, step=0.1
