@@ -575,7 +575,9 @@ def sample(
   if sharding is not None and not traced:
     x, index = _laid_out(x, index, sharding)
   start = scale if shape is not None else x
-  program = _donating if donate and shape is None else _program
+  # the states of a pair may be one buffer, which cannot be given up twice
+  own = shape is None and not isinstance(x, Pair)
+  program = _donating if donate and own else _program
   with _progress_bar(tableau.nfe if length is None else length, progress):
     result, (kept, since) = program(
       start,

@@ -330,6 +330,8 @@ def test_a_pair_of_equals_ends_where_its_sample_does():
     end = sampling.sample(key, model, table, x)
     pair = sampling.sample(key, model, table, Pair(x, x))
     np.testing.assert_allclose(pair.a, end, rtol=1e-6)
+    again = sampling.sample(key, model, table, Pair(x, x), donate=True)
+    np.testing.assert_array_equal(again.a, pair.a)
     np.testing.assert_allclose(pair.y, end, rtol=1e-6)
 
 
