@@ -58,20 +58,7 @@ def falling_grid(
       " float64; build the table outside of jit and pass it as an argument"
       " (tables of one shape share one compilation)"
     )
-  try:
-    times = np.array(grid, np.float64)
-  except (TypeError, ValueError) as error:
-    raise TypeError(
-      f"a grid is a 1-D array of times, got {given(grid)}; make one with"
-      " grids.karras(process, n) or from numbers, [t_max, ..., t_min]"
-    ) from error
-  if times.ndim != 1 or len(times) < 2:
-    raise ValueError(
-      f"a grid is a 1-D array of at least two times, got shape {times.shape};"
-      " n steps need n + 1 times"
-      + (f": grids.karras(process, {grid})" if _is(int, grid) else "")
-    )
-  grid = times
+  grid = _times(grid)
   if np.isnan(grid).any():
     raise ValueError(f"the grid holds NaN at index {_first(np.isnan(grid))}")
   rising = np.diff(grid) >= 0
@@ -107,6 +94,24 @@ def falling_grid(
     )
   grid[0] = min(grid[0], t_max)  # alpha may be negative beyond, if by rounding
   return grid
+
+
+def _times(grid: Any) -> np.ndarray:
+  """Returns a grid as f64[n + 1]; at least two numbers in a row."""
+  try:
+    times = np.array(grid, np.float64)
+  except (TypeError, ValueError) as error:
+    raise TypeError(
+      f"a grid is a 1-D array of times, got {given(grid)}; make one with"
+      " grids.karras(process, n) or from numbers, [t_max, ..., t_min]"
+    ) from error
+  if times.ndim != 1 or len(times) < 2:
+    raise ValueError(
+      f"a grid is a 1-D array of at least two times, got shape {times.shape};"
+      " n steps need n + 1 times"
+      + (f": grids.karras(process, {grid})" if _is(int, grid) else "")
+    )
+  return times
 
 
 def rising_times(process: Any, times: Any) -> np.ndarray:

@@ -532,43 +532,20 @@ def sample(
     >>> print(x.shape, round(float(x.mean())))
     (256, 1) 3
   """
-  checks.samples(x)
-  checks.sharding(sharding)
-  _check_remat(remat, length)
-  tables.validate(tableau)
-  if process is not None:
-    checks.process(process, "sample(..., process=...)")
+  _check_kinds(x, sharding, remat, length, tableau, process)
   known = agreement.check(model, tableau, process)
   if checks.is_shape(x):
-    if process is None:
-      raise ValueError(
-        f"x={tuple(x)} is a shape: the scale of the initial noise is the"
-        " process's; pass process=..., or pass the initial noise itself"
-      )
-    _check_concrete_t(tableau)
-    t = float(np.asarray(tableau.t[0]))
-    _check_mostly_noise(process, t)
-    scale, law = float(process.sigma(t)), process.noise
-    x = jax.ShapeDtypeStruct(tuple(x), jnp.result_type(float))
+    x, scale, law = _drawn_start(x, tableau, process)
   else:
-    x = jax.tree.map(jnp.asarray, x)
-    _check_floating(x)
-    if isinstance(x, Pair):
-      checks.same_structure(x.a, x.y, "the pair's a", "its y")
+    x, scale, law = _checked_start(x), 1.0, None
     if not donate:  # a look at it would keep the buffer
       agreement.check_start(x, known, tableau.t[0])
-    scale, law = 1.0, None
   index = checked_index(index, x)
   draws = _checked_draws(noise, x, tableau)
   given = jax.tree.leaves((key, x, tableau, draws))
   traced = not all(map(checks.concrete, given))
   tableau = simplest(tableau, length, pair=isinstance(x, Pair))
-  if (progress or check_finite) and (traced or not checks.concrete(length)):
-    raise TypeError(
-      "progress and check_finite look at values while the program runs, which"
-      " cannot be done inside jit, grad or vmap; use"
-      " collect=sampling.first_nonfinite there and look at it outside"
-    )
+  _check_watched(progress or check_finite, traced, length)
   length = _checked_length(length, tableau.nfe)
   arrays, static = tree.partition((model, collect))
   shape = x if isinstance(x, jax.ShapeDtypeStruct) else None
@@ -596,11 +573,59 @@ def sample(
       remat=remat,
     )
     if progress:
-      jax.block_until_ready(result)
-      jax.effects_barrier()
+      _await(result)
   if check_finite:
     raise_nonfinite(since, tableau, index, length=length)
   return result if collect is None else (result, kept)
+
+
+def _check_kinds(x, sharding, remat, length, tableau, process):
+  """Refuses arguments that are none of their kind, before others are read."""
+  checks.samples(x)
+  checks.sharding(sharding)
+  _check_remat(remat, length)
+  tables.validate(tableau)
+  if process is not None:
+    checks.process(process, "sample(..., process=...)")
+
+
+def _drawn_start(shape, tableau, process):
+  """Returns (x, scale, law) of noise that the program draws: x is its shape."""
+  if process is None:
+    raise ValueError(
+      f"x={tuple(shape)} is a shape: the scale of the initial noise is the"
+      " process's; pass process=..., or pass the initial noise itself"
+    )
+  _check_concrete_t(tableau)
+  t = float(np.asarray(tableau.t[0]))
+  _check_mostly_noise(process, t)
+  x = jax.ShapeDtypeStruct(tuple(shape), jnp.result_type(float))
+  return x, float(process.sigma(t)), process.noise
+
+
+def _checked_start(x):
+  """Returns x as arrays, after a look at their dtypes and structures."""
+  x = jax.tree.map(jnp.asarray, x)
+  _check_floating(x)
+  if isinstance(x, Pair):
+    checks.same_structure(x.a, x.y, "the pair's a", "its y")
+  return x
+
+
+def _await(result):
+  """Waits for a result, and for the ticks of its progress bar."""
+  jax.block_until_ready(result)
+  jax.effects_barrier()
+
+
+def _check_watched(watched, traced, length):
+  """Refuses to look at values that are traced."""
+  if watched and (traced or not checks.concrete(length)):
+    raise TypeError(
+      "progress and check_finite look at values while the program runs, which"
+      " cannot be done inside jit, grad or vmap; use"
+      " collect=sampling.first_nonfinite there and look at it outside"
+    )
 
 
 def _laid_out(x, index, sharding):

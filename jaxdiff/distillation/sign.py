@@ -126,8 +126,7 @@ def sign(
     reg=w_reg, tight=w_tight,
   )  # fmt: skip
   _check_weights(weights, allow_adversarial)
-  fake = teacher if fake is None else fake
-  _check_fake(fake, w_dmd)
+  fake = _checked_fake(teacher if fake is None else fake, w_dmd)
   process = fake.process
   times = times or losses.times.uniform_log_snr(process)
   start = float(process.time_at(sigma_in))
@@ -338,7 +337,8 @@ def check_map(student: Any) -> None:
     )
 
 
-def _check_fake(fake: Any, w_dmd: float) -> None:
+def _checked_fake(fake: Any, w_dmd: float) -> Any:
+  """Returns the fake denoiser before the first step."""
   if not hasattr(fake, "params"):
     raise TypeError(
       f"this teacher, of type {type(fake).__name__}, has no parameters to"
@@ -347,6 +347,7 @@ def _check_fake(fake: Any, w_dmd: float) -> None:
     )
   if w_dmd:
     check_matching(fake.process, 'the term "dmd" of sign')
+  return fake
 
 
 def _check_weights(weights: dict[str, float], allow_adversarial: bool) -> None:

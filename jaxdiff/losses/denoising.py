@@ -22,8 +22,9 @@ end, where the error of one half of the pair is all rounding. Weightings w:
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,50 +107,88 @@ def denoising(
   module = getattr(denoiser.apply, "module", None)
   _check(module, num_classes, label_dropout, augment)
   held = getattr(denoiser, "state", None) is not None
-  dropout = modules.trains(denoiser) and (update_state or not held)
-  conditional = num_classes or getattr(module, "label_dim", 0)
   model = dataclasses.replace(denoiser, params=None, label=None)
-  process = model.process
-  times = times or times_lib.log_normal(process)
+  rules = _Rules(
+    model=model,
+    times=times or times_lib.log_normal(model.process),
+    weighting=weighting,
+    num_classes=num_classes,
+    label_dropout=label_dropout,
+    conditional=bool(num_classes or getattr(module, "label_dim", 0)),
+    dropout=modules.trains(denoiser) and (update_state or not held),
+    augment=augment,
+    augment_noisy=augment_noisy,
+    learned_weighting=learned_weighting,
+    buckets=buckets,
+    update_state=update_state,
+  )
+  return functools.partial(_loss, rules)
 
-  def loss(key: jax.Array, params: PyTree, batch: dict):
-    x0 = images(batch)
-    time_key, noise_key, label_key = jax.random.split(key, 3)
-    augment_key, dropout_key = (jax.random.fold_in(key, i) for i in (3, 4))
-    options = dict(key=dropout_key) if dropout else {}
-    if augment is not None and not augment_noisy:
-      x0, options["augment"] = augment(augment_key, x0)
-    t = control.own_rows(lambda n: times(time_key, n), x0)
-    x, eps = process.perturb(noise_key, x0, t)
-    if augment is not None and augment_noisy:
-      # one key for all three: each is changed in the same way
-      x, x0, eps = (augment(augment_key, v)[0] for v in (x, x0, eps))
-      options["augment"] = augment(augment_key, x0)[1]
-    label = None
-    if conditional:
-      label = dropped_labels(label_key, batch, num_classes, label_dropout)
-    if learned_weighting:
-      params, loss_params = params
-    own = modules.with_params(model, params)
-    predicted, state = own.stateful(x, t, label, **options)
-    per_sample = error(model, predicted, x0, eps, t, weighting)
-    by_bucket, count = _bucket_means(process, t, per_sample, buckets)
-    metrics = dict(bucket_loss=by_bucket, bucket_count=count)
-    if update_state and (
-      isinstance(params, modules.Variables) or modules.changed(own.state, state)
-    ):
-      metrics[modules.STATE] = state
-    if "weight" in batch:
-      per_sample = per_sample * batch["weight"]
-    value = jnp.mean(per_sample)
-    if learned_weighting:
-      metrics["plain_loss"] = value
-      lam = jnp.clip(process.log_snr(t), -_CLIP, _CLIP)
-      u = uncertainty.log_loss(loss_params, -0.25 * lam)
-      value = jnp.mean(per_sample * jnp.exp(-u) + u)
-    return value, metrics | dict(loss=value)
 
-  return loss
+class _Rules(NamedTuple):
+  """What no batch changes; the fields are arguments of `denoising`, but these.
+
+  Attributes:
+    model: the denoiser without parameters and label.
+    conditional: whether the network is told labels.
+    dropout: whether it is called as in training.
+  """
+
+  model: Any
+  times: times_lib.Times
+  weighting: Weighting
+  num_classes: int
+  label_dropout: float
+  conditional: bool
+  dropout: bool
+  augment: Augmentation | None
+  augment_noisy: bool
+  learned_weighting: bool
+  buckets: int
+  update_state: bool
+
+
+def _loss(rules, key: jax.Array, params: PyTree, batch: dict):
+  """Returns (loss, metrics): `denoising`, whose rules are `rules`."""
+  model, process = rules.model, rules.model.process
+  augment = rules.augment
+  x0 = images(batch)
+  time_key, noise_key, label_key = jax.random.split(key, 3)
+  augment_key, dropout_key = (jax.random.fold_in(key, i) for i in (3, 4))
+  options = dict(key=dropout_key) if rules.dropout else {}
+  if augment is not None and not rules.augment_noisy:
+    x0, options["augment"] = augment(augment_key, x0)
+  t = control.own_rows(lambda n: rules.times(time_key, n), x0)
+  x, eps = process.perturb(noise_key, x0, t)
+  if augment is not None and rules.augment_noisy:
+    # one key for all three: each is changed in the same way
+    x, x0, eps = (augment(augment_key, v)[0] for v in (x, x0, eps))
+    options["augment"] = augment(augment_key, x0)[1]
+  label = None
+  if rules.conditional:
+    label = dropped_labels(
+      label_key, batch, rules.num_classes, rules.label_dropout
+    )
+  if rules.learned_weighting:
+    params, loss_params = params
+  own = modules.with_params(model, params)
+  predicted, state = own.stateful(x, t, label, **options)
+  per_sample = error(model, predicted, x0, eps, t, rules.weighting)
+  by_bucket, count = _bucket_means(process, t, per_sample, rules.buckets)
+  metrics = dict(bucket_loss=by_bucket, bucket_count=count)
+  if rules.update_state and (
+    isinstance(params, modules.Variables) or modules.changed(own.state, state)
+  ):
+    metrics[modules.STATE] = state
+  if "weight" in batch:
+    per_sample = per_sample * batch["weight"]
+  value = jnp.mean(per_sample)
+  if rules.learned_weighting:
+    metrics["plain_loss"] = value
+    lam = jnp.clip(process.log_snr(t), -_CLIP, _CLIP)
+    u = uncertainty.log_loss(loss_params, -0.25 * lam)
+    value = jnp.mean(per_sample * jnp.exp(-u) + u)
+  return value, metrics | dict(loss=value)
 
 
 def _check(

@@ -22,6 +22,7 @@ Departure: the pyramid of "residual" is blurred before its convolution, which
 then computes every second pixel alone; the two commute.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -116,14 +117,37 @@ class SongUNet(nn.Module):
     Raises:
       ValueError: for an unknown choice, or inputs of wrong shapes.
     """
+    self._check(x)
+    dtype = self.dtype or x.dtype
+    emb = self._embedding(c, label, augment, dtype)
+    block = functools.partial(self._block, emb, deterministic, dtype)
+    conv = lambda width, name, **options: residual.conv(
+      width, dtype, _KERNEL, name, **options
+    )
+    h = conv(self.channels, "enc0_conv")(x.astype(dtype))
+    h, skips = self._down(h, x.astype(dtype), block, conv)
+    return self._up(h, skips, block, conv, x.shape[-1])
+
+  def _check(self, x):
     for name, known in _CHOICES.items():
       if getattr(self, name) not in known:
         raise ValueError(
           f"{name} = {getattr(self, name)!r} must be one of {', '.join(known)}"
         )
     conditioning.check_images(x, len(self.multipliers))
-    dtype = self.dtype or x.dtype
-    emb = self._embedding(c, label, augment, dtype)
+
+  def _block(
+    self,
+    emb,
+    deterministic,
+    dtype,
+    h,
+    width,
+    name,
+    attention=False,
+    resample="",
+  ):
+    """Returns h after a residual block of that name."""
     style = residual.Style(
       modulate=False,
       gain=_HALF if self.rescale else 1.0,
@@ -134,27 +158,22 @@ class SongUNet(nn.Module):
       qkv=_QKV,
     )
     cls = nn.remat(residual.Residual) if self.remat else residual.Residual
+    return cls(
+      width,
+      style,
+      resample,
+      tuple(self.taps),
+      int(attention),
+      self.dropout,
+      deterministic,
+      dtype,
+      name=name,
+    )(h, emb)
 
-    def block(h, width, name, attention=False, resample=""):
-      return cls(
-        width,
-        style,
-        resample,
-        tuple(self.taps),
-        int(attention),
-        self.dropout,
-        deterministic,
-        dtype,
-        name=name,
-      )(h, emb)
-
-    conv = lambda width, name, **options: residual.conv(
-      width, dtype, _KERNEL, name, **options
-    )
-    levels = range(len(self.multipliers))
-    h = conv(self.channels, "enc0_conv")(x.astype(dtype))
-    skips, pyramid = [h], x.astype(dtype)
-    for level in levels:
+  def _down(self, h, pyramid, block, conv):
+    """Returns (h, skips) at the lowest level; `pyramid` is the image."""
+    skips, dtype = [h], pyramid.dtype
+    for level, multiplier in enumerate(self.multipliers):
       if level and self.joint == "conv":
         h = conv(
           h.shape[-1],
@@ -168,13 +187,17 @@ class SongUNet(nn.Module):
         h, pyramid = self._enter(h, pyramid, level, dtype)
         skips.append(h)
       for i in range(self.blocks):
-        width = self.channels * self.multipliers[level]
+        width = self.channels * multiplier
         attention = h.shape[1] in self.attention
         h = block(h, width, f"enc{level}_block{i}", attention)
         skips.append(h)
-    out = None
-    for level in reversed(levels):
-      if level == levels[-1]:
+    return h, skips
+
+  def _up(self, h, skips, block, conv, channels):
+    """Returns the image that the way up ends with."""
+    out, lowest = None, len(self.multipliers) - 1
+    for level in range(lowest, -1, -1):
+      if level == lowest:
         h = block(h, h.shape[-1], f"dec{level}_in0", attention=True)
         h = block(h, h.shape[-1], f"dec{level}_in1")
       elif self.joint == "conv":
@@ -187,14 +210,17 @@ class SongUNet(nn.Module):
         attention = i == self.blocks and h.shape[1] in self.attention
         h = block(h, width, f"dec{level}_block{i}", attention)
       if self.decoder == "skip" or not level:
-        image = nn.silu(residual.norm(h, 1e-6, dtype, f"dec{level}_aux_norm"))
-        image = residual.conv(
-          x.shape[-1], dtype, _LAST, f"dec{level}_aux_conv"
-        )(image)
-        if out is not None:
-          image = image + resampling.double(out, self.taps)
-        out = image
+        out = self._image(h, out, level, channels)
     return out
+
+  def _image(self, h, below, level, channels):
+    """Returns the image of a level, with that of the level below."""
+    dtype = h.dtype
+    image = nn.silu(residual.norm(h, 1e-6, dtype, f"dec{level}_aux_norm"))
+    image = residual.conv(channels, dtype, _LAST, f"dec{level}_aux_conv")(image)
+    if below is not None:
+      image = image + resampling.double(below, self.taps)
+    return image
 
   def _embedding(self, c, label, augment, dtype):
     """Returns the embedding of all that is no image, [batch, e]."""

@@ -18,7 +18,8 @@ Dhariwal and Nichol (2021), https://arxiv.org/abs/2105.05233 ("scale_shift",
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -29,6 +30,24 @@ from jaxdiff.networks import time_and_label
 from jaxdiff.networks import transformer
 
 _START = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+
+class _Layers(NamedTuple):
+  """What the blocks of a network are made with.
+
+  Attributes:
+    norm: makes a group norm.
+    residual: makes a `_Block`, rematerialized if asked for.
+    attend: makes an `_Attention`, likewise.
+    emb: [batch, e], the embedding that every block is told.
+    dtype: dtype of the computation.
+  """
+
+  norm: Callable[..., nn.Module]
+  residual: Callable[..., nn.Module]
+  attend: Callable[..., nn.Module]
+  emb: jax.Array
+  dtype: Any
 
 
 class UNet2D(nn.Module):
@@ -105,6 +124,18 @@ class UNet2D(nn.Module):
       name="condition",
     )(c, label)
     emb = nn.silu(emb)
+    make = self._layers(emb, deterministic, dtype)
+    h, skips = self._down(_conv(self.channels[0], dtype, "in")(x), make)
+    h = make.residual(self.channels[-1], name="middle0")(h, emb)
+    if self.middle_attention:
+      inner = make.norm if self.middle_norm else None
+      h = make.attend(norm=inner, name="middle_attention")(h)
+    h = make.residual(self.channels[-1], name="middle1")(h, emb)
+    h = nn.silu(make.norm(name="out_norm")(self._up(h, skips, make)))
+    return _conv(x.shape[-1], dtype, "out", nn.initializers.zeros)(h)
+
+  def _layers(self, emb, deterministic, dtype):
+    """Returns what the blocks of all levels are made with."""
     norm = functools.partial(
       nn.GroupNorm, self.groups, epsilon=self.epsilon, dtype=dtype
     )
@@ -116,49 +147,53 @@ class UNet2D(nn.Module):
       deterministic=deterministic,
       dtype=dtype,
     )
-    residual = stacking.rematerialized(plain, self.remat)
-    attend = stacking.rematerialized(
-      functools.partial(_Attention, head=self.head, dtype=dtype), self.remat
+    attend = functools.partial(_Attention, head=self.head, dtype=dtype)
+    return _Layers(
+      norm,
+      stacking.rematerialized(plain, self.remat),
+      stacking.rematerialized(attend, self.remat),
+      emb,
+      dtype,
     )
 
-    def block(h, level, name):
-      h = residual(self.channels[level], name=name)(h, emb)
-      if self.attention[level]:
-        h = attend(norm=norm, name=f"{name}_attention")(h)
-      return h
-
-    def resized(h, level, kind):
-      name, width = f"{kind}{level}", self.channels[level]
-      if self.resample == "resnet":
-        return residual(width, resize=kind, name=name)(h, emb)
-      if kind == "up":
-        return _conv(width, dtype, name)(_repeat(h))
-      pad = ((0, 1), (0, 1)) if self.pad_after else 1
-      return nn.Conv(width, (3, 3), 2, pad, dtype=dtype, name=name)(h)
-
-    levels = range(len(self.channels))
-    h = _conv(self.channels[0], dtype, "in")(x)
-    skips = [h]
-    for level in levels:
+  def _down(self, h, make):
+    """Returns (h, skips) at the lowest level."""
+    skips, last = [h], len(self.channels) - 1
+    for level in range(len(self.channels)):
       for i in range(self.blocks):
-        h = block(h, level, f"down{level}_{i}")
+        h = self._at(h, make, level, f"down{level}_{i}")
         skips.append(h)
-      if level != levels[-1]:
-        h = resized(h, level, "down")
+      if level != last:
+        h = self._resized(h, make, level, "down")
         skips.append(h)
-    h = residual(self.channels[-1], name="middle0")(h, emb)
-    if self.middle_attention:
-      inner = norm if self.middle_norm else None
-      h = attend(norm=inner, name="middle_attention")(h)
-    h = residual(self.channels[-1], name="middle1")(h, emb)
-    for level in reversed(levels):
+    return h, skips
+
+  def _up(self, h, skips, make):
+    """Returns h at the highest level; takes what the way down left."""
+    for level in reversed(range(len(self.channels))):
       for i in range(self.blocks + 1):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
-        h = block(h, level, f"up{level}_{i}")
+        h = self._at(h, make, level, f"up{level}_{i}")
       if level:
-        h = resized(h, level, "up")
-    h = nn.silu(norm(name="out_norm")(h))
-    return _conv(x.shape[-1], dtype, "out", nn.initializers.zeros)(h)
+        h = self._resized(h, make, level, "up")
+    return h
+
+  def _at(self, h, make, level, name):
+    """Returns h after a block of a level, and the attention that follows."""
+    h = make.residual(self.channels[level], name=name)(h, make.emb)
+    if self.attention[level]:
+      h = make.attend(norm=make.norm, name=f"{name}_attention")(h)
+    return h
+
+  def _resized(self, h, make, level, kind):
+    """Returns h at half ("down") or twice ("up") the resolution."""
+    name, width = f"{kind}{level}", self.channels[level]
+    if self.resample == "resnet":
+      return make.residual(width, resize=kind, name=name)(h, make.emb)
+    if kind == "up":
+      return _conv(width, make.dtype, name)(_repeat(h))
+    pad = ((0, 1), (0, 1)) if self.pad_after else 1
+    return nn.Conv(width, (3, 3), 2, pad, dtype=make.dtype, name=name)(h)
 
   def _check(self, x: jax.Array) -> None:
     levels = len(self.channels)

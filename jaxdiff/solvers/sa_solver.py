@@ -32,6 +32,7 @@ vanishes there).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -84,6 +85,91 @@ def sa_solver(
     else checks.order(predictor, n, 6, "sa_solver")
   )
   q = p + 1 if corrector is None else corrector
+  _check_corrector(q, corrector, pece)
+  strength = _strength(tau, grid)
+  alpha, sigma, lam = coefficients(process, grid)
+  h = np.diff(lam)
+  kept, fresh = renewal(strength**2, h)
+  carry = sigma[1:] / sigma[:-1] * kept
+  noise = sigma[1:] * fresh
+  rising = np.arange(1, n + 1)
+  left = rising[::-1] if lower_order_final else np.full(n, n)
+  predicts = np.minimum(np.minimum(p, rising), left)
+  corrects = np.minimum(np.minimum(q, rising + 1), left + 1)
+  steps = _Steps(alpha, lam, strength, predicts, corrects, few_steps)
+  if pece:
+    return _asked_twice(grid, steps, carry, noise)
+  history = np.zeros((n, max(p + 1, q) if q else p))
+  for i in range(n):
+    step = _weights(steps, i, i - np.arange(predicts[i]))
+    if i > 0 and q > 0:
+      step = corrected(carry[i], step, *_correction(steps, i))
+    history[i, : len(step)] = step
+  return tables.multistep(grid[:-1], "x0", carry, history, noise)
+
+
+class _Steps(NamedTuple):
+  """What the weights of all steps come from.
+
+  Attributes:
+    alpha: f64[n + 1].
+    lam: f64[n + 1], log(alpha / sigma).
+    strength: f64[n], tau at the end of every step.
+    predicts: i[n], calls that the predictor of a step looks at.
+    corrects: i[n], calls that its corrector looks at.
+    few_steps: whether order 2 is that of the published code.
+  """
+
+  alpha: np.ndarray
+  lam: np.ndarray
+  strength: np.ndarray
+  predicts: np.ndarray
+  corrects: np.ndarray
+  few_steps: bool
+
+
+def _weights(steps, i, nodes):
+  """Returns the weights of the calls at grid[nodes] in the step i -> i + 1."""
+  lam = steps.lam
+  h = lam[i + 1] - lam[i]
+  places = (lam[nodes] - lam[i]) / h
+  ch = (1.0 + steps.strength[i] ** 2) * h
+  b = ch * exponential_weights(places, -ch)
+  if steps.few_steps and len(nodes) == 2:
+    past = places.min()
+    bend = 0.5 * ch / (places.max() - past)
+    b = np.where(places == past, -bend, bend) - np.expm1(-ch) * (places == 0)
+  return steps.alpha[i + 1] * b
+
+
+def _correction(steps, i):
+  """Returns the weights of the step to i when predicted, and once corrected."""
+  before = _weights(steps, i - 1, i - 1 - np.arange(steps.predicts[i - 1]))
+  again = _weights(steps, i - 1, i - np.arange(steps.corrects[i - 1]))
+  return before, again
+
+
+def _asked_twice(grid, steps, carry, noise):
+  """Returns the table that asks at every corrected sample, too."""
+  rows = []
+  for i, t in enumerate(grid[:-1]):
+    # every place but the first was asked twice: predicted, then corrected
+    if i > 0:
+      before, again = _correction(steps, i)
+      mix = np.zeros(2 * max(len(before), len(again) - 1) + 1)
+      mix[0] = again[0]
+      mix[1 : 2 * len(again) - 2 : 2] += again[1:]
+      mix[1 : 2 * len(before) : 2] -= before
+      rows.append(tables.row(t, "x0", (1.0, 0.0, *mix), (0.0, 1.0)))
+    step = _weights(steps, i, i - np.arange(steps.predicts[i]))
+    mix = np.zeros(2 * len(step) - 1)
+    mix[::2] = step
+    fresh = (0.0, noise[i], noise[i])
+    rows.append(tables.row(t, "x0", (carry[i], 0.0, *mix), noise=fresh))
+  return tables.concat(*rows)
+
+
+def _check_corrector(q, corrector, pece):
   if not 0 <= q <= 7:
     raise ValueError(
       "the corrector of sa_solver is defined for orders 1..7, and 0 for none;"
@@ -94,6 +180,10 @@ def sa_solver(
       "pece asks again at the corrected sample, and corrector=0 corrects none;"
       " drop one of them"
     )
+
+
+def _strength(tau, grid):
+  """Returns tau at the end of every step, f64[n]."""
   strength = np.asarray(
     [tau(t) if callable(tau) else tau for t in grid[1:]], np.float64
   )
@@ -102,54 +192,4 @@ def sa_solver(
     raise ValueError(
       f"tau must be at least 0, got {strength[i]} at t = {grid[i + 1]:.4g}"
     )
-  alpha, sigma, lam = coefficients(process, grid)
-  h = np.diff(lam)
-  kept, fresh = renewal(strength**2, h)
-  carry = sigma[1:] / sigma[:-1] * kept
-  noise = sigma[1:] * fresh
-  rising = np.arange(1, n + 1)
-  left = rising[::-1] if lower_order_final else np.full(n, n)
-  predicts = np.minimum(np.minimum(p, rising), left)
-  corrects = np.minimum(np.minimum(q, rising + 1), left + 1)
-
-  def weights(i, nodes):
-    """Weights of the calls at grid[nodes] in the step i -> i + 1."""
-    places = (lam[nodes] - lam[i]) / h[i]
-    ch = (1.0 + strength[i] ** 2) * h[i]
-    b = ch * exponential_weights(places, -ch)
-    if few_steps and len(nodes) == 2:
-      past = places.min()
-      bend = 0.5 * ch / (places.max() - past)
-      b = np.where(places == past, -bend, bend) - np.expm1(-ch) * (places == 0)
-    return alpha[i + 1] * b
-
-  def correction(i):
-    """Weights of the step i - 1 -> i when predicted, and once corrected."""
-    before = weights(i - 1, i - 1 - np.arange(predicts[i - 1]))
-    return before, weights(i - 1, i - np.arange(corrects[i - 1]))
-
-  if pece:
-    rows = []
-    for i in range(n):
-      # every place but the first was asked twice: predicted, then corrected
-      if i > 0:
-        before, again = correction(i)
-        mix = np.zeros(2 * max(len(before), len(again) - 1) + 1)
-        mix[0] = again[0]
-        mix[1 : 2 * len(again) - 2 : 2] += again[1:]
-        mix[1 : 2 * len(before) : 2] -= before
-        rows.append(tables.row(grid[i], "x0", (1.0, 0.0, *mix), (0.0, 1.0)))
-      step = weights(i, i - np.arange(predicts[i]))
-      mix = np.zeros(2 * len(step) - 1)
-      mix[::2] = step
-      fresh = (0.0, noise[i], noise[i])
-      rows.append(tables.row(grid[i], "x0", (carry[i], 0.0, *mix), noise=fresh))
-    return tables.concat(*rows)
-
-  history = np.zeros((n, max(p + 1, q) if q else p))
-  for i in range(n):
-    step = weights(i, i - np.arange(predicts[i]))
-    if i > 0 and q > 0:
-      step = corrected(carry[i], step, *correction(i))
-    history[i, : len(step)] = step
-  return tables.multistep(grid[:-1], "x0", carry, history, noise)
+  return strength

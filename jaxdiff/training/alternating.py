@@ -237,11 +237,16 @@ def make_update(
     in_shardings=(None, state_sharding, batch_sharding),
     out_shardings=(state_sharding, None),
   )
-  layout = everywhere
+  return Update(program, _laid_out(arrays, rules, state_sharding), losses)
+
+
+def _laid_out(arrays, rules, state_sharding):
+  """Returns the frozen arrays split as the state is, or everywhere."""
+  layout = rules.everywhere
   if not all(s.is_fully_replicated for s in jax.tree.leaves(state_sharding)):
     shapes = jax.eval_shape(lambda: arrays)
-    layout = parallel.fully_sharded(shapes, batch_sharding.mesh)
-  return Update(program, jax.device_put(arrays, layout), losses)
+    layout = parallel.fully_sharded(shapes, rules.batch_sharding.mesh)
+  return jax.device_put(arrays, layout)
 
 
 class _Rules(NamedTuple):

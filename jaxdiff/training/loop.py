@@ -170,10 +170,7 @@ def train(
         snapshots.save(step, dict(averages=state.averages))
       # a signal: of several processes all see it at the same report
       if stop.agreed(at_report):
-        if since.pending and guard is not None:
-          since = _report(run, since, step)
-        _save(run, since, step, state, wait=True)
-        stop.leave(step, checkpoints)
+        _leave(run, since, step, state, stop)
       if step % every == 0 or step == steps:
         _save(run, since, step, state, wait=step == steps)
         if on_checkpoint is not None:
@@ -272,6 +269,14 @@ def _next(run: _Run, since: _Since) -> tuple[Any, _Since]:
   batch = next(run.iterator)
   waited = since.waited + time.monotonic() - before
   return batch, since._replace(waited=waited)
+
+
+def _leave(run, since, step, state, stop):
+  """Saves a state whose losses have been seen, and stops the program."""
+  if since.pending and run.guard is not None:
+    since = _report(run, since, step)
+  _save(run, since, step, state, wait=True)
+  stop.leave(step, run.checkpoints)
 
 
 def _report(run: _Run, since: _Since, step: int) -> _Since:

@@ -27,7 +27,7 @@ import collections
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.serialization
 import flax.traverse_util
@@ -212,74 +212,108 @@ def convert(
 
 def _names(config: models.ModelConfig) -> dict[str, str]:
   """Returns our modules' names as score_sde's: Flax numbers them as called."""
-  counts, names = collections.Counter(), {}
-  size, options = config.shape[0], config.network_options
-
-  def called(cls):
-    counts[cls] += 1
-    return f"{cls}_{counts[cls] - 1}"
-
-  plain = config.network == "ddpm"
-  block = "ResnetBlockDDPM" if plain else "ResnetBlockBigGANpp"
-  attention = "AttnBlock" if plain else "AttnBlockpp"
-  skip = "NIN_0" if plain else "Conv_2"
-
-  def residual(ours):
-    theirs = called(block)
-    for mine, other in (
-      ("norm0", "GroupNorm_0"),
-      ("conv0", "Conv_0"),
-      ("affine", "Dense_0"),
-      ("norm1", "GroupNorm_1"),
-      ("conv1", "Conv_1"),
-      ("skip", skip),
-    ):
-      names[f"{ours}/{mine}"] = f"{theirs}/{other}"
-
-  def attend(ours):
-    theirs = called(attention)
-    names[f"{ours}/norm2"] = f"{theirs}/GroupNorm_0"
-    names[f"{ours}/qkv"] = f"{theirs}/qkv"
-    names[f"{ours}/proj"] = f"{theirs}/NIN_3"
-
+  options = config.network_options
+  levels = len(options["multipliers"])
+  naming = _Naming(
+    collections.Counter(),
+    {},
+    config.network == "ddpm",
+    [config.shape[0] >> k in options["attention"] for k in range(levels)],
+  )
+  names = naming.names
   names["freqs"] = "GaussianFourierProjection_0/W"
-  names["map_layer0"], names["map_layer1"] = called("Dense"), called("Dense")
-  names["enc0_conv"] = called("Conv")
-  levels = range(len(options["multipliers"]))
+  names["map_layer0"] = _called(naming, "Dense")
+  names["map_layer1"] = _called(naming, "Dense")
+  names["enc0_conv"] = _called(naming, "Conv")
+  _name_way_down(naming, options)
+  _name_residual(naming, f"dec{levels - 1}_in0")
+  _name_attention(naming, f"dec{levels - 1}_in0")
+  _name_residual(naming, f"dec{levels - 1}_in1")
+  _name_way_up(naming, options)
+  return names
+
+
+class _Naming(NamedTuple):
+  """Names so far, in the order in which score_sde calls its modules.
+
+  Attributes:
+    counts: how often each class was called.
+    names: ours to theirs; filled by the functions below.
+    plain: whether it is DDPM, not NCSN++ or DDPM++.
+    attention: for every level, whether it has attention.
+  """
+
+  counts: collections.Counter
+  names: dict[str, str]
+  plain: bool
+  attention: list[bool]
+
+
+def _called(naming, cls):
+  """Returns the name of the next module of a class."""
+  naming.counts[cls] += 1
+  return f"{cls}_{naming.counts[cls] - 1}"
+
+
+def _name_residual(naming, ours):
+  plain = naming.plain
+  theirs = _called(
+    naming, "ResnetBlockDDPM" if plain else "ResnetBlockBigGANpp"
+  )
+  for mine, other in (
+    ("norm0", "GroupNorm_0"),
+    ("conv0", "Conv_0"),
+    ("affine", "Dense_0"),
+    ("norm1", "GroupNorm_1"),
+    ("conv1", "Conv_1"),
+    ("skip", "NIN_0" if plain else "Conv_2"),
+  ):
+    naming.names[f"{ours}/{mine}"] = f"{theirs}/{other}"
+
+
+def _name_attention(naming, ours):
+  theirs = _called(naming, "AttnBlock" if naming.plain else "AttnBlockpp")
+  naming.names[f"{ours}/norm2"] = f"{theirs}/GroupNorm_0"
+  naming.names[f"{ours}/qkv"] = f"{theirs}/qkv"
+  naming.names[f"{ours}/proj"] = f"{theirs}/NIN_3"
+
+
+def _name_way_down(naming, options):
+  names, levels = naming.names, len(naming.attention)
   # the default of "ncsnpp"; the names of the others are asked for by no one
   encoder = options.get("encoder", "residual")
-  for level in levels:
+  for level in range(levels):
     for i in range(options["blocks"]):
-      residual(f"enc{level}_block{i}")
-      if size >> level in options["attention"]:
-        attend(f"enc{level}_block{i}")
-    if level == levels[-1]:
+      _name_residual(naming, f"enc{level}_block{i}")
+      if naming.attention[level]:
+        _name_attention(naming, f"enc{level}_block{i}")
+    if level == levels - 1:
       break
     below = f"enc{level + 1}"
-    if plain:
-      names[f"{below}_down"] = called("Downsample") + "/Conv_0"
+    if naming.plain:
+      names[f"{below}_down"] = _called(naming, "Downsample") + "/Conv_0"
     else:
-      residual(f"{below}_down")
-    names[f"{below}_aux_skip"] = called("Combine") + "/Conv_0"
+      _name_residual(naming, f"{below}_down")
+    names[f"{below}_aux_skip"] = _called(naming, "Combine") + "/Conv_0"
     if encoder == "residual":
-      pyramid = called("Downsample")
+      pyramid = _called(naming, "Downsample")
       names[f"{below}_aux_residual"] = f"{pyramid}/Conv2d_0"
-  residual(f"dec{levels[-1]}_in0")
-  attend(f"dec{levels[-1]}_in0")
-  residual(f"dec{levels[-1]}_in1")
-  for level in reversed(levels):
+
+
+def _name_way_up(naming, options):
+  names = naming.names
+  for level in reversed(range(len(naming.attention))):
     for i in range(options["blocks"] + 1):
-      residual(f"dec{level}_block{i}")
-    if size >> level in options["attention"]:
-      attend(f"dec{level}_block{options['blocks']}")
+      _name_residual(naming, f"dec{level}_block{i}")
+    if naming.attention[level]:
+      _name_attention(naming, f"dec{level}_block{options['blocks']}")
     if options.get("decoder") == "skip" or not level:
-      names[f"dec{level}_aux_norm"] = called("GroupNorm")
-      names[f"dec{level}_aux_conv"] = called("Conv")
-    if level and plain:
-      names[f"dec{level - 1}_up"] = called("Upsample") + "/Conv_0"
+      names[f"dec{level}_aux_norm"] = _called(naming, "GroupNorm")
+      names[f"dec{level}_aux_conv"] = _called(naming, "Conv")
+    if level and naming.plain:
+      names[f"dec{level - 1}_up"] = _called(naming, "Upsample") + "/Conv_0"
     elif level:
-      residual(f"dec{level - 1}_up")
-  return names
+      _name_residual(naming, f"dec{level - 1}_up")
 
 
 def _source(
