@@ -41,7 +41,14 @@ from . import frontier
 from .parts import console
 from .parts import plots
 
-METHODS = ("bns", "ld3", "amed")
+_FAMILIES = {  # on a grid: what makes (theta, build), and calls of a step
+  "amed": (learning.amed, 2),
+  "dc_solver": (learning.dc_solver, 1),
+  "dyweight": (learning.dyweight, 1),
+  "epd": (learning.epd, 3),
+  "neural_solver": (learning.neural_solver, 1),
+}
+METHODS = ("bns", "ld3", *_FAMILIES)
 _FREE = ("out", "title", "calls", "seconds", "report_seeds")
 _ROWS, _MEMORY = 10, 5  # of the one program that tries the known tables
 
@@ -126,7 +133,7 @@ def family(
   """Returns (theta, build) of config.method.
 
   Raises:
-    ValueError: for an unknown method, or an odd budget for amed.
+    ValueError: for an unknown method, or a budget that its steps do not make.
   """
   method, process = room.config.method, room.process
   if method not in METHODS:
@@ -140,13 +147,15 @@ def family(
   if method == "ld3":
     build = solvers.from_spec(name)
     return learning.ld3(build, process, times(calls), decoupled=True)
-  theta, build = learning.amed(process, times(calls // 2 + int(to_zero)))
-  if build(jnp.asarray(theta)).nfe != calls:
-    raise ValueError(
-      f"amed makes two calls a step, which is never {calls}; take another"
-      " config.calls or method"
-    )
-  return theta, build
+  make, each = _FAMILIES[method]
+  for steps in range(1, calls + 1):  # of which some at the ends take one call
+    inner = solvers.building.inner_steps(process, times(steps))
+    if inner and inner * each + steps - inner == calls:
+      return make(process, times(steps))
+  raise ValueError(
+    f"{method} makes {each} calls a step, one where sigma = 0 or alpha = 0,"
+    f" which is never {calls} here; take another config.calls or method"
+  )
 
 
 def learn(

@@ -19,7 +19,9 @@ def get_config() -> ml_collections.ConfigDict:
       data="",  # as in frontier_mixture; not looked at here
       process="edm",  # edm, vp, flow, cosine, ve, sub_vp
       to_zero=False,  # whether to end without noise, as flows do
-      method="bns",  # bns (every number), ld3 (the grid), amed (two a step)
+      # bns (every number), ld3 (the grid), amed (two calls a step), epd
+      # (three), dc_solver, dyweight, neural_solver
+      method="bns",
       calls=(5, 6, 8, 10),
       solvers=(  # the start is the best of these, on the validation noises
         "ddim",

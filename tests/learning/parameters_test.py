@@ -5,12 +5,14 @@ nearer to the converged ODE, on noises that neither taught nor chose.
 """
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import learn_solver
 from jaxdiff import grids
 from jaxdiff import learning
 from jaxdiff import oracles
@@ -134,3 +136,24 @@ def test_mistakes_are_told():
     learning.neural_solver(EDM, short, output="t")
   with pytest.raises(TypeError, match="takes a process"):
     learning.epd(short, EDM)
+
+
+@pytest.mark.parametrize(
+  ("process", "to_zero"), [(EDM, False), (FLOW, True)], ids=["edm", "flow"]
+)
+def test_the_command_finds_the_grid_that_makes_the_calls(process, to_zero):
+  """Or says that no number of steps does."""
+  for method, calls, never in (
+    ("amed", 6, 5),
+    ("dc_solver", 6, None),
+    ("dyweight", 6, None),
+    ("epd", 5 if to_zero else 6, 4 if to_zero else 5),
+    ("neural_solver", 6, None),
+  ):
+    config = types.SimpleNamespace(method=method, to_zero=to_zero)
+    room = types.SimpleNamespace(config=config, process=process)
+    theta, build = learn_solver.family(room, calls, "ddim", "karras", None)
+    assert build(jnp.asarray(theta)).nfe == calls, method
+    if never:
+      with pytest.raises(ValueError, match=f"which is never {never} here"):
+        learn_solver.family(room, never, "ddim", "karras", None)
