@@ -73,12 +73,6 @@ def main() -> None:
     flush=True,
   )
   rows = frontier.run(sweep)
-  best = {}
-  for row in rows:
-    if row["median"] == row["median"]:
-      held = best.get(row["calls"])
-      if held is None or row["median"] < held["median"]:
-        best[row["calls"]] = row
   print(f"\nDone in {time.perf_counter() - begin:.0f} s. Look at")
   for name, what in (
     ("samples.png", "  100 digits that the model drew"),
@@ -88,7 +82,19 @@ def main() -> None:
     if (out / name).is_file():
       print(f"  {out}/{name} {what}")
   print("Lowest median error at each number of calls:")
+  best = _best(rows)
   print("  " + ", ".join(f"{c}: {row['solver']}" for c, row in best.items()))
+
+
+def _best(rows):
+  """Returns the row of the lowest median error for each number of calls."""
+  best = {}
+  for row in rows:
+    if row["median"] == row["median"]:  # not NaN
+      held = best.get(row["calls"])
+      if held is None or row["median"] < held["median"]:
+        best[row["calls"]] = row
+  return best
 
 
 if __name__ == "__main__":
