@@ -37,7 +37,7 @@ def test_a_student_like_its_teacher_has_no_loss_and_no_gradient():
 
 
 def test_the_loss_is_the_mean_square_of_the_difference_in_x0():
-  """x0 = scale x + shift (1 + t): shifts apart by d are x0 apart by d (1 + t)."""
+  """Shifts that differ by d make x0 differ by d (1 + t)."""
   teacher = cases.affine_model()
   d = jnp.asarray([0.3, -0.1])
   moved = teacher.params | {"shift": teacher.params["shift"] + d}
