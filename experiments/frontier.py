@@ -18,6 +18,9 @@ rmse and median (per coordinate, over noises, to the converged ODE; a few
 samples near a ridge switch modes and dominate the rmse), distance (sliced
 Wasserstein to data; the converged ODE's own is in frontier.json as the floor).
 Stochastic solvers follow no ODE path: their distance counts alone.
+
+Two solvers bring their own grid: `default`, which is told the width of the
+data, and `choose`, which is measured on other noises (`jaxdiff.choose`).
 """
 
 import csv
@@ -28,6 +31,7 @@ import json
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +41,7 @@ import numpy as np
 from absl import logging
 from tqdm import auto as tqdm
 
+from jaxdiff import choosing
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import grids
@@ -52,6 +57,7 @@ from jaxdiff import tableau as tables
 from jaxdiff import training
 from jaxdiff import zoo
 
+from .parts import chosen
 from .parts import console
 from .parts import plots
 from .parts import sources
@@ -74,7 +80,8 @@ ORACLES = {
   "heavy_tails": oracles.heavy_tails,
   "nearly_flat": oracles.nearly_flat,
 }
-DEFAULT = "default"
+DEFAULT, CHOOSE = "default", "choose"
+_OWN_GRID = {DEFAULT: "angular", CHOOSE: "own"}  # what the CSV has for a grid
 ZOO = "zoo:"
 Grid = Callable[..., np.ndarray]  # (process, n, to_zero=...)
 _MNIST = {"image": "x_test"}
@@ -90,12 +97,15 @@ class Target(NamedTuple):
     process: its forward process.
     shape: shape of one sample.
     data: samples of the true distribution, for the distance.
+    width: standard deviation of the data along their widest direction, None if
+      it is not known.
   """
 
   model: Any
   process: processes.GaussianProcess
   shape: tuple[int, ...]
   data: jax.Array
+  width: float | None = None
 
 
 def load_target(config: ml_collections.ConfigDict) -> Target:
@@ -117,7 +127,8 @@ def load_target(config: ml_collections.ConfigDict) -> Target:
       draws = jnp.asarray(distribution.data)
     else:
       draws, _ = distribution.sample(key, config.noises)
-    return Target(model, process, draws.shape[1:], draws)
+    width = choosing.width(np.asarray(draws))
+    return Target(model, process, draws.shape[1:], draws, width)
   if config.target.startswith(ZOO):
     name = config.target.removeprefix(ZOO)
     return _trained(config, zoo.load(name), zoo.describe(name).config)
@@ -135,7 +146,10 @@ def load_target(config: ml_collections.ConfigDict) -> Target:
     draws = jnp.zeros((0, *shape))
     if config.data:
       draws = jnp.asarray(data.load(config.data, keys=_MNIST)["image"])
-    return Target(model, process, shape, draws)
+    width = model.data_width
+    if width is None and len(draws):
+      width = choosing.width(np.asarray(draws))
+    return Target(model, process, shape, draws, width)
   raise ValueError(
     f"config.target={config.target!r} is neither an oracle"
     f" ({', '.join(ORACLES)}), nor a model of the zoo ({ZOO}NAME), nor a folder"
@@ -150,7 +164,8 @@ def _trained(config, model, stored) -> Target:
     label = jnp.arange(config.noises) % stored.num_classes
     model = denoisers.with_label(model, label)
   draws = jnp.asarray(_data_of(config.data, stored, config.target))
-  return Target(model, model.process, stored.shape, draws)
+  width = model.data_width or choosing.width(np.asarray(draws))
+  return Target(model, model.process, stored.shape, draws, width)
 
 
 def _data_of(name: str, stored: models.ModelConfig, run: str) -> np.ndarray:
@@ -176,8 +191,19 @@ def cells(
   config: ml_collections.ConfigDict,
   process: processes.GaussianProcess,
   named: Mapping[str, Grid] = grids.GRIDS,
+  *,
+  width: float | None = None,
+  taken: Mapping[int, tables.Tableau] = MappingProxyType({}),
 ) -> Iterable[tuple[str, str, int, tables.Tableau]]:
-  """Yields (solver, grid, calls, table) for every cell that fits a budget."""
+  """Yields (solver, grid, calls, table) for every cell that fits a budget.
+
+  Args:
+    config: the sweep.
+    process: the forward process.
+    named: the grids that config.grids chooses from.
+    width: what the default is told.
+    taken: what `choose` took, by number of calls.
+  """
   for grid in config.grids:
     if grid not in named:
       raise ValueError(
@@ -187,7 +213,7 @@ def cells(
     made = {
       name: solvers.from_spec(name)
       for name in config.solvers
-      if name != DEFAULT
+      if name not in _OWN_GRID
     }
   except ValueError as e:
     raise ValueError(f"config.solvers: {e}") from e
@@ -195,8 +221,12 @@ def cells(
   for name in config.solvers:
     if name == DEFAULT:  # it brings its own grid
       for calls in config.calls:
-        table = solvers.default(process, calls, to_zero=to_zero)
-        yield name, "angular", calls, table
+        table = solvers.default(process, calls, width=width, to_zero=to_zero)
+        yield name, _OWN_GRID[name], calls, table
+      continue
+    if name == CHOOSE:
+      for calls, table in taken.items():
+        yield name, _OWN_GRID[name], calls, table
       continue
     for grid in config.grids:
       for calls in config.calls:
@@ -207,6 +237,35 @@ def cells(
         )
         if table is not None:
           yield name, grid, calls, table
+
+
+def choices(
+  target: Target, config: ml_collections.ConfigDict
+) -> chosen.Kept | None:
+  """Returns what `choose` takes for the target, kept in config.out.
+
+  None where config.solvers does not have it. It is measured on noises that the
+  sweep does not use, for config.choose_calls or, without them, all.
+  """
+  if CHOOSE not in config.solvers:
+    return None
+  calls = tuple(config.choose_calls or config.calls)
+  return chosen.keep(
+    pathlib.Path(config.out) / "choices",
+    dict(stamp=_stamp(config), calls=calls),
+    lambda: choosing.choose(
+      jax.random.key(config.seed + 2),
+      target.model,
+      target.process,
+      calls,
+      target.shape,
+      noises=config.noises,
+      width=target.width,
+      to_zero=config.to_zero,
+      dtype=jnp.float64 if config.float64 else jnp.float32,
+      progress=True,
+    ),
+  )
 
 
 class Sweep:
@@ -310,7 +369,16 @@ def measure(
 
 def _measure(config, named, out):
   target = load_target(config)
-  todo = list(cells(config, target.process, named))
+  taken = choices(target, config)
+  todo = list(
+    cells(
+      config,
+      target.process,
+      named,
+      width=target.width,
+      taken={} if taken is None else taken.tables,
+    )
+  )
   if not todo:
     raise ValueError(
       f"none of config.solvers={tuple(config.solvers)} makes a step in any of"
@@ -345,6 +413,7 @@ def _measure(config, named, out):
     floor=sweep.distance(jnp.asarray(reference)),
     compilations=sampling.compilations() - before,
     tables=len(todo),
+    chosen={} if taken is None else taken.names,
     device=jax.devices()[0].device_kind,
     jax=jax.__version__,
   )
@@ -422,7 +491,7 @@ def _stamp(config) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_FREE = ("out", "title", "solvers", "grids", "calls")
+_FREE = ("out", "title", "solvers", "grids", "calls", "choose_calls")
 
 
 def _resume(out, stamp):

@@ -37,6 +37,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from jaxdiff import choosing
 from jaxdiff import data
 from jaxdiff import denoisers
 from jaxdiff import distillation
@@ -52,9 +53,11 @@ from jaxdiff import tableau as tables
 from jaxdiff import training
 from jaxdiff import tree
 from jaxdiff.data import shards
+from jaxdiff.processes import agreement
 from jaxdiff.solvers import specs
 from jaxdiff.solvers import v3_statistics
 
+from .parts import chosen
 from .parts import console
 from .parts import plots
 from .parts import sources
@@ -62,18 +65,20 @@ from .parts import sources
 FLAGS = flags.FLAGS
 _ONE_FILE = 1000  # samples, at most, that become one file by themselves
 _SHOWN = 100
+_NOISES = 64  # that a table is chosen on
 _OF_STUDENTS = ("gamma", "start", "lowest", "to_zero")
 # of the statistics for dpm_solver_v3: nodes, and samples in one batch
 _STATISTICS = dict(m=121, batch=256, trace="hutchinson")
 
 
 def table_for(
-  process: Any, solver: str, grid: str, calls: int, **options: Any
+  model: Any, solver: str, grid: str, calls: int, **options: Any
 ) -> tables.Tableau:
   """Returns a solver's table to sigma = 0 for a budget of calls.
 
   Args:
-    process: process of the model.
+    model: the model, whose process and width of the data it is made for; or
+      a process.
     solver: its name and options, "unipc(order=3)", or "default", which has its
       own grid.
     grid: a name in `grids.GRIDS`.
@@ -85,8 +90,9 @@ def table_for(
       the budget, beside the last call, which goes to sigma = 0.
   """
   build, given = specs.parse(solver)
+  process = agreement.process_of(model) or model
   if build is solvers.default:
-    return solvers.default(process, calls, to_zero=True, **given)
+    return solvers.default(model, calls, to_zero=True, **given)
   build = functools.partial(specs.bind(build, options | given), process)
   times = functools.partial(grids.GRIDS[grid], process)
   per_step = build(times(1)).nfe
@@ -148,7 +154,7 @@ def setting_of(
     del fields[name]
   names = ("solver", "grid", "calls", "label", "guidance_scale", "seed")
   setting = {name: FLAGS[name].value for name in names}
-  solver, _ = specs.parse(setting["solver"])
+  solver, _ = _solver()
   if solver is solvers.gamma_sampling:
     setting |= {name: FLAGS[name].value for name in _OF_STUDENTS}
   if solver in _OWN_GRID:
@@ -268,7 +274,9 @@ def _define_solver():
     "solver",
     "default",
     "Solver to sample with, and its options: unipc, or"
-    ' --solver="unipc(order=2)". `default` brings its own grid;'
+    ' --solver="unipc(order=2)". `choose` measures which table suits the model'
+    " best, once for each number of calls and guidance, and keeps it in"
+    " WORKDIR/choices; `default` is a rule that brings its own grid;"
     " `gamma_sampling` is for students of experiments.distill, one call for"
     " each step; dpm_solver_v3 estimates its statistics from the model and its"
     " data unless it is given a file. Solvers and what their options are by"
@@ -299,7 +307,7 @@ def _define_solver():
     "grid",
     "vp_quadratic",
     sorted(grids.GRIDS),
-    "Grid of times, of all solvers but `default`.",
+    "Grid of times, of all solvers but `choose` and `default`.",
   )
   flags.DEFINE_integer(
     "calls", 18, "Network calls for each sample, at most.", lower_bound=1
@@ -367,7 +375,7 @@ def _define_devices():
 
 def check_solver() -> None:
   """Raises a ValueError for a --solver that is none, or flags of another."""
-  solver, given = specs.parse(FLAGS.solver)
+  solver, given = _solver()
   if solver is not solvers.gamma_sampling:
     wrong = [name for name in _OF_STUDENTS if FLAGS[name].present]
     if wrong:
@@ -385,7 +393,61 @@ def check_solver() -> None:
     )
 
 
-_OWN_GRID = (solvers.default, solvers.gamma_sampling)
+_OWN_GRID = (solvers.default, solvers.gamma_sampling, choosing.choose)
+
+
+def _solver():
+  """Returns (function, options) of --solver; `choose` is no solver by name."""
+  if FLAGS.solver == "choose":
+    return choosing.choose, {}
+  return specs.parse(FLAGS.solver)
+
+
+def choice_of(
+  config: models.ModelConfig,
+  model: denoisers.Denoiser,
+  setting: dict[str, Any],
+  folder: pathlib.Path,
+  keep: bool,
+) -> tables.Tableau:
+  """Returns the table that is measured to suit the model, chosen once.
+
+  Args:
+    config: the model.
+    model: the same with its weights.
+    setting: what the samples depend on; of it the weights, label, guidance and
+      number of calls.
+    folder: where it is kept, to be read the next time.
+    keep: whether this process writes it.
+  """
+  told = ("weights", "label", "guidance_scale", "calls")
+  told = {name: setting[name] for name in told} | dict(noises=_NOISES)
+  label = np.arange(_NOISES) % max(config.num_classes, 1)
+  if FLAGS.label is not None:
+    label = np.full(_NOISES, FLAGS.label)
+  guided = jobs.conditional(
+    model,
+    label.astype(np.int32),
+    classes=config.num_classes,
+    scale=FLAGS.guidance_scale,
+  )
+  kept = chosen.keep(
+    folder,
+    told,
+    lambda: choosing.choose(
+      jax.random.key(0),
+      guided,
+      model.process,
+      (FLAGS.calls,),
+      config.shape,
+      noises=_NOISES,
+      to_zero=True,
+      progress=True,
+    ),
+    write=keep,
+  )
+  print(kept.report)
+  return kept.tables[FLAGS.calls]
 
 
 def statistics_of(
@@ -436,7 +498,7 @@ def statistics_of(
   label = sample.get("label", np.arange(len(x0)) % max(config.num_classes, 1))
   if FLAGS.label is not None:
     label = np.full(len(x0), FLAGS.label)
-  chosen = jobs.conditional(
+  guided = jobs.conditional(
     model,
     label.astype(np.int32),
     classes=config.num_classes,
@@ -444,7 +506,7 @@ def statistics_of(
   )
   print("Estimating the model's statistics for dpm_solver_v3.", flush=True)
   found = learning.v3_statistics.estimate(
-    jax.random.key(0), chosen, model.process, x0, **_STATISTICS
+    jax.random.key(0), guided, model.process, x0, **_STATISTICS
   )
   if keep:
     folder.mkdir(parents=True, exist_ok=True)
@@ -479,7 +541,7 @@ def _sample(config, model, mesh, step, out, process):
   setting = setting_of(config, model, step)
   model = jobs.place(model, mesh, FLAGS.params)
   model, table = _solved(config, model, setting, out, process)
-  if specs.parse(FLAGS.solver)[0] is solvers.dpm_solver_v3:
+  if _solver()[0] is solvers.dpm_solver_v3:
     setting["table"] = tree.digest(table)
   job = jobs.Job(
     model,
@@ -521,7 +583,7 @@ def _sample(config, model, mesh, step, out, process):
 
 def _solved(config, model, setting, out, process):
   """Returns (model, table) of --solver: students are told where they jump."""
-  solver, given = specs.parse(FLAGS.solver)
+  solver, given = _solver()
   if solver is solvers.gamma_sampling:
     grid = distillation.few_step_grid(
       model.process,
@@ -531,13 +593,14 @@ def _solved(config, model, setting, out, process):
       to_zero=FLAGS.to_zero,
     )
     return distillation.sampler(model, grid, gamma=FLAGS.gamma)
+  if solver is choosing.choose:
+    folder = pathlib.Path(FLAGS.workdir) / "choices"
+    return model, choice_of(config, model, setting, folder, process[0] == 0)
   more = {}
   if solver is solvers.dpm_solver_v3 and "statistics" not in given:
     found = statistics_of(config, model, setting, out, process[0] == 0)
     more = dict(statistics=found)
-  return model, table_for(
-    model.process, FLAGS.solver, FLAGS.grid, FLAGS.calls, **more
-  )
+  return model, table_for(model, FLAGS.solver, FLAGS.grid, FLAGS.calls, **more)
 
 
 def _in_shards(processes):
@@ -565,7 +628,7 @@ def _folder_of(setting, out, in_shards):
 def _title(table):
   """Returns the title of the picture."""
   title = f"{FLAGS.solver}, {table.nfe} calls"
-  if specs.parse(FLAGS.solver)[0] not in _OWN_GRID:
+  if _solver()[0] not in _OWN_GRID:
     title += f", {FLAGS.grid} grid"
   return title
 

@@ -39,6 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
       grids=("vp_quadratic", "karras"),
       to_zero=False,  # whether the last step ends at sigma = 0, not at t_min
       calls=(3, 4, 5, 6, 8, 10, 15, 20, 30),
+      choose_calls=(),  # of the solver "choose"; () is all of `calls`
       noises=2048,
       reference_steps=400,  # of RK4; its own error is 1e-6
       seed=0,

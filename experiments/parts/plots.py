@@ -125,14 +125,16 @@ def frontier(
 
 # Colours of Okabe and Ito, which the colour-blind can tell apart.
 _OVERVIEW = {
+  "choose": ("#d55e00", "o"),
   "default": ("black", "o"),
   "ddim": ("#999999", "v"),
   "heun": ("#a0522d", "s"),
   "dpmpp_2m": ("#0072b2", "^"),
   "unipc(order=3)": ("#009e73", "D"),
-  "deis(order=3)": ("#e69f00", "P"),
   "ipndm(order=3)": ("#cc79a7", "X"),
 }
+
+_OWN = ("choose", "default")  # drawn in front
 
 
 @picture
@@ -158,9 +160,9 @@ def overview(plt: Any, panels: list[dict[str, Any]], path: pathlib.Path) -> str:
         color=colour,
         marker=marker,
         markersize=5,
-        linewidth=2.4 if name == "default" else 1.3,
+        linewidth=2.4 if name in _OWN else 1.3,
         label=name,
-        zorder=3 if name == "default" else 2,
+        zorder=3 if name in _OWN else 2,
       )
     ticks = sorted({row["calls"] for row in panel["rows"]})
     axis.set(xscale="log", yscale="log", xlabel="network calls")

@@ -1,6 +1,6 @@
 r"""The measured choice: which table is nearest to the model's own ODE.
 
-No solver is best for every model. `choose` runs some twenty tables on the model
+No solver is best for every model. `choose` runs some thirty tables on the model
 itself, from a few dozen noises, and takes the one whose samples are nearest to
 those of the same ODE solved to convergence. All runs share one compiled
 program: tables are padded to one shape and walked for a given number of rows.
@@ -12,8 +12,8 @@ at what noise level they part: the model's ODE is then not resolved there, and
 errors below their distance mean nothing.
 
 A sample near a ridge may go to another mode, one in some hundred. Few noises do
-not show that, so the two best tables are run on four times as many others, and
-the decision between them is by the rmse over all.
+not show that, so the three best tables are run on four times as many others,
+and the decision among them is by the rmse over all.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ Tables = Mapping[str, Tableau]
 _REFERENCE = 50  # calls of a reference, or five times those of the tables
 _DOUBLINGS = 3
 _AGREE = 1 / 3  # of the best table's error
-_FINALISTS, _AGAIN = 2, 4  # tables run again, and on how many times the noises
+_FINALISTS, _AGAIN = 3, 4  # tables run again, and on how many times the noises
 
 
 class Measured(NamedTuple):
@@ -136,7 +136,7 @@ def cost(calls: int | Sequence[int], *, count: int = COUNT) -> tuple[int, int]:
   Example:
     >>> import jaxdiff as jd
     >>> jd.choosing.cost(10)
-    (590, 3326)
+    (680, 4472)
   """
   budgets = _budgets(calls)
   first = max(_REFERENCE, 5 * max(budgets))
@@ -166,7 +166,7 @@ def choose(
 ) -> tuple[Tableau | Mapping[int, Tableau], Report]:
   """Returns (table, report): the table that suits this model best, as measured.
 
-  It runs some twenty tables on the model and takes the one with the lowest
+  It runs some thirty tables on the model and takes the one with the lowest
   error to the model's own probability-flow ODE. That costs `cost(calls)`
   network calls on batches of `noises`, all in one compiled program: seconds for
   a small network. Use the table as long as the model, its guidance

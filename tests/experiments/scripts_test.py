@@ -26,6 +26,8 @@ from jaxdiff import models
 from jaxdiff import processes
 from jaxdiff import sampling
 from jaxdiff import solvers
+from jaxdiff import tableau as tables
+from jaxdiff import training
 from tests import ROOT
 
 
@@ -86,7 +88,7 @@ def test_demo_sweeps_twelve_solvers_in_one_program(demo):
   rows = rows_of(out)
   deterministic = {r["solver"] for r in rows if r["rmse"] != "nan"}
   assert len(deterministic) >= 12
-  assert {int(r["calls"]) for r in rows} == {3, 4, 5, 6, 8, 10, 15, 20, 30}
+  assert {int(r["calls"]) for r in rows} == {3, 5, 6, 8, 10, 12, 15, 20, 30}
   assert all(int(r["nfe"]) <= int(r["calls"]) for r in rows)
   summary = json.loads((out / "frontier.json").read_text())
   assert summary["compilations"] == 2  # with noise and without
@@ -247,6 +249,42 @@ def test_samples_do_not_depend_on_the_batch_and_repeat_in_a_larger_job(demo):
 
 
 @pytest.mark.slow
+def test_the_demo_ends_with_what_was_chosen_and_by_how_much_it_wins(demo):
+  out, _, done = demo
+  rows = [r for r in rows_of(out) if r["solver"] == "choose"]
+  assert [int(r["calls"]) for r in rows] == [5, 8, 12]
+  chosen = json.loads((out / "frontier.json").read_text())["chosen"]
+  end = done.stdout[done.stdout.index("What was measured to suit") :]
+  for calls, name in chosen.items():
+    assert f"{calls} calls: {name}, rmse" in end
+  assert end.count("ipndm(order=3) ") >= 3
+
+
+def test_sample_chooses_once_and_keeps_the_choice(demo):
+  out, *_ = demo
+  flags = [f"--workdir={out}/training", "--solver=choose", "--calls=3"]
+  flags += ["--num=2", f"--out={out}/chosen"]
+  first = start("experiments.sample", *flags)
+  (kept,) = (out / "training" / "choices").glob("*.json")
+  report = json.loads(kept.read_text())
+  assert report["report"] in first.stdout
+  table = tables.load(kept.with_name(f"{kept.stem}-3.npz"))
+  assert (
+    tables.about(kept.with_name(f"{kept.stem}-3.npz"))["solver"]
+    == (report["chosen"]["3"])
+  )
+  assert table.nfe == 3
+  kept.write_text(json.dumps(report | dict(report="read, not measured")))
+  again = start("experiments.sample", *flags)
+  assert "read, not measured" in again.stdout
+
+
+def test_a_run_keeps_the_width_of_its_data(demo):
+  out, *_ = demo
+  model = training.load_denoiser(out / "training")
+  assert model.data_width == 1.672  # of scikit-learn's digits
+
+
 def test_sample_guides_to_one_class(demo):
   out, _, _ = demo
   done = start(
