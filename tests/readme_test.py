@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 import jaxdiff as jd
-from experiments.pages import overview
+from experiments.pages import held_out
 from tests import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -98,29 +98,10 @@ def test_what_the_readme_counts_is_there():
   assert all(f"colabs/{name}.ipynb" in README for name in notebooks)
 
 
-def test_what_the_readme_says_of_the_default_rule_was_measured():
-  """Its error over that of the best other solver, in committed results."""
-  results = ROOT / "experiments" / "results"
-  panels = json.loads((results / "overview.json").read_text())
-  ratios = {
-    panel["target"]: overview.over_best(panel["rows"]) for panel in panels
-  }
-  digits = ratios["zoo:digits"].values()
-  low, high = re.search(
-    r"([\d.]+) to ([\d.]+) times the error", README
-  ).groups()
-  assert (f"{min(digits):.1f}", f"{max(digits):.1f}") == (low, high)
-  unseen = [
-    r for t in ("heavy_tails", "digits_empirical") for r in ratios[t].values()
-  ]
-  assert min(unseen) < 1 < max(unseen)  # "it wins and loses"
-  small, cells = re.search(r"in (\d+) of (\d+) cells by less", README).groups()
-  stored = json.loads((results / "frontier.json").read_text())["cells"]
-  fitted = [
-    row["rule"]["rmse"] / row["figure"]
-    for rows in stored.values()
-    for row in rows
-    if "figure" in row
-  ]
-  assert max(fitted) <= 1
-  assert (sum(r > 0.8 for r in fitted), len(fitted)) == (int(small), int(cells))
+def test_what_the_readme_says_of_choose_and_default_was_measured():
+  found = json.loads(
+    (ROOT / "experiments" / "results" / "held_out.json").read_text()
+  )
+  text = " ".join(README.split())
+  for column in ("choose", "default"):
+    assert held_out.claim(found, column) in text, column
