@@ -23,6 +23,7 @@ methods; Blasingame and Liu (2025), https://arxiv.org/abs/2502.08834.
 """
 
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,6 +86,13 @@ def exact_inversion(
   while isinstance(build, functools.partial):
     options = {**build.keywords, **options}
     build = build.func
+  if "pair" not in inspect.signature(build).parameters:
+    name = getattr(build, "__name__", repr(build))
+    raise TypeError(
+      f"{name} does not end at a pair, so that no table undoes it; take"
+      " solvers.belm, bdia, edict or rex, with options by name:"
+      " exact_inversion(solvers.rex, process, grid, method='rk4')"
+    )
   checks.process(process, "exact_inversion(solver, process, grid)")
   grid = grids.from_times(process, grid)
   alpha, sigma = process.alpha(grid), process.sigma(grid)
