@@ -337,8 +337,7 @@ def evaluate(
     chosen = chosen_metrics(chosen, name != "pixels", name)
   else:
     _check_statistics(kept, reference, chosen, extractor)
-  rows_x = measures.spread(size_of(source), num)
-  measures.check_size(len(rows_x), "samples", samples)
+  rows_x = _rows(source, num, "samples", samples)
   folder.mkdir(parents=True, exist_ok=True)
   x = extract(extractor, source, rows_x, batch, "samples")
   count, half, drawn = kept and kept.count, None, ""
@@ -346,8 +345,7 @@ def evaluate(
   if kept is not None:
     rows = [measures.frechet_to(x, kept, called["fd"])]
   else:
-    rows_y = measures.spread(size_of(data_source), num)
-    measures.check_size(len(rows_y), "reference images", reference)
+    rows_y = _rows(data_source, num, "reference images", reference)
     full = reference + (json.dumps(options, sort_keys=True) if options else "")
     y = reference_features(extractor, data_source, rows_y, batch, full, folder)
     count = len(y)
@@ -357,19 +355,13 @@ def evaluate(
       x, y, (source, rows_x), (data_source, rows_y), folder / "neighbours.png"
     )
   notes = remarks(len(x), count, x.dimension, half)
-  for row in rows:
-    if row.name == called["fd"] and min(len(x), count or np.inf) > x.dimension:
-      notes.append(
-        f"Without the bias of finite samples, as the jackknife finds it,"
-        f" {row.name} is {_short(row.interval.corrected)}."
-      )
+  if min(len(x), count or np.inf) > x.dimension:
+    notes += _without_bias(row for row in rows if row.name == called["fd"])
   print(
     f"{len(x)} samples of {samples} against {count or 'an unknown number of'}"
     f" images of {reference}, in the features {kind(extractor)}:"
   )
-  print(table(rows, half))
-  for note in notes:
-    print(f"Note: {note}")
+  print("\n".join([table(rows, half), *(f"Note: {note}" for note in notes)]))
   result = {
     "samples": {"path": samples, "count": len(x)},
     "reference": {"name": reference, "options": options, "count": count},
@@ -380,10 +372,30 @@ def evaluate(
     "seconds": round(time.perf_counter() - began, 1),
     "device": jax.devices()[0].device_kind,
   }
-  path = folder / "metrics.json"
-  path.write_text(json.dumps(result, indent=2) + "\n")
-  print(f"Wrote {path}." + (f"\n{drawn}" if drawn else ""))
+  print(_written(result, folder / "metrics.json", drawn))
   return result
+
+
+def _written(result, path, drawn) -> str:
+  """Writes the result as JSON; returns what was written."""
+  path.write_text(json.dumps(result, indent=2) + "\n")
+  return f"Wrote {path}." + (f"\n{drawn}" if drawn else "")
+
+
+def _rows(source, num, what, name):
+  """Returns the numbers of the images that are measured, evenly spread."""
+  rows = measures.spread(size_of(source), num)
+  measures.check_size(len(rows), what, name)
+  return rows
+
+
+def _without_bias(rows) -> list[str]:
+  """Returns what to say of distances whose bias the jackknife found."""
+  return [
+    f"Without the bias of finite samples, as the jackknife finds it,"
+    f" {row.name} is {_short(row.interval.corrected)}."
+    for row in rows
+  ]
 
 
 def _check_statistics(

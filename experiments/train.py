@@ -79,9 +79,7 @@ def train(
 
 def _train(config, workdir, progress):
   workdir = pathlib.Path(workdir).expanduser().absolute()
-  writers = [training.csv_writer(workdir / "metrics.csv")]
-  if config.tensorboard:
-    writers.append(training.tensorboard_writer(workdir / "tensorboard"))
+  writers = _writers(config, workdir)
   source = data.load(config.dataset, **recipe.plain(config, "dataset_options"))
   sample = sources.subset(source)
   _check_labels(config, sources.labels(source, sample))
@@ -101,16 +99,7 @@ def _train(config, workdir, progress):
 
   mesh = parallel.data_mesh(config.devices or None)
   shardings = shardings_of(config, mesh, begin)
-  update = training.make_update(
-    recipe.loss(config, denoiser),
-    optimizer,
-    ema=config.ema,
-    averages=tuple(map(training.ema.power, config.averages)),
-    clip_norm=config.clip_norm,
-    accumulate=config.accumulate,
-    project=training.projection(denoiser),
-    shardings=shardings,
-  )
+  update = _update(config, denoiser, optimizer, shardings)
   # Made where it will be: a state that needs all devices never is on one.
   state = jax.jit(begin, out_shardings=shardings and shardings[0])()
   directory = models.checkpoint_directory(workdir)
@@ -122,18 +111,7 @@ def _train(config, workdir, progress):
     models.save_config(directory, model)
     if config.averages:
       snapshots = training.open_snapshots(workdir, config.averages)
-    with data.to_device(
-      data.batches(
-        source,
-        config.batch_size,
-        seed=config.seed,
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
-        workers=config.workers,
-      ),
-      shardings and shardings[1],
-      size=config.prefetch,
-    ) as iterator:
+    with _batches(config, source, shardings) as iterator:
       state = training.train(
         state,
         update,
@@ -154,6 +132,43 @@ def _train(config, workdir, progress):
       snapshots.close()
   params = training.ema.parameters(state.ema_params, state.params)
   return dataclasses.replace(denoiser, params=params)
+
+
+def _writers(config, workdir):
+  """Returns what writes the metrics, as the configuration asks for."""
+  writers = [training.csv_writer(workdir / "metrics.csv")]
+  if config.tensorboard:
+    writers.append(training.tensorboard_writer(workdir / "tensorboard"))
+  return writers
+
+
+def _update(config, denoiser, optimizer, shardings):
+  """Returns the update of the configuration."""
+  return training.make_update(
+    recipe.loss(config, denoiser),
+    optimizer,
+    ema=config.ema,
+    averages=tuple(map(training.ema.power, config.averages)),
+    clip_norm=config.clip_norm,
+    accumulate=config.accumulate,
+    project=training.projection(denoiser),
+    shardings=shardings,
+  )
+
+
+def _batches(config, source, shardings):
+  """Returns the batches of this process on its devices."""
+  batches = data.batches(
+    source,
+    config.batch_size,
+    seed=config.seed,
+    host_index=jax.process_index(),
+    host_count=jax.process_count(),
+    workers=config.workers,
+  )
+  return data.to_device(
+    batches, shardings and shardings[1], size=config.prefetch
+  )
 
 
 def shardings_of(

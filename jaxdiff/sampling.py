@@ -552,9 +552,7 @@ def sample(
   if sharding is not None and not traced:
     x, index = _laid_out(x, index, sharding)
   start = scale if shape is not None else x
-  # the states of a pair may be one buffer, which cannot be given up twice
-  own = shape is None and not isinstance(x, Pair)
-  program = _donating if donate and own else _program
+  program = _donating if donate and _is_own(x) else _program
   with _progress_bar(tableau.nfe if length is None else length, progress):
     result, (kept, since) = program(
       start,
@@ -610,6 +608,14 @@ def _checked_start(x):
   if isinstance(x, Pair):
     checks.same_structure(x.a, x.y, "the pair's a", "its y")
   return x
+
+
+def _is_own(x):
+  """Returns whether x's buffers can be given up, each of them once.
+
+  The states of a pair may be one buffer.
+  """
+  return not isinstance(x, Pair | jax.ShapeDtypeStruct)
 
 
 def _await(result):

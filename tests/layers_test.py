@@ -194,3 +194,52 @@ def test_the_walk_sees_what_it_should(tmp_path, module, source, expected):
   else:
     assert len(wrong) == 1
     assert expected in wrong[0]
+
+
+# --- the size of a function ---------------------------------------------------
+
+LONGEST = 60  # lines of a function; its docstring does not count
+
+
+def lengths(text: str) -> dict[str, int]:
+  """Returns the lines of every function of a file, without its docstring."""
+  found = {}
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      lines = node.end_lineno - node.lineno + 1
+      if ast.get_docstring(node, clean=False) is not None:
+        lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+      found[f"{node.name}:{node.lineno}"] = lines
+  return found
+
+
+def test_no_function_is_longer_than_a_screen():
+  long = [
+    f"{path.relative_to(ROOT)}: {name} has {n} lines"
+    for path in modules(ROOT).values()
+    for name, n in lengths(path.read_text("utf-8")).items()
+    if n > LONGEST
+  ]
+  assert not long, "\n".join(long)
+
+
+def test_lines_are_counted_without_the_docstring():
+  text = 'def f(\n  x,\n):\n  """One\n  Two"""\n  y = x\n  return y\n'
+  assert lengths(text) == {"f:1": 5}
+  assert lengths("class A:\n  @b\n  def f(x):\n    pass\n") == {"f:3": 2}
+
+
+# --- where a test is ----------------------------------------------------------
+
+# What has no test of its own, and the file that tests it beside others.
+TESTED_IN = {"transition_matching/fhtm": "transition_matching/variants"}
+
+
+def test_every_file_of_distillation_has_its_test():
+  room = ROOT / "jaxdiff" / "distillation"
+  for path in sorted(room.rglob("*.py")):
+    name = path.relative_to(room).with_suffix("").as_posix()
+    if path.name != "__init__.py":
+      name = TESTED_IN.get(name, name)
+      test = ROOT / "tests" / "distillation" / f"{name}_test.py"
+      assert test.is_file(), f"{path.relative_to(ROOT)} has no {test.name}"

@@ -55,35 +55,7 @@ def main() -> None:
   model = denoisers.with_label(
     denoisers.from_linen(network, params, process), label
   )
-  bare = jax.jit(lambda model, x, t: model(x, t).x0)
-  t = jnp.float32(2.0)
-  results = {}
-  for name in _TABLES:
-    grid = grids.karras(process, FLAGS.calls)
-    table = solvers.from_spec(name)(process, grid)
-    run = lambda table=table: sampling.sample(key, model, table, x)
-
-    def seconds(f, repeat=1):
-      begin = time.perf_counter()
-      for _ in range(repeat):
-        out = f()
-      jax.block_until_ready(out)
-      return time.perf_counter() - begin
-
-    call = lambda: bare(model, x, t)
-    seconds(run), seconds(call, 3)  # compile and warm up
-    ratios = [
-      seconds(run) / seconds(call, FLAGS.calls) for _ in range(FLAGS.pairs)
-    ]
-    results[name] = statistics.median(ratios)
-    low, *_, high = statistics.quantiles(ratios, n=10)
-    print(
-      f"{name:22s} {FLAGS.calls} calls: median {results[name]:.3f} of"
-      f" {FLAGS.calls} bare network calls (10 % to 90 %: {low:.3f} to"
-      f" {high:.3f})",
-      flush=True,
-    )
-  milliseconds = 1e3 * seconds(call, FLAGS.calls) / FLAGS.calls
+  results, milliseconds = loops(model, process, x)
   device = jax.devices()[0].device_kind
   print(
     f"one network call: {milliseconds:.2f} ms; batch {FLAGS.batch}, {device},"
@@ -97,19 +69,7 @@ def main() -> None:
     f" of a scan by hand ({first['seconds_by_hand']:.2f} s); the program's text"
     f" {first['program']:.2f} of its"
   )
-  grid = grids.karras(process, 8)
-  steps = {
-    "every row ends a step": solvers.ipndm(process, grid, order=4),
-    "stages": tables.pad(solvers.heun(process, grid), memory=4),
-  }
-  moves = {}
-  for name, table in steps.items():
-    moved, least, products = traffic(table)
-    moves[name] = moved
-    print(
-      f"one step with K = 4, {name}: {moved:.1f} states moved (of an anchor's"
-      f" {least} at least); matrix products: {products}"
-    )
+  moves, least = steps_moved(process)
   if FLAGS.json:
     with open(FLAGS.json, "w") as f:
       json.dump(
@@ -127,6 +87,71 @@ def main() -> None:
         f,
         indent=1,
       )
+
+
+def loops(
+  model: Any, process: processes.GaussianProcess, x: jax.Array
+) -> tuple[dict[str, float], float]:
+  """Times the loop of every table; prints and returns what it costs.
+
+  Args:
+    model: model(x, t) -> Prediction.
+    process: its process.
+    x: where to start.
+
+  Returns:
+    (medians of the loop's time over that of as many bare network calls, by
+    table; milliseconds of one such call).
+  """
+  bare = jax.jit(lambda model, x, t: model(x, t).x0)
+  key, t = jax.random.key(0), jnp.float32(2.0)
+  call = lambda: bare(model, x, t)
+  results = {}
+  for name in _TABLES:
+    grid = grids.karras(process, FLAGS.calls)
+    table = solvers.from_spec(name)(process, grid)
+    run = lambda table=table: sampling.sample(key, model, table, x)
+    _seconds(run), _seconds(call, 3)  # compile and warm up
+    ratios = [
+      _seconds(run) / _seconds(call, FLAGS.calls) for _ in range(FLAGS.pairs)
+    ]
+    results[name] = statistics.median(ratios)
+    low, *_, high = statistics.quantiles(ratios, n=10)
+    print(
+      f"{name:22s} {FLAGS.calls} calls: median {results[name]:.3f} of"
+      f" {FLAGS.calls} bare network calls (10 % to 90 %: {low:.3f} to"
+      f" {high:.3f})",
+      flush=True,
+    )
+  return results, 1e3 * _seconds(call, FLAGS.calls) / FLAGS.calls
+
+
+def steps_moved(
+  process: processes.GaussianProcess,
+) -> tuple[dict[str, float], int]:
+  """Prints and returns (states moved in a step by kind of table, the least)."""
+  grid = grids.karras(process, 8)
+  steps = {
+    "every row ends a step": solvers.ipndm(process, grid, order=4),
+    "stages": tables.pad(solvers.heun(process, grid), memory=4),
+  }
+  moves = {}
+  for name, table in steps.items():
+    moved, least, products = traffic(table)
+    moves[name] = moved
+    print(
+      f"one step with K = 4, {name}: {moved:.1f} states moved (of an anchor's"
+      f" {least} at least); matrix products: {products}"
+    )
+  return moves, least
+
+
+def _seconds(f, repeat=1):
+  begin = time.perf_counter()
+  for _ in range(repeat):
+    out = f()
+  jax.block_until_ready(out)
+  return time.perf_counter() - begin
 
 
 def first_call(

@@ -37,19 +37,7 @@ def main() -> None:
   network = networks.make(FLAGS.network, num_classes=0, **{width: FLAGS.width})
   process = processes.edm()
   shape = (8, 8, 1)
-  x = jax.random.normal(jax.random.key(0), (FLAGS.batch, *shape))
-  t = process.log_snr_inverse(jnp.linspace(4.0, -3.0, FLAGS.batch))
-  params = jax.jit(network.init)(jax.random.key(1), x[:1], t[:1])["params"]
-  leaves, structure = jax.tree.flatten(params)
-  # kernels that start at zero would be nothing to quantize
-  leaves = [
-    v + jax.random.normal(jax.random.key(i), v.shape) * v.shape[0] ** -0.5
-    if v.ndim > 1
-    else v
-    for i, v in enumerate(leaves)
-  ]
-  params = jax.tree.unflatten(structure, leaves)
-  model = denoisers.from_linen(network, params, process)
+  model, x, t = _untrained(network, process, shape)
   inputs = quantization.calibration_set(
     jax.random.key(2),
     model,
@@ -74,17 +62,12 @@ def main() -> None:
     f"{FLAGS.network}, width {FLAGS.width}, batch {FLAGS.batch}, {device};"
     f" ranges fitted in {fitted:.1f} s"
   )
-  seconds = {name: [] for name in models}
-  for _ in range(FLAGS.repeat + 1):  # in turn; the first call compiles
-    for name, m in models.items():
-      begin = time.perf_counter()
-      jax.block_until_ready(call(m, x, t))
-      seconds[name].append(time.perf_counter() - begin)
+  seconds = _seconds(call, models, x, t)
   for name, m in models.items():
     error = jnp.linalg.norm(call(m, x, t) - exact) / jnp.linalg.norm(exact)
     results[name] = dict(
       bytes=quantization.size_in_bytes(m.params),
-      milliseconds=1e3 * statistics.median(seconds[name][1:]),
+      milliseconds=1e3 * statistics.median(seconds[name]),
       error=float(error),
     )
     r = results[name]
@@ -96,6 +79,35 @@ def main() -> None:
   if FLAGS.json:
     with open(FLAGS.json, "w") as f:
       json.dump(dict(results=results, device=device), f, indent=1)
+
+
+def _untrained(network, process, shape):
+  """Returns (model, x, t): none of its kernels is zero; times all over."""
+  x = jax.random.normal(jax.random.key(0), (FLAGS.batch, *shape))
+  t = process.log_snr_inverse(jnp.linspace(4.0, -3.0, FLAGS.batch))
+  params = jax.jit(network.init)(jax.random.key(1), x[:1], t[:1])["params"]
+  leaves, structure = jax.tree.flatten(params)
+  # kernels that start at zero would be nothing to quantize
+  leaves = [
+    v + jax.random.normal(jax.random.key(i), v.shape) * v.shape[0] ** -0.5
+    if v.ndim > 1
+    else v
+    for i, v in enumerate(leaves)
+  ]
+  params = jax.tree.unflatten(structure, leaves)
+  model = denoisers.from_linen(network, params, process)
+  return model, x, t
+
+
+def _seconds(call, models, x, t):
+  """Returns the seconds of every call of every model, which take turns."""
+  seconds = {name: [] for name in models}
+  for _ in range(FLAGS.repeat + 1):  # the first call compiles
+    for name, m in models.items():
+      begin = time.perf_counter()
+      jax.block_until_ready(call(m, x, t))
+      seconds[name].append(time.perf_counter() - begin)
+  return {name: taken[1:] for name, taken in seconds.items()}
 
 
 def define_flags() -> None:

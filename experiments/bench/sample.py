@@ -142,42 +142,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-  # after the flags, so that --help answers at once
-  from jaxdiff import grids
-  from jaxdiff import jobs
-  from jaxdiff import solvers
-  from jaxdiff import training
-
-  if FLAGS.workdir:
-    config = models.load_config(models.checkpoint_directory(FLAGS.workdir))
-    params = training.load_denoiser(FLAGS.workdir).params
-  else:
-    config = models.ModelConfig(
-      shape=tuple(int(d) for d in FLAGS.shape),
-      network=FLAGS.network,
-      network_options=json.loads(FLAGS.network_options),
-      num_classes=FLAGS.num_classes,
-    )
-    params = models.make_denoiser(config, jax.random.key(0)).params
+  config, params = _config_and_params()
   rows = []
   for devices in FLAGS.devices or [jax.local_device_count()]:
-    mesh = jobs.mesh_of(int(devices))
     for dtype in FLAGS.dtypes:
-      options = {**config.network_options, "dtype": dtype}
-      model = models.make_denoiser(
-        dataclasses.replace(config, network_options=options)
-      )
-      model = dataclasses.replace(model, params=params)
-      table = solvers.euler(
-        model.process, grids.vp_quadratic(model.process, FLAGS.calls)
-      )
-      job = jobs.Job(
-        jobs.place(model, mesh, FLAGS.params),
-        table,
-        config.shape,
-        classes=config.num_classes,
-        mesh=mesh,
-      )
+      job = _job(config, params, int(devices), dtype)
       for batch in map(int, FLAGS.batches):
         found = measure(job, batch, FLAGS.repeats, dtype)
         rows.append(
@@ -205,6 +174,46 @@ def main() -> None:
   (out / "bench_sample.md").write_text(markdown(rows))
   print("\n" + markdown(rows))
   print(f"Wrote {out}/bench_sample.json and .md.")
+
+
+def _config_and_params():
+  """Returns (config, params) of --workdir, or of a network of no training."""
+  from jaxdiff import training  # after the flags: --help answers at once
+
+  if FLAGS.workdir:
+    config = models.load_config(models.checkpoint_directory(FLAGS.workdir))
+    return config, training.load_denoiser(FLAGS.workdir).params
+  config = models.ModelConfig(
+    shape=tuple(int(d) for d in FLAGS.shape),
+    network=FLAGS.network,
+    network_options=json.loads(FLAGS.network_options),
+    num_classes=FLAGS.num_classes,
+  )
+  return config, models.make_denoiser(config, jax.random.key(0)).params
+
+
+def _job(config, params, devices, dtype):
+  """Returns the job of the network that computes in `dtype`."""
+  from jaxdiff import grids
+  from jaxdiff import jobs
+  from jaxdiff import solvers
+
+  mesh = jobs.mesh_of(devices)
+  options = {**config.network_options, "dtype": dtype}
+  model = models.make_denoiser(
+    dataclasses.replace(config, network_options=options)
+  )
+  model = dataclasses.replace(model, params=params)
+  table = solvers.euler(
+    model.process, grids.vp_quadratic(model.process, FLAGS.calls)
+  )
+  return jobs.Job(
+    jobs.place(model, mesh, FLAGS.params),
+    table,
+    config.shape,
+    classes=config.num_classes,
+    mesh=mesh,
+  )
 
 
 def define_flags() -> None:

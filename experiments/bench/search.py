@@ -90,18 +90,12 @@ def measure(process, model, population, noises):
       ]
     )
 
-  def seconds(f):
-    wall, busy = time.perf_counter(), time.process_time()
-    value = f()
-    wall, busy = time.perf_counter() - wall, time.process_time() - busy
-    return np.asarray([wall, busy]), value
-
   jax.clear_caches()
-  cold_alone, one = seconds(alone)
-  cold_together, other = seconds(together)
+  cold_alone, one = _seconds(alone)
+  cold_together, other = _seconds(together)
   agree = float(np.nanmax(abs(one / other - 1.0)))
   pairs = [
-    (seconds(together)[0], seconds(alone)[0]) for _ in range(FLAGS.repeat)
+    (_seconds(together)[0], _seconds(alone)[0]) for _ in range(FLAGS.repeat)
   ]
   warm_together, warm_alone = np.median(pairs, axis=0)
 
@@ -110,7 +104,7 @@ def measure(process, model, population, noises):
       jax.clear_caches()
       alone([table])
 
-  each = seconds(fresh)[0] / FLAGS.fresh * many
+  each = _seconds(fresh)[0] / FLAGS.fresh * many
   results = dict(
     together=warm_together,
     alone=warm_alone,
@@ -118,6 +112,20 @@ def measure(process, model, population, noises):
     alone_compiling=cold_alone,
     program_each=each,
   )
+  _tell(results, agree, many, noises)
+  return dict(agree=agree) | {k: v.tolist() for k, v in results.items()}
+
+
+def _seconds(f):
+  """Returns (seconds by the clock and of the processor f64[2], f's value)."""
+  wall, busy = time.perf_counter(), time.process_time()
+  value = f()
+  wall, busy = time.perf_counter() - wall, time.process_time() - busy
+  return np.asarray([wall, busy]), value
+
+
+def _tell(results, agree, many, noises):
+  """Prints the table of what the three ways took."""
   said = dict(
     together="in one program",
     alone="one at a time",
@@ -131,11 +139,10 @@ def measure(process, model, population, noises):
     f"{'':36s}{'s':>10}{'CPU s':>10}{'ratio':>10}{'CPU':>8}"
   )
   for name, (wall, busy) in results.items():
-    base = warm_together if name == "alone" else cold_together
+    base = results["together" if name == "alone" else "together_compiling"]
     ratio = "" if "together" in name else f"{wall / base[0]:9.1f}x"
     ratio += "" if "together" in name else f"{busy / base[1]:7.1f}x"
     print(f"  {said[name]:34s}{wall:10.2f}{busy:10.2f}{ratio}", flush=True)
-  return dict(agree=agree) | {k: v.tolist() for k, v in results.items()}
 
 
 def define_flags() -> None:

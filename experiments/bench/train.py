@@ -14,11 +14,10 @@ buffers (aliased), and what it needs beside them is compared with the bare
 step's. Then the share of the time in which the loop waits for data.
 """
 
-import functools
 import json
 import statistics
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,107 +36,49 @@ from . import flops
 FLAGS = flags.FLAGS
 
 
+class _Bench(NamedTuple):
+  """What is timed: one network, one loss, one optimizer, two loops.
+
+  Attributes:
+    config: configuration of the training.
+    source: the data.
+    denoiser: the model without parameters.
+    params: its parameters at the beginning.
+    optimizer: the optimizer.
+    update: the update of `training`.
+    step: the step written by hand.
+    waits: shares of the time in which our loop waited for data; grows.
+  """
+
+  config: Any
+  source: Any
+  denoiser: Any
+  params: Any
+  optimizer: optax.GradientTransformation
+  update: Any
+  step: Any
+  waits: list[float]
+
+
 def main() -> None:
-  config = console.config_like("base")
-  source = data.load(config.dataset, **recipe.plain(config, "dataset_options"))
-  model = recipe.model(config, sources.subset(source))
-  denoiser = models.make_denoiser(model)
-  optimizer = recipe.optimizer(config)
-  params = models.make_denoiser(model, jax.random.key(0)).params
-
-  waits = []
-  update = training.make_update(
-    recipe.loss(config, denoiser),
-    optimizer,
-    ema=config.ema,
-    clip_norm=config.clip_norm,
-  )
-  step = bare_update(
-    denoiser.apply.module, optimizer, config.ema, config.sigma_data
-  )
-  read = functools.partial(
-    data.batches,
-    source,
-    config.batch_size,
-    seed=0,
-  )
-
-  def ours(updates: int) -> None:
-    with data.to_device(read()) as iterator:
-      training.train(
-        training.init_state(jax.random.key(1), params, optimizer),
-        update,
-        iterator,
-        steps=updates,
-        log_every=config.log_every,
-        on_metrics=lambda _, m: waits.append(m["data_wait"]),
-        progress=False,
-      )
-
-  def bare(updates: int) -> None:
-    state = bare_state(params, optimizer)
-    iterator, key = read(), jax.random.key(1)
-    for i in range(updates):
-      batch = next(iterator)
-      state, loss = step(state, batch, jax.random.fold_in(key, i))
-      if i % config.log_every == 0:
-        float(loss)
-    jax.block_until_ready(state)
-
-  for run in (ours, bare):
-    run(3)  # compile
-  waits.clear()
-  n, pairs = FLAGS.updates, []
-  for i in range(FLAGS.pairs):
-    both = [(ours, bare), (bare, ours)][i % 2]  # whoever is first, in turn
-    took = {run.__name__: _seconds(run, n) for run in both}
-    pairs.append((took["ours"], took["bare"]))
-  ratio = statistics.median(b / a for a, b in pairs)
-  rate = n * config.batch_size / statistics.median(a for a, _ in pairs)
-  wait = statistics.median(waits)
-
-  batch = data.to_device(read())
-  example = next(batch)
-  batch.close()
-  state = jax.eval_shape(
-    lambda: training.init_state(jax.random.key(1), params, optimizer)
-  )
-  compiled = update.lower(state, example).compile()
-  other = step.lower(
-    jax.eval_shape(lambda: bare_state(params, optimizer)),
-    example,
-    jax.random.key(0),
-  ).compile()
-  used = flops.utilisation(
-    flops.count(update, state, example),
-    rate / config.batch_size,
-    dtype=denoiser.apply.module.dtype or jnp.float32,
-  )
-  results = dict(
-    device=jax.devices()[0].device_kind,
-    devices=jax.device_count(),
-    jax=jax.__version__,
-    dataset=config.dataset,
-    batch=config.batch_size,
-    parameters=sum(p.size for p in jax.tree.leaves(params)),
-    throughput_ratio=round(ratio, 4),
-    images_per_second=round(rate, 1),
-    data_wait=round(wait, 5),
-    state_mb=_mb(sum(_bytes(v) for v in jax.tree.leaves(state))),
-    ours=memory(compiled),
-    bare=memory(other),
-    gflops_per_image=round(used["flops"] / config.batch_size / 1e9, 4),
-    **used,
-  )
+  bench = _bench(console.config_like("base"))
+  for run in (_ours, _bare):
+    run(bench, 3)  # compile
+  bench.waits.clear()
+  pairs = _timed(bench)
+  results = _results(bench, pairs)
+  ratios = [b / a for a, b in pairs]
   print(
-    f"throughput: {ratio:.3f} of the bare loop (median of {len(pairs)} pairs"
-    f" of {n} updates; {min(b / a for a, b in pairs):.3f} to"
-    f" {max(b / a for a, b in pairs):.3f}), {rate:.0f} images/s"
+    f"throughput: {statistics.median(ratios):.3f} of the bare loop (median of"
+    f" {len(pairs)} pairs of {FLAGS.updates} updates; {min(ratios):.3f} to"
+    f" {max(ratios):.3f}), {results['images_per_second']:.0f} images/s"
   )
   print(
     f"model FLOPs: {results['gflops_per_image']} G for an image of an update,"
-    f" {100 * used['utilisation']:.1f} % of the peak ({used['peak_source']})"
+    f" {100 * results['utilisation']:.1f} % of the peak"
+    f" ({results['peak_source']})"
   )
+  wait = statistics.median(bench.waits)
   print(f"waiting for data: {100 * wait:.2f} % of the time")
   for name in ("ours", "bare"):
     held = results[name]
@@ -150,6 +91,104 @@ def main() -> None:
   if FLAGS.json:
     with open(FLAGS.json, "w") as f:
       json.dump(results, f, indent=1)
+
+
+def _bench(config):
+  source = data.load(config.dataset, **recipe.plain(config, "dataset_options"))
+  model = recipe.model(config, sources.subset(source))
+  denoiser = models.make_denoiser(model)
+  optimizer = recipe.optimizer(config)
+  update = training.make_update(
+    recipe.loss(config, denoiser),
+    optimizer,
+    ema=config.ema,
+    clip_norm=config.clip_norm,
+  )
+  step = bare_update(
+    denoiser.apply.module, optimizer, config.ema, config.sigma_data
+  )
+  params = models.make_denoiser(model, jax.random.key(0)).params
+  return _Bench(config, source, denoiser, params, optimizer, update, step, [])
+
+
+def _read(bench):
+  return data.batches(bench.source, bench.config.batch_size, seed=0)
+
+
+def _state(bench):
+  return training.init_state(jax.random.key(1), bench.params, bench.optimizer)
+
+
+def _ours(bench, updates):
+  """Runs the loop of `training`."""
+  with data.to_device(_read(bench)) as iterator:
+    training.train(
+      _state(bench),
+      bench.update,
+      iterator,
+      steps=updates,
+      log_every=bench.config.log_every,
+      on_metrics=lambda _, m: bench.waits.append(m["data_wait"]),
+      progress=False,
+    )
+
+
+def _bare(bench, updates):
+  """Runs the shortest loop around the step written by hand."""
+  state = bare_state(bench.params, bench.optimizer)
+  iterator, key = _read(bench), jax.random.key(1)
+  for i in range(updates):
+    batch = next(iterator)
+    state, loss = bench.step(state, batch, jax.random.fold_in(key, i))
+    if i % bench.config.log_every == 0:
+      float(loss)
+  jax.block_until_ready(state)
+
+
+def _timed(bench):
+  """Returns the pairs (seconds of ours, seconds of the bare loop)."""
+  pairs = []
+  for i in range(FLAGS.pairs):
+    both = [(_ours, _bare), (_bare, _ours)][i % 2]  # who is first, in turn
+    took = {run: _seconds(run, bench, FLAGS.updates) for run in both}
+    pairs.append((took[_ours], took[_bare]))
+  return pairs
+
+
+def _results(bench, pairs):
+  """Returns all that is written: throughput, work and memory of the update."""
+  config = bench.config
+  seconds = statistics.median(a for a, _ in pairs)
+  rate = FLAGS.updates * config.batch_size / seconds
+  with data.to_device(_read(bench)) as iterator:
+    example = next(iterator)
+  state = jax.eval_shape(lambda: _state(bench))
+  other = bench.step.lower(
+    jax.eval_shape(lambda: bare_state(bench.params, bench.optimizer)),
+    example,
+    jax.random.key(0),
+  )
+  used = flops.utilisation(
+    flops.count(bench.update, state, example),
+    rate / config.batch_size,
+    dtype=bench.denoiser.apply.module.dtype or jnp.float32,
+  )
+  return dict(
+    device=jax.devices()[0].device_kind,
+    devices=jax.device_count(),
+    jax=jax.__version__,
+    dataset=config.dataset,
+    batch=config.batch_size,
+    parameters=sum(p.size for p in jax.tree.leaves(bench.params)),
+    throughput_ratio=round(statistics.median(b / a for a, b in pairs), 4),
+    images_per_second=round(rate, 1),
+    data_wait=round(statistics.median(bench.waits), 5),
+    state_mb=_mb(sum(_bytes(v) for v in jax.tree.leaves(state))),
+    ours=memory(bench.update.lower(state, example).compile()),
+    bare=memory(other.compile()),
+    gflops_per_image=round(used["flops"] / config.batch_size / 1e9, 4),
+    **used,
+  )
 
 
 def bare_state(params: Any, optimizer: optax.GradientTransformation) -> Any:
@@ -209,9 +248,9 @@ def memory(compiled: Any) -> dict[str, float]:
   )
 
 
-def _seconds(run: Any, updates: int) -> float:
+def _seconds(run: Any, bench: _Bench, updates: int) -> float:
   begin = time.perf_counter()
-  run(updates)
+  run(bench, updates)
   return time.perf_counter() - begin
 
 

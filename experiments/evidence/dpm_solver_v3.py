@@ -106,6 +106,14 @@ def _mixture(d):
   return oracles.mixture(means - means.mean(0), rng.uniform(0.1, 0.4, 6) ** 2)
 
 
+_BASELINES = (
+  solvers.dpmpp_2m,
+  solvers.dpmpp_3m,
+  functools.partial(solvers.unipc, order=2),
+  functools.partial(solvers.unipc, order=3),
+)
+
+
 def _dimension(seed, d):
   process = processes.edm(0.02, 20.0)
   data = _mixture(d)
@@ -139,15 +147,7 @@ def _dimension(seed, d):
 
   def baseline(n):
     grid = grids.log_snr(process, n)
-    return min(
-      error(run(build(process, grid)))
-      for build in (
-        solvers.dpmpp_2m,
-        solvers.dpmpp_3m,
-        functools.partial(solvers.unipc, order=2),
-        functools.partial(solvers.unipc, order=3),
-      )
-    )
+    return min(error(run(build(process, grid))) for build in _BASELINES)
 
   ddim = lambda n: error(run(solvers.ddim(process, grids.log_snr(process, n))))
   if d == 2:

@@ -59,6 +59,14 @@ LIMITS = (
 )
 
 _N = 1024
+_SETS = {  # of calibration: their law of times, its mean and deviation
+  "noise": ("single", 1.0),
+  "middle": ("single", 0.5),
+  "data": ("single", 0.0),
+  "uniform": ("uniform",),
+  "ndtc_40": ("ndtc", 0.4, 0.4),
+  "ndtc_25": ("ndtc", 0.25, 0.25),
+}
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -85,23 +93,8 @@ def measure(seed: int) -> dict[str, float]:
       images,
     )
 
-  sets = {
-    "noise": calibrate("single", 1.0),
-    "middle": calibrate("single", 0.5),
-    "data": calibrate("single", 0.0),
-    "uniform": calibrate("uniform"),
-    "ndtc_40": calibrate("ndtc", 0.4, 0.4),
-    "ndtc_25": calibrate("ndtc", 0.25, 0.25),
-  }
-  errors = {}
-  for bits in BITS:
-    config = _config(bits, bits)
-    errors[bits] = {
-      name: rmse(quantization.quantize(model, inputs, config))
-      for name, inputs in sets.items()
-    }
-    best = min(errors[bits]["ndtc_40"], errors[bits]["ndtc_25"])
-    errors[bits]["ndtc"] = best
+  sets = {name: calibrate(*law) for name, law in _SETS.items()}
+  errors = {bits: _errors(rmse, model, sets, bits) for bits in BITS}
   worst = lambda other: max(e["ndtc"] / other(e) for e in errors.values())
   small = quantization.quantize(model, sets["ndtc_25"], _config())
   integer = dataclasses.replace(
@@ -112,14 +105,7 @@ def measure(seed: int) -> dict[str, float]:
     model, calibrate("forward", 0.4, 0.4), _config()
   )
   four = [
-    rmse(
-      quantization.quantize(
-        model,
-        sets["ndtc_25"],
-        _config(w_bits=4, rounding=rounding),
-        key=jax.random.key(seed),
-      )
-    )
+    rmse(_four_bits(seed, model, sets["ndtc_25"], rounding))
     for rounding in ("nearest", "learned")
   ]
   reference, ours = frechet(exact), frechet(run(small))
@@ -139,14 +125,25 @@ def measure(seed: int) -> dict[str, float]:
     size=size(small.params) / size(model.params),
     frechet_float=reference,
     frechet_raw=frechet(run(raw)),
-  ) | {
-    key: value
-    for b in BITS
-    for key, value in (
-      (f"rmse_{b}", errors[b]["ndtc"]),
-      (f"uniform_{b}", errors[b]["ndtc"] / errors[b]["uniform"]),
-    )
+    **{f"rmse_{b}": errors[b]["ndtc"] for b in BITS},
+    **{f"uniform_{b}": errors[b]["ndtc"] / errors[b]["uniform"] for b in BITS},
+  )
+
+
+def _errors(rmse, model, sets, bits) -> dict[str, float]:
+  """Returns the error with each calibration set, and the better NDTC."""
+  config = _config(bits, bits)
+  found = {
+    name: rmse(quantization.quantize(model, inputs, config))
+    for name, inputs in sets.items()
   }
+  return found | {"ndtc": min(found["ndtc_40"], found["ndtc_25"])}
+
+
+def _four_bits(seed, model, inputs, rounding):
+  """Returns the model whose weights have four bits."""
+  config = _config(w_bits=4, rounding=rounding)
+  return quantization.quantize(model, inputs, config, key=jax.random.key(seed))
 
 
 def _config(*bits, **options) -> quantization.Config:
