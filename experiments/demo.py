@@ -32,19 +32,19 @@ _USUAL = ("ddim", "dpmpp_2m", "unipc(order=3)", "ipndm(order=3)", "default")
 
 
 def told(
-  best: dict[tuple[str, int], dict[str, Any]], chosen: dict[int, str]
+  best: dict[tuple[str, int], dict[str, Any]], chosen: dict[str, str]
 ) -> str:
   """Returns what was chosen, and the usual solvers' errors over its own.
 
   Args:
     best: row of each (solver, calls), on the grid that suits it best.
-    chosen: name of what `choose` took, by calls.
+    chosen: name of what `choose` took, by calls as text.
   """
   lines = []
   for calls in _TOLD:
     own = best["choose", calls]["rmse"]
     lines.append(
-      f"  {calls} calls: {chosen[calls]}, rmse {own:.2g}. Times that:"
+      f"  {calls} calls: {chosen[str(calls)]}, rmse {own:.2g}. Times that:"
     )
     times = (
       f"{name} {best[name, calls]['rmse'] / own:.1f}"
@@ -71,8 +71,7 @@ def main() -> None:
   workdir = out / "training"
   print("1/3  Training a U-Net on 1,797 real digits of 8x8 pixels.", flush=True)
   config = digits.get_config()
-  if _STEPS.value:
-    config.steps = _STEPS.value
+  config.steps = _STEPS.value or config.steps
   model = train.train(config, workdir)
 
   print("2/3  Drawing 100 digits with 18 network calls each.", flush=True)
@@ -104,8 +103,6 @@ def main() -> None:
     flush=True,
   )
   rows = frontier.run(sweep)
-  summary = json.loads((out / "frontier.json").read_text())
-  chosen = {int(calls): name for calls, name in summary["chosen"].items()}
   print(f"\nDone in {time.perf_counter() - begin:.0f} s. Look at")
   for name, what in (
     ("samples.png", "  100 digits that the model drew"),
@@ -115,7 +112,8 @@ def main() -> None:
     if (out / name).is_file():
       print(f"  {out}/{name} {what}")
   print("What was measured to suit this network best, on other noises:")
-  print(told(frontier.best_by_grid(rows), chosen))
+  summary = json.loads((out / "frontier.json").read_text())
+  print(told(frontier.best_by_grid(rows), summary["chosen"]))
 
 
 if __name__ == "__main__":

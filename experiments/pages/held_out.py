@@ -139,12 +139,19 @@ class Subject(NamedTuple):
   dtype: Any
 
 
-def subject(name: str, weights: str) -> Subject:
-  """Returns a model by its name, as `KINDS` has it."""
+def subject(name: str, weights: str = "", data: str = "") -> Subject:
+  """Returns a model by its name, as `KINDS` has it.
+
+  Args:
+    name: the name.
+    weights: file of the network on MNIST.
+    data: MNIST, as `data.load` takes it.
+  """
   if name in NETWORKS:
     config = frontier_mixture.get_config()
     if name == "mnist":
       config = frontier_mnist_low.get_config()
+      config.data = data
     config.target = weights if name == "mnist" else name
     config.noises = 64
     found = frontier.load_target(config)
@@ -162,14 +169,14 @@ def subject(name: str, weights: str) -> Subject:
   law, process = name.rsplit("_", 1)
   process = PROCESSES[process]()
   if law == "digits_empirical":
-    data = oracles.digits_empirical()
-    width = choosing.width(np.asarray(data.data))
-    shape, dtype = data.data.shape[1:], jnp.float32
+    found = oracles.digits_empirical()
+    width = choosing.width(np.asarray(found.data))
+    shape, dtype = found.data.shape[1:], jnp.float32
   else:
-    data = LAWS[law]()
-    width = width_of(data)
-    shape, dtype = data.means.shape[1:], jnp.float64
-  model = oracles.exact(data, process)
+    found = LAWS[law]()
+    width = width_of(found)
+    shape, dtype = found.means.shape[1:], jnp.float64
+  model = oracles.exact(found, process)
   return Subject(lambda n: model, process, shape, width, (256, 64), dtype)
 
 
@@ -203,10 +210,15 @@ def published(
   return found
 
 
-def measure(name: str, weights: str) -> dict[str, Any]:
-  """Returns what is kept of a model: a cell for each number of calls."""
+def measure(name: str, **files: str) -> dict[str, Any]:
+  """Returns what is kept of a model: a cell for each number of calls.
+
+  Args:
+    name: of the model.
+    **files: as `subject` takes them.
+  """
   jax.config.update("jax_enable_x64", name in MIXTURES)
-  it = subject(name, weights)
+  it = subject(name, **files)
   judged, chosen_on = it.noises
   key = jax.random.key(_JUDGE)
   x = it.process.prior(key, (judged, *it.shape), dtype=it.dtype)
@@ -218,11 +230,8 @@ def measure(name: str, weights: str) -> dict[str, Any]:
       key, it.model(judged), padded, start, length=table.nfe
     )
 
-  end = x  # RK4 begins anew at every step: a run of it can be cut
   fine = grids.karras(it.process, 300 if name in MIXTURES else 120)
-  for first in range(0, len(fine) - 1, rows // 4):
-    piece = fine[first : first + rows // 4 + 1]
-    end = run(solvers.rk4(it.process, piece), end)
+  end = _converged(run, it.process, fine, x, rows // 4)
 
   def error(table: tables.Tableau) -> float:
     difference = np.asarray(run(table, x), np.float64) - np.asarray(end)
@@ -262,12 +271,16 @@ def measure(name: str, weights: str) -> dict[str, Any]:
       }
     cells.append(cell)
     print(name, {k: v for k, v in cell.items() if k != "shown"}, flush=True)
-  return dict(
-    model=name,
-    width=it.width,
-    converged=report.converged,
-    cells=cells,
-  )
+  known = dict(width=it.width, converged=report.converged)
+  return dict(model=name, **known, cells=cells)
+
+
+def _converged(run, process, grid, x, steps):
+  """Returns where the ODE leads, by RK4, which can be cut at every step."""
+  for first in range(0, len(grid) - 1, steps):
+    piece = grid[first : first + steps + 1]
+    x = run(solvers.rk4(process, piece), x)
+  return x
 
 
 def ratios(
@@ -375,7 +388,8 @@ def main() -> None:
   found = {model["model"]: model for model in stored}
   for name in filter(None, flags.FLAGS.models):
     if name not in found:
-      found[name] = measure(name, flags.FLAGS.weights)
+      files = dict(weights=flags.FLAGS.weights, data=flags.FLAGS.data)
+      found[name] = measure(name, **files)
       local.write_text(json.dumps(list(found.values()), indent=1) + "\n")
   results = console.place(runs, _RESULTS)
   if not found:  # what is there already is drawn anew
@@ -394,7 +408,7 @@ def main() -> None:
 if __name__ == "__main__":
   flags.DEFINE_list(
     "models",
-    [*NETWORKS, *POINTS, *MIXTURES],
+    [*MIXTURES, *POINTS, *NETWORKS],
     "What to measure, unless it was; the rest stays.",
   )
   flags.DEFINE_string(
@@ -402,5 +416,6 @@ if __name__ == "__main__":
     "ddpm_mnist.npz",
     "Weights of the network on MNIST (see configs/frontier_mnist.py).",
   )
+  flags.DEFINE_string("data", "npz:mnist.npz", "MNIST, for its width.")
   console.define_publish()
   console.run(main)

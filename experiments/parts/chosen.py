@@ -10,6 +10,8 @@ from jaxdiff import choosing
 from jaxdiff import tableau as tables
 from jaxdiff.tableau import Tableau
 
+from . import plots
+
 Choice = tuple[Mapping[int, Tableau], choosing.Report]
 
 
@@ -53,6 +55,8 @@ def keep(
     return Kept(read, names, kept["report"])
   found, report = choose()
   if write:
+    folder.mkdir(parents=True, exist_ok=True)
+    print(plots.choice(report, folder / f"{code}.png"))
     for n, table in found.items():
       about = dict(solver=report.chosen[n], rmse=report.best(n).rmse)
       tables.save(folder / f"{code}-{n}.npz", table, about)

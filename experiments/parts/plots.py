@@ -31,6 +31,8 @@ _STYLE = {
   "deis(order=4)": ("tab:orange", "D"),
   "ipndm(order=3)": ("tab:red", "^"),
   "ipndm(order=4)": ("tab:red", "D"),
+  "choose": ("#d55e00", "o"),
+  "default": ("black", "o"),
   "ddpm": ("black", "x"),
   "heun_churn": ("black", "+"),
 }
@@ -135,6 +137,37 @@ _OVERVIEW = {
 }
 
 _OWN = ("choose", "default")  # drawn in front
+
+
+@picture
+def choice(plt: Any, report: Any, path: pathlib.Path) -> str:
+  """Draws what `jaxdiff.choose` measured, a bar for each table.
+
+  Args:
+    plt: matplotlib's pyplot, handed over by `picture`.
+    report: what `choose` returned beside the table.
+    path: path of the PNG file.
+  """
+  budgets = list(report.chosen)
+  figure, axes = plt.subplots(
+    1, len(budgets), figsize=(6.4 * len(budgets), 6.4), squeeze=False
+  )
+  for axis, calls in zip(axes[0], budgets, strict=True):
+    rows = [row for row in report.rows if row.calls == calls][::-1]
+    names = [row.name for row in rows]
+    axis.barh(names, [row.rmse for row in rows], color="#56b4e9", label="rmse")
+    medians = [row.median for row in rows]
+    axis.plot(medians, names, "|", color="black", markersize=9, label="median")
+    axis.axvline(report.disagreement, color="0.4", linestyle=":")
+    axis.set(xscale="log", title=f"{calls} calls")
+    axis.tick_params(axis="y", labelsize=7)
+    axis.grid(alpha=0.25, axis="x")
+  figure.supxlabel("error to the converged ODE; dotted: the reference's")
+  axes[0][0].legend(loc="upper right", fontsize=8)
+  figure.tight_layout()
+  figure.savefig(path, dpi=100)
+  plt.close(figure)
+  return f"Wrote {path}."
 
 
 @picture

@@ -56,7 +56,7 @@ def test_a_model_is_measured_cell_by_cell(monkeypatch):
   monkeypatch.setattr(held_out, "CALLS", (3, 5))
   x64 = jax.config.jax_enable_x64
   try:
-    found = held_out.measure("narrow_edm", "")
+    found = held_out.measure("narrow_edm")
   finally:
     jax.config.update("jax_enable_x64", x64)
   for cell in found["cells"]:
