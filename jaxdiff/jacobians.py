@@ -80,7 +80,7 @@ def _by_column(f: Field, x: jax.Array) -> jax.Array:
 
   def at(i):
     row = (jnp.arange(d) == i).astype(x.dtype).reshape(x.shape[1:])
-    return f(jnp.broadcast_to(row, x.shape))
+    return f(control.like(jnp.broadcast_to(row, x.shape), x))
 
   if d <= _AT_ONCE:
     return jax.vmap(at)(jnp.arange(d))

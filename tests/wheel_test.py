@@ -218,8 +218,8 @@ def test_it_trains_and_samples(home):
     with np.load(home / solver[:4] / "samples.npz") as held:
       assert held["image"].shape == (6, 2)
       assert np.isfinite(held["image"]).all()
-  refused = run(home, "learned", "--cells=", "--publish", check=False)
+  refused = run(home, "pages", "learned", "--cells=", "--publish", check=False)
   assert "installed package" in refused.stderr
-  run(home, "learned", "--cells=")
+  run(home, "pages", "learned", "--cells=")
   assert (home / "runs" / "learned" / "learned.md").is_file()
   assert sorted((home / "env").rglob("*.npz")) == before

@@ -15,6 +15,7 @@ with a hole in the middle. Neither test tells whether a field samples the right
 law: see `gauge`.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -74,7 +75,7 @@ def circulation(
   Raises:
     ValueError: for samples of a single value, where every field is a gradient.
   """
-  if x[0].size < 2:
+  if math.prod(x.shape[1:]) < 2:
     raise ValueError(
       "a closed path needs two dimensions, the samples have shape"
       f" {x.shape[1:]}: on a line every field is a gradient"

@@ -19,6 +19,7 @@ tau < T (see `auxiliary`). Reference: Franzese et al. (2022),
 https://arxiv.org/abs/2206.05173, propositions 1 to 3.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ def elbo_curve(
       f" densities.auxiliary_prior has one), got {type(log_nu).__name__}; a"
       " density that can only be sampled has no bound"
     )
-  d = x0[0].size
+  d = math.prod(x0.shape[1:])
   at, weight = quadrature(process, times, nodes)
 
   def error(model, x0):

@@ -14,6 +14,7 @@ preferable here, though not for sampling. Reference: Horvat and Pfister (2024),
 https://arxiv.org/abs/2402.03845, section 5.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import jacobians
 from jaxdiff import sampling
 from jaxdiff import solvers
@@ -65,14 +67,15 @@ def flow_jacobian(
     )
   collect = sampling.every(table.nfe // steps)
   key = jax.random.key(0)  # nothing is drawn
-  d = x[0].size
+  d = math.prod(x.shape[1:])
 
   def along(x, direction):
     path = lambda x: sampling.sample(key, model, table, x, collect=collect)[1]
     return jax.jvp(path, (x,), (direction,))[1].reshape(steps, len(x), d)
 
   basis = jnp.eye(d, dtype=x.dtype).reshape(d, 1, *x.shape[1:])
-  columns = jax.vmap(lambda e: along(x, jnp.broadcast_to(e, x.shape)))(basis)
+  whole = lambda e: control.like(jnp.broadcast_to(e, x.shape), x)
+  columns = jax.vmap(lambda e: along(x, whole(e)))(basis)
   return jnp.transpose(columns, (2, 1, 3, 0))
 
 

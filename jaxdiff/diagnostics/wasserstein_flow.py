@@ -20,6 +20,7 @@ how much it is not, level by level. Reference: "Are We Really Learning the Score
 Function?" (2025), https://arxiv.org/abs/2509.00336.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -174,11 +175,12 @@ def path_gap(
     ValueError: for samples of a single value, or x and y of different shapes.
   """
   checks.same_structure(y, x, "y", "x")
-  if x[0].size < 2:
+  if math.prod(x.shape[1:]) < 2:
     raise ValueError(
       f"two paths need two dimensions, the samples have shape {x.shape[1:]}"
     )
-  first = (jnp.arange(x[0].size) < x[0].size // 2).reshape(x.shape[1:])
+  size = math.prod(x.shape[1:])
+  first = (jnp.arange(size) < size // 2).reshape(x.shape[1:])
   corner = jnp.where(first, y, x)
 
   def work(begin, end):
@@ -230,9 +232,10 @@ def audit(
       "a circle takes at least 16 points and a positive radius, got"
       f" points={points}, radius={radius}"
     )
-  if probes is None and x0[0].size > 256:
+  size = math.prod(x0.shape[1:])
+  if probes is None and size > 256:
     raise ValueError(
-      f"an exact Jacobian of {x0[0].size} values a sample costs as many"
+      f"an exact Jacobian of {size} values a sample costs as many"
       " products; pass probes=jacobians.rademacher(key, x0, 64)"
     )
   rows = []

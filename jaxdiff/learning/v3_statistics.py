@@ -17,6 +17,7 @@ https://arxiv.org/abs/2310.13268, section 3.2 and appendix C.
 """
 
 import functools
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.predictions import ask
@@ -83,7 +85,8 @@ def estimate(
   for x0 in _batches(data, batch):
     size = x0.shape[0]
     if trace == "auto":
-      trace = "exact" if x0[0].size <= _EXACT_UP_TO else "hutchinson"
+      few = math.prod(x0.shape[1:]) <= _EXACT_UP_TO
+      trace = "exact" if few else "hutchinson"
     at = index + jnp.arange(size)
     part = program(arrays, key, x0, at, times, None, what=trace)
     count += size
@@ -156,7 +159,7 @@ def _nodes(arrays, key, x0, index, times, curves, *, static, process, what):
 
 def _diagonal(f, x):
   """Returns the diagonal of the Jacobian of every sample, shaped like x."""
-  shape, size = x.shape[1:], x[0].size
+  shape, size = x.shape[1:], math.prod(x.shape[1:])
 
   def entry(i):
     unit = (jnp.arange(size) == i).astype(x.dtype).reshape(shape)
@@ -187,6 +190,8 @@ def _merge(one, n, other, m):
 
 def _batches(data: Any, batch: int) -> Iterable[jax.Array]:
   if hasattr(data, "shape"):
+    if control.is_explicit(getattr(data, "sharding", None)):
+      data = np.asarray(data)  # a split axis cannot be sliced where it lies
     for start in range(0, len(data), batch):
       yield jnp.asarray(data[start : start + batch])
   else:

@@ -26,6 +26,7 @@ Kreusser, Budd and Schoenlieb (2023), https://arxiv.org/abs/2311.15996, for that
 of u and the loss.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +82,7 @@ def potential_residual(
       are exactly 0 at every point.
   """
   x, t = _checked(process, x, t)
-  d = x[0].size
+  d = math.prod(x.shape[1:])
   rate, square = drift_and_diffusion(process, t)
   u_t = jax.jvp(lambda t: _scalars(u, x, t), (t,), (jnp.ones_like(t),))[1]
   score = lambda x: gradient(u, x, t)
@@ -243,14 +244,19 @@ def _points(key, process, x0, box, count, followed):
   shape = (count - followed, *x0.shape[1:])
   uniform = jax.random.uniform(place, shape, x0.dtype, -box, box)
   rows = jax.random.randint(pick, (followed,), 0, len(x0))
-  forward, _ = process.perturb(noise, x0[rows], t[:followed])
+  # rows from all over the batch: on every device, whatever holds them
+  chosen = lambda x0: (x0[rows],)
+  (picked,) = control.automatic(chosen, x0, batch=x0, like=())
+  forward, _ = process.perturb(noise, picked, t[:followed])
   return jnp.concatenate([forward, uniform]), t
 
 
 def _faces(key, x, t, box):
   """Returns as many points on the faces of the box, at the same times."""
   place, which, side = jax.random.split(key, 3)
-  flat = jax.random.uniform(place, (len(x), x[0].size), x.dtype, -box, box)
+  flat = jax.random.uniform(
+    place, (len(x), math.prod(x.shape[1:])), x.dtype, -box, box
+  )
   axis = jax.random.randint(which, (len(x),), 0, flat.shape[1])
   sign = jax.random.rademacher(side, (len(x),), x.dtype)
   flat = flat.at[jnp.arange(len(x)), axis].set(box * sign)
@@ -260,6 +266,7 @@ def _faces(key, x, t, box):
 def _checked(process, x, t):
   x = jnp.asarray(x)
   t = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
+  t = control.along_batch(t, x)
   if checks.concrete(t) and not np.all(process.sigma(np.asarray(t)) > 0):
     raise ValueError(
       "the Fokker-Planck residual is singular where there is no noise, but t"

@@ -7,10 +7,13 @@ sorted values. Sets of different sizes are compared at common quantiles.
 Reference: Bonneel et al. (2015), https://doi.org/10.1007/s10851-014-0506-3.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff import control
 
 
 @checks.door
@@ -36,6 +39,11 @@ def sliced_wasserstein(
       f"samples of shape {x.shape[1:]} cannot be compared with samples of"
       f" shape {y.shape[1:]}"
     )
+  distance = functools.partial(_distance, directions=directions)
+  return control.automatic(distance, key, x, y, batch=(x, y))
+
+
+def _distance(key, x, y, directions):
   x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
   centre = y.mean(0)  # projections of what is far off hold few digits
   x, y = x - centre, y - centre

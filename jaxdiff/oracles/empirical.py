@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import control
 from jaxdiff import tree
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import Normal
@@ -55,6 +56,9 @@ class Empirical:
         "an Empirical distribution has no classes; make one of the rows of"
         " each class"
       )
+    return control.automatic(self._predict, x, alpha, sigma, batch=x)
+
+  def _predict(self, x, alpha, sigma):
     dtype = tree.compute_dtype(x.dtype)
     flat = x.reshape(x.shape[0], -1).astype(dtype)
     data = jnp.asarray(self.data, dtype).reshape(len(self.data), -1)

@@ -14,6 +14,7 @@ several classes stack along a leading axis; a sample's label picks its own.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -115,10 +116,10 @@ class LowRankGaussian:
     dtype = tree.compute_dtype(x.dtype)
     own = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
     d = own.mean.shape[-1]
-    if x[0].size != d:
+    if math.prod(x.shape[1:]) != d:
       raise ValueError(
         f"the statistics are those of {d} values a sample, but x has shape"
-        f" {x.shape}, {x[0].size} values a sample"
+        f" {x.shape}, {math.prod(x.shape[1:])} values a sample"
       )
     flat = x.reshape(x.shape[0], -1).astype(dtype)
     if not self.classes:
