@@ -189,7 +189,10 @@ OF_SCORES = {
   "sim": distillation.sim,
   "sid": distillation.sid,
   "sign": distillation.sign,
-  "score_mismatching": distillation.score_mismatching,
+  # which has no teacher
+  "score_mismatching": lambda _, *args, **o: distillation.score_mismatching(
+    *args, **o
+  ),
 }
 
 
