@@ -32,8 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
-
-PyTree = Any
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import PyTree
 
 _CONFIG = "config.json"
 _AVERAGED = ("ema_params", "ema_model_state", "averages", "opt_state")
@@ -59,10 +59,10 @@ class Checkpoints:
     self,
     step: int,
     state: PyTree,
-    data_state: Any = None,
+    data_state: PyTree = None,
     metrics: dict | None = None,
     wait: bool = False,
-    notes: Any = None,
+    notes: PyTree = None,
   ) -> None:
     """Writes a checkpoint in the background; a step that exists is kept.
 
@@ -366,12 +366,12 @@ def _named(tree: PyTree) -> dict[str, Any]:
   return {name(path) or "value": leaf for path, leaf in leaves}
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: PyTree) -> bool:
   dtype = getattr(leaf, "dtype", np.float64)
   return jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
-def _snapshot(leaf: Any) -> jax.Array:
+def _snapshot(leaf: PyTree) -> jax.Array:
   """Returns a leaf as an array that donation cannot overwrite."""
   if _is_key(leaf):
     leaf = jax.random.key_data(leaf)
@@ -380,7 +380,7 @@ def _snapshot(leaf: Any) -> jax.Array:
   return jnp.copy(jnp.asarray(leaf))
 
 
-def _raw(leaf: Any) -> jax.ShapeDtypeStruct:
+def _raw(leaf: PyTree) -> jax.ShapeDtypeStruct:
   """Returns shape, dtype and sharding under which a leaf is stored."""
   if _is_key(leaf):
     concrete = isinstance(leaf, jax.Array)
@@ -396,7 +396,7 @@ def _raw(leaf: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _typed(stored: Any, like: Any) -> jax.Array:
+def _typed(stored: PyTree, like: PyTree) -> jax.Array:
   if not _is_key(like):
     return jnp.asarray(stored)
   impl = []  # a key's implementation can be asked of a key, not of its shape
@@ -435,7 +435,7 @@ def _same_leaves(template: PyTree, stored: dict, folder: Any) -> None:
       )
 
 
-def _floating(dtype: Any) -> bool:
+def _floating(dtype: DTypeLike) -> bool:
   return jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
 
 

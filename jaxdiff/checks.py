@@ -24,14 +24,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
-def concrete(x: Any) -> bool:
+
+def concrete(x: PyTree) -> bool:
   """Returns whether the value of x can be read now."""
   return not isinstance(x, jax.core.Tracer)
 
 
 def falling_grid(
-  grid: Any,
+  grid: ArrayLike,
   t_min: float,
   t_max: float,
   t_zero: float,
@@ -96,7 +99,7 @@ def falling_grid(
   return grid
 
 
-def _times(grid: Any) -> np.ndarray:
+def _times(grid: ArrayLike) -> np.ndarray:
   """Returns a grid as f64[n + 1]; at least two numbers in a row."""
   try:
     times = np.array(grid, np.float64)
@@ -114,7 +117,7 @@ def _times(grid: Any) -> np.ndarray:
   return times
 
 
-def rising_times(process: Any, times: Any) -> np.ndarray:
+def rising_times(process: Any, times: ArrayLike) -> np.ndarray:
   """Returns times as f64[n] after checking that they rise within a process.
 
   Args:
@@ -165,7 +168,7 @@ def order(value: int | None, steps: int, highest: int, name: str) -> int:
   return value
 
 
-def model(value: Any, call: str) -> None:
+def model(value: PyTree, call: str) -> None:
   """Raises a TypeError unless value can be a model."""
   if not callable(value):
     raise TypeError(
@@ -180,12 +183,12 @@ _MODEL = (
 )
 
 
-def is_shape(x: Any) -> bool:
+def is_shape(x: PyTree) -> bool:
   """Returns whether x is a shape, a tuple or list of integers."""
   return isinstance(x, (tuple, list)) and all(_is(int, d) for d in x)
 
 
-def samples(x: Any) -> None:
+def samples(x: PyTree) -> None:
   """Raises unless x is a batch of at least one sample, or the shape of one.
 
   Args:
@@ -218,7 +221,7 @@ def samples(x: Any) -> None:
     )
 
 
-def sharding(value: Any, name: str = "sharding") -> None:
+def sharding(value: PyTree, name: str = "sharding") -> None:
   """Raises a TypeError unless value is None or a jax Sharding."""
   if value is None or isinstance(value, jax.sharding.Sharding):
     return
@@ -230,7 +233,7 @@ def sharding(value: Any, name: str = "sharding") -> None:
   )
 
 
-def same_types(made: Any, kept: Any, what: str, source: str) -> None:
+def same_types(made: PyTree, kept: PyTree, what: str, source: str) -> None:
   """Raises a TypeError unless two trees have the same leaves and types.
 
   Args:
@@ -260,7 +263,7 @@ def same_types(made: Any, kept: Any, what: str, source: str) -> None:
     )
 
 
-def labels(label: Any, classes: int | None, what: str = "label") -> None:
+def labels(label: ArrayLike, classes: int | None, what: str = "label") -> None:
   """Raises unless a condition is one that a model can take.
 
   Args:
@@ -304,7 +307,7 @@ def labels(label: Any, classes: int | None, what: str = "label") -> None:
         )
 
 
-def scale(value: Any, name: str = "scale") -> None:
+def scale(value: PyTree, name: str = "scale") -> None:
   """Raises unless value is finite numbers, as of guidance; traced ones pass."""
   if not concrete(value):
     return
@@ -324,7 +327,7 @@ def scale(value: Any, name: str = "scale") -> None:
     )
 
 
-def process(value: Any, call: str) -> None:
+def process(value: PyTree, call: str) -> None:
   """Raises a TypeError unless value is a forward process.
 
   Args:
@@ -340,7 +343,7 @@ def process(value: Any, call: str) -> None:
   raise TypeError(f"{call} takes a process there, got {given(value)}; {mend}")
 
 
-def one_of(value: Any, choices: Iterable, name: str) -> None:
+def one_of(value: PyTree, choices: Iterable, name: str) -> None:
   """Raises a ValueError that lists the choices unless value is among them."""
   choices = tuple(choices)
   if not isinstance(value, collections.abc.Hashable) or value not in choices:
@@ -351,14 +354,14 @@ def one_of(value: Any, choices: Iterable, name: str) -> None:
     )
 
 
-def near(value: Any, choices: Iterable[Any]) -> str:
+def near(value: PyTree, choices: Iterable[Any]) -> str:
   """Returns "; did you mean 'x'?" of the nearest choice, empty if none is."""
   names = [c for c in choices if isinstance(c, str)]
   found = difflib.get_close_matches(str(value), names, n=1)
   return f"; did you mean {found[0]!r}?" if found else ""
 
 
-def given(value: Any) -> str:
+def given(value: PyTree) -> str:
   """Returns how a message shows a value that arrived: short, never an array."""
   if isinstance(value, (np.ndarray, jax.Array, jax.ShapeDtypeStruct)):
     if not concrete(value):
@@ -382,7 +385,7 @@ _KEY_SHAPES = types.MappingProxyType(
 )
 
 
-def key(value: Any, call: str) -> None:
+def key(value: PyTree, call: str) -> None:
   """Raises a TypeError or ValueError unless value is one PRNG key.
 
   Keys of every implementation pass, typed (`jax.random.key`) and raw
@@ -418,7 +421,7 @@ def key(value: Any, call: str) -> None:
 
 
 def number(
-  value: Any,
+  value: PyTree,
   name: str,
   *,
   least: float | None = None,
@@ -679,7 +682,7 @@ def arguments(
       _check_range(value, what, *_low_ends(name, least, above), other=other)
 
 
-def _unbounded(default: Any, value: Any) -> bool:
+def _unbounded(default: Any, value: PyTree) -> bool:
   """Returns whether a number may be infinite, as its default is."""
   if not isinstance(default, float) or math.isfinite(default):
     return False
@@ -821,7 +824,7 @@ _METHODS = types.MappingProxyType(  # for those that others may write as well
 )
 
 
-def _is(kind: Any, value: Any) -> bool:
+def _is(kind: Any, value: PyTree) -> bool:
   """Returns whether a concrete value is of a kind."""
   if kind in (int, float):
     if isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0:
@@ -942,7 +945,9 @@ def _mend(kind, value, name):
   return ""
 
 
-def same_structure(given: Any, expected: Any, what: str, source: str) -> None:
+def same_structure(
+  given: Any, expected: PyTree, what: str, source: str
+) -> None:
   """Raises a ValueError naming the first leaf where shape or tree differ.
 
   Args:

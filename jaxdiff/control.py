@@ -25,7 +25,9 @@ from jax.sharding import AxisType
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
-PyTree = Any
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import PyTree
 
 
 def scan(
@@ -60,8 +62,8 @@ def while_loop(
 
 
 def fori_loop(
-  lower: Any,
-  upper: Any,
+  lower: ArrayLike,
+  upper: ArrayLike,
   body: Callable[[jax.Array, PyTree], PyTree],
   init: PyTree,
 ) -> PyTree:
@@ -73,7 +75,7 @@ def fori_loop(
 
 
 def cond(
-  pred: Any,
+  pred: ArrayLike,
   true_fun: Callable[..., PyTree],
   false_fun: Callable[..., PyTree],
   *operands: Any,
@@ -84,7 +86,7 @@ def cond(
 
 
 def switch(
-  index: Any, branches: list[Callable[..., PyTree]], *operands: Any
+  index: ArrayLike, branches: list[Callable[..., PyTree]], *operands: Any
 ) -> PyTree:
   """`jax.lax.switch`, its result as wide as the widest branch."""
   branches = _agreeing(index, branches, operands)
@@ -99,7 +101,10 @@ def like(new: PyTree, old: PyTree) -> PyTree:
 
 
 def full(
-  x: Any, value: Any, dtype: Any = None, lead: tuple[int, ...] = ()
+  x: PyTree,
+  value: PyTree,
+  dtype: DTypeLike | None = None,
+  lead: tuple[int, ...] = (),
 ) -> jax.Array:
   """Returns an array of one value, of the type of x.
 
@@ -146,7 +151,7 @@ def along_batch(values: jax.Array, x: PyTree) -> jax.Array:
   return _cast(values, kind)
 
 
-def check_index(value: Any) -> None:
+def check_index(value: PyTree) -> None:
   """Raises a ValueError if concrete indices of samples are no 32-bit integers.
 
   Wider ones would be cut to 32 bits, and two samples share their noise.
@@ -170,7 +175,7 @@ def check_index(value: Any) -> None:
     )
 
 
-def numbers(x: PyTree, index: Any = None) -> jax.Array:
+def numbers(x: PyTree, index: ArrayLike | None = None) -> jax.Array:
   """Returns the numbers of the samples of x, i32[batch].
 
   By default 0, 1, ...; inside `shard_map` those in the whole batch, of which x
@@ -355,7 +360,7 @@ class _Type:
   devices: Any = dataclasses.field(default=None, compare=False)
 
 
-def _type(leaf: Any) -> _Type:
+def _type(leaf: PyTree) -> _Type:
   """Returns the type of an array, a ShapeDtypeStruct, or one of another."""
   if isinstance(leaf, _Type):
     return leaf
@@ -370,7 +375,7 @@ def _type(leaf: Any) -> _Type:
   return _Type(varies, sharding, getattr(lies, "mesh", None))
 
 
-def _axes_of_batch(leaf: Any) -> tuple[str, ...]:
+def _axes_of_batch(leaf: PyTree) -> tuple[str, ...]:
   """Returns the axes of the mesh over which a batch is split here."""
   names, told = varying(leaf), _batch_axis.get()
   return names if told is None or told in names else (*names, told)
@@ -404,7 +409,7 @@ def _over(kind: _Type, spec: tuple) -> NamedSharding:
   return NamedSharding(kind.sharding.mesh, PartitionSpec(*spec))
 
 
-def _join(a: Any, b: Any) -> _Type:
+def _join(a: PyTree, b: PyTree) -> _Type:
   """Returns the least type that both leaves can be given."""
   ndim = len(jnp.shape(b))
   a, b = _type(a), _type(b)
@@ -420,7 +425,7 @@ def _join(a: Any, b: Any) -> _Type:
   return _Type(a.varying | b.varying, sharding, a.devices or b.devices)
 
 
-def _cast(leaf: Any, kind: _Type) -> Any:
+def _cast(leaf: PyTree, kind: _Type) -> Any:
   """Returns the leaf with a type that is as wide as its own or wider."""
   own = _type(leaf)
   if own == kind:
@@ -450,7 +455,7 @@ def _widest(body: Callable[..., PyTree], carry: PyTree, *rest: Any) -> PyTree:
   return carry
 
 
-def _agreeing(pred: Any, branches: Any, operands: tuple) -> list:
+def _agreeing(pred: ArrayLike, branches: Any, operands: tuple) -> list:
   """Returns the branches, their results cast to one type."""
   if not _typed((pred, operands)):
     return list(branches)

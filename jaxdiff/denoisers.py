@@ -20,8 +20,11 @@ from jaxdiff import predictions
 from jaxdiff import tree
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
-
-PyTree = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 TIMES = ("log_snr", "log_half_sigma", "none", "steps", "t", "1 - t")
 
@@ -99,20 +102,22 @@ class Denoiser:
   """
 
   params: PyTree
-  label: Any = None
+  label: Array | None = None
   apply: Any = dataclasses.field(default=None, metadata={"static": True})
   process: GaussianProcess = dataclasses.field(
     default=None, metadata={"static": True}
   )
   prediction: str = dataclasses.field(default="edm", metadata={"static": True})
   sigma_data: float = dataclasses.field(default=0.5, metadata={"static": True})
-  time: Any = dataclasses.field(default="log_snr", metadata={"static": True})
+  time: Array = dataclasses.field(default="log_snr", metadata={"static": True})
   scale_input: bool | None = dataclasses.field(
     default=None, metadata={"static": True}
   )
-  dtype: Any = dataclasses.field(default=None, metadata={"static": True})
+  dtype: DTypeLike | None = dataclasses.field(
+    default=None, metadata={"static": True}
+  )
   jumps: bool = dataclasses.field(default=False, metadata={"static": True})
-  output: Any = dataclasses.field(default=None, metadata={"static": True})
+  output: PyTree = dataclasses.field(default=None, metadata={"static": True})
   state: PyTree = None
   data_width: float | None = dataclasses.field(
     default=None, metadata={"static": True}
@@ -122,7 +127,7 @@ class Denoiser:
     self,
     x: jax.Array,
     t: jax.Array,
-    label: Any = None,
+    label: ArrayLike | None = None,
     *,
     until: jax.Array | None = None,
     augment: jax.Array | None = None,
@@ -152,7 +157,7 @@ class Denoiser:
     self,
     x: jax.Array,
     t: jax.Array,
-    label: Any = None,
+    label: ArrayLike | None = None,
     *,
     until: jax.Array | None = None,
     augment: jax.Array | None = None,
@@ -215,7 +220,12 @@ class Denoiser:
     return getattr(module, "num_classes", None)
 
   def inputs(
-    self, x: jax.Array, t: jax.Array, label: Any = None, *, until: Any = None
+    self,
+    x: jax.Array,
+    t: jax.Array,
+    label: ArrayLike | None = None,
+    *,
+    until: ArrayLike | None = None,
   ) -> tuple:
     """Returns what the network is called with: (x, c) or (x, c, label).
 
@@ -472,12 +482,12 @@ class Experts:
     label: the condition of every sample, or None.
   """
 
-  params: Any
-  model: Any
+  params: PyTree
+  model: Model
   bounds: tuple[float, ...] = dataclasses.field(
     default=(), metadata={"static": True}
   )
-  label: Any = None
+  label: Array | None = None
 
   @property
   def process(self) -> GaussianProcess:
@@ -496,7 +506,7 @@ class Experts:
     )
 
   def __call__(
-    self, x: jax.Array, t: jax.Array, label: Any = None
+    self, x: jax.Array, t: jax.Array, label: ArrayLike | None = None
   ) -> predictions.Prediction:
     """Returns (x0, eps) for noisy x [batch, ...] at t, scalar or [batch]."""
     label = self.label if label is None else label
@@ -513,7 +523,7 @@ class Experts:
 
 
 @checks.door
-def with_label(denoiser: Denoiser, label: Any) -> Denoiser:
+def with_label(denoiser: Denoiser, label: ArrayLike) -> Denoiser:
   """Returns the denoiser conditioned on label, as the attribute says.
 
   Raises:
@@ -561,7 +571,7 @@ _VARIANCE = (
 )
 
 
-def _picked(answer: Any, output: Any) -> jax.Array:
+def _picked(answer: PyTree, output: PyTree) -> jax.Array:
   """Returns the part of a network's answer that is the prediction."""
   told = "" if output is None else f", of which output={output!r} was taken"
   if callable(output):
@@ -598,7 +608,7 @@ def _outline(answer):
   return f"a {name} of {', '.join(parts)}"
 
 
-def _for_all(label: Any, batch: int) -> jax.Array:
+def _for_all(label: ArrayLike, batch: int) -> jax.Array:
   """Returns classes as i[batch], vectors as f[batch, d]; images as they are."""
   label = jnp.asarray(label)
   if label.ndim > 2:

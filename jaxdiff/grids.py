@@ -38,7 +38,6 @@ Their schedulers by name, with to_zero=True: normal is `uniform`, exponential
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -46,6 +45,7 @@ from jaxdiff import checks
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.processes import vp_cosine
 from jaxdiff.processes import vp_linear_covering
+from jaxdiff.types import ArrayLike
 
 # Sabour et al. (2024), "Align Your Steps", https://arxiv.org/abs/2404.14507:
 # noise levels of the ten-step schedules published with the paper.
@@ -430,7 +430,9 @@ def shift(
 
 
 @checks.door(host=True)
-def shifted(process: GaussianProcess, times: Any, factor: float) -> np.ndarray:
+def shifted(
+  process: GaussianProcess, times: ArrayLike, factor: float
+) -> np.ndarray:
   """Returns times whose noise levels sigma / alpha are `factor` times as high.
 
   The shift of `shift` for times of any grid, once: where alpha = 0 or sigma = 0
@@ -786,7 +788,7 @@ def spaced(
 
 @checks.door(host=True)
 def whole_steps(
-  process: GaussianProcess, times: Any, steps: int = 1000
+  process: GaussianProcess, times: ArrayLike, steps: int = 1000
 ) -> np.ndarray:
   """Returns the times rounded to whole steps of a model of N, no two equal.
 
@@ -811,7 +813,7 @@ def whole_steps(
 
 
 @checks.door(host=True)
-def from_times(process: GaussianProcess, times: Any) -> np.ndarray:
+def from_times(process: GaussianProcess, times: ArrayLike) -> np.ndarray:
   """Returns the user's times verbatim, f64[n + 1], once they are checked."""
   return checks.falling_grid(
     times,
@@ -822,7 +824,7 @@ def from_times(process: GaussianProcess, times: Any) -> np.ndarray:
   )
 
 
-def distinct(times: Any) -> np.ndarray:
+def distinct(times: ArrayLike) -> np.ndarray:
   """Returns times or noise levels without those that repeat the one before.
 
   Published schedules that are rounded to whole steps repeat some: there the
@@ -839,7 +841,9 @@ def distinct(times: Any) -> np.ndarray:
 
 
 @checks.door(host=True)
-def from_noise_levels(process: GaussianProcess, levels: Any) -> np.ndarray:
+def from_noise_levels(
+  process: GaussianProcess, levels: ArrayLike
+) -> np.ndarray:
   """Returns the times of the user's noise levels sigma / alpha, [n + 1].
 
   A last level of 0 is the time without noise.

@@ -13,12 +13,12 @@ Hutchinson (1989), https://doi.org/10.1080/03610918908812806.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff import control
+from jaxdiff.types import ArrayLike
 
 Field = Callable[[jax.Array], jax.Array]
 
@@ -56,7 +56,10 @@ def jacobian(field: Field, x: jax.Array) -> jax.Array:
 
 
 def rademacher(
-  key: jax.Array, like: jax.Array, count: int = 1, index: Any = None
+  key: jax.Array,
+  like: jax.Array,
+  count: int = 1,
+  index: ArrayLike | None = None,
 ) -> jax.Array:
   """Returns random signs f[count, *like.shape].
 

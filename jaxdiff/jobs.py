@@ -24,6 +24,7 @@ from jaxdiff import sampling
 from jaxdiff import tableau as tables
 from jaxdiff.data import arrays
 from jaxdiff.data import shards
+from jaxdiff.types import ArrayLike
 
 PARAMS = ("replicated", "sharded")
 FORMATS = ("uint8", "float32")
@@ -195,7 +196,7 @@ def launch(
 
 
 def conditional(
-  model: denoisers.Denoiser, label: Any, *, classes: int, scale: float
+  model: denoisers.Denoiser, label: ArrayLike, *, classes: int, scale: float
 ) -> Any:
   """Returns the model of these labels, or the model itself without classes.
 

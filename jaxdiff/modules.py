@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
-
-PyTree = Any
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 STATE = "model_state"  # where a loss's metrics have the state that it leaves
 
@@ -48,7 +48,7 @@ class Variables(NamedTuple):
   state: PyTree
 
 
-def with_params(model: Any, params: PyTree) -> Any:
+def with_params(model: Model, params: PyTree) -> Any:
   """Returns the model with other parameters.
 
   Args:
@@ -60,7 +60,7 @@ def with_params(model: Any, params: PyTree) -> Any:
   return dataclasses.replace(model, params=params)
 
 
-def trains(model: Any) -> bool:
+def trains(model: Model) -> bool:
   """Returns whether a call of training, with a key, differs from another."""
   if getattr(model, "state", None) is not None:
     return True
@@ -73,7 +73,7 @@ def changed(before: PyTree, after: PyTree) -> bool:
   return any(old is not new for old, new in pairs)
 
 
-def without_state(model: Any, what: str) -> None:
+def without_state(model: Model, what: str) -> None:
   """Raises a ValueError if a network has a state where none is carried."""
   if getattr(model, "state", None) is not None:
     names = [

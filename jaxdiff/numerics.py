@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = Any  # a numpy array or a jax array; both are accepted throughout
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 
 def namespace(*args: Any) -> ModuleType:
@@ -30,12 +32,12 @@ def namespace(*args: Any) -> ModuleType:
   return jnp if any(isinstance(a, jax.Array) for a in args) else np
 
 
-def as_float(x: Any) -> Array:
+def as_float(x: PyTree) -> Array:
   """Returns jax arrays as they are and anything else as numpy float64."""
   return x if isinstance(x, jax.Array) else np.asarray(x, np.float64)
 
 
-def safe_divide(numerator: Array, denominator: Array) -> Array:
+def safe_divide(numerator: ArrayLike, denominator: ArrayLike) -> Array:
   """Returns numerator / denominator, and 0 where the denominator is 0.
 
   The division is guarded before it is masked, so gradients stay finite too.
@@ -46,7 +48,7 @@ def safe_divide(numerator: Array, denominator: Array) -> Array:
   return xp.where(zero, 0.0, quotient)
 
 
-def log(x: Array) -> Array:
+def log(x: ArrayLike) -> Array:
   """Returns the logarithm, -inf at 0 without a warning on the host."""
   if namespace(x) is jnp:
     return jnp.log(x)
@@ -54,7 +56,7 @@ def log(x: Array) -> Array:
     return np.log(x)
 
 
-def log1mexp(x: Array) -> Array:
+def log1mexp(x: ArrayLike) -> Array:
   """Returns log(1 - exp(-x)) for x > 0 without cancellation at either end."""
   xp = namespace(x)
   x = as_float(x)
@@ -64,7 +66,7 @@ def log1mexp(x: Array) -> Array:
   return xp.where(small, near, far)
 
 
-def logit(p: Array) -> Array:
+def logit(p: ArrayLike) -> Array:
   """Returns log(p / (1 - p)), accurate near both ends of [0, 1]."""
   xp = namespace(p)
   if xp is np:
@@ -73,13 +75,13 @@ def logit(p: Array) -> Array:
   return jnp.log(p) - jnp.log1p(-p)
 
 
-def sigmoid(x: Array) -> Array:
+def sigmoid(x: ArrayLike) -> Array:
   """Returns 1 / (1 + exp(-x)) without overflow."""
   xp = namespace(x)
   return xp.exp(-softplus(-x))
 
 
-def softplus(x: Array) -> Array:
+def softplus(x: ArrayLike) -> Array:
   """Returns log(1 + exp(x)) without overflow."""
   xp = namespace(x)
   return xp.logaddexp(x, 0.0)
@@ -89,7 +91,7 @@ _SERIES_RADIUS = 1.0
 _SERIES_TERMS = 20  # the first term left out is below 1 / 20! = 4e-19
 
 
-def phi(k: int, z: Array) -> Array:
+def phi(k: int, z: ArrayLike) -> Array:
   """Returns phi_k(z), the k-th exponential-integrator function.
 
   Args:
@@ -182,7 +184,7 @@ def gauss_legendre(
 
 
 def invert_decreasing(
-  f: Callable[[Array], Array], value: Array, low: float, high: float
+  f: Callable[[ArrayLike], ArrayLike], value: ArrayLike, low: float, high: float
 ) -> Array:
   """Returns x in [low, high] with f(x) = value for a decreasing f.
 

@@ -18,8 +18,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdiff import checks
 from jaxdiff import control
-
-PyTree = Any
+from jaxdiff.types import PyTree
 
 
 @checks.door
@@ -106,7 +105,7 @@ def fully_sharded(
   """
   n = mesh.shape["data"]
 
-  def sharding(leaf: Any) -> NamedSharding:
+  def sharding(leaf: PyTree) -> NamedSharding:
     shape = leaf.shape
     key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     axes = [] if key else [i for i, d in enumerate(shape) if d and not d % n]

@@ -35,8 +35,9 @@ from typing import Any, NamedTuple
 
 from jaxdiff import checks
 from jaxdiff import numerics
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 KINDS = ("x0", "eps", "v", "score", "flow", "velocity", "edm")
 
@@ -56,12 +57,12 @@ class Prediction(NamedTuple):
     True
   """
 
-  x0: Any
-  eps: Any
+  x0: Array
+  eps: Array
 
 
 def ask(
-  model: Callable[..., Any], x: Any, *args: Any, **options: Any
+  model: Callable[..., Any], x: PyTree, *args: Any, **options: Any
 ) -> Prediction:
   """Returns model(x, *args, **options) as a Prediction shaped like x.
 
@@ -71,7 +72,7 @@ def ask(
   return as_prediction(model(x, *args, **options), x)
 
 
-def as_prediction(answer: Any, x: Any) -> Prediction:
+def as_prediction(answer: PyTree, x: PyTree) -> Prediction:
   """Returns what a model answered, a Prediction or a plain pair, as the former.
 
   Args:
@@ -116,12 +117,12 @@ def needs_rates(kind: str) -> bool:
 
 def decode(
   kind: str,
-  output: Array,
-  x: Array,
-  alpha: Array,
-  sigma: Array,
+  output: ArrayLike,
+  x: ArrayLike,
+  alpha: ArrayLike,
+  sigma: ArrayLike,
   sigma_data: float = 1.0,
-  rates: tuple[Array, Array] | None = None,
+  rates: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Prediction:
   """Returns the pair that a network's output stands for.
 
@@ -171,12 +172,12 @@ def decode(
 
 def target(
   kind: str,
-  x0: Array,
-  eps: Array,
-  alpha: Array,
-  sigma: Array,
+  x0: ArrayLike,
+  eps: ArrayLike,
+  alpha: ArrayLike,
+  sigma: ArrayLike,
   sigma_data: float = 1.0,
-  rates: tuple[Array, Array] | None = None,
+  rates: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Array:
   """Returns what the network should output for data x0 and noise eps.
 
@@ -205,10 +206,10 @@ def target(
 
 def output_gain(
   kind: str,
-  alpha: Array,
-  sigma: Array,
+  alpha: ArrayLike,
+  sigma: ArrayLike,
   sigma_data: float = 1.0,
-  rates: tuple[Array, Array] | None = None,
+  rates: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Array:
   """Returns d x0 / d output: the weight of an output's error in x0.
 
@@ -233,7 +234,9 @@ def output_gain(
   return sigma * sigma_data * input_scale(alpha, sigma, sigma_data)
 
 
-def input_scale(alpha: Array, sigma: Array, sigma_data: float = 1.0) -> Array:
+def input_scale(
+  alpha: ArrayLike, sigma: ArrayLike, sigma_data: float = 1.0
+) -> Array:
   """Returns 1 / sqrt(alpha^2 sigma_data^2 + sigma^2), which scales x to 1."""
   square = alpha**2 * sigma_data**2 + sigma**2
   return 1.0 / numerics.namespace(square).sqrt(square)

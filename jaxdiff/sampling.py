@@ -25,8 +25,10 @@ from jaxdiff import tableau as tables
 from jaxdiff import tree
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import PyTree
 
-PyTree = Any
 Model = Callable[[PyTree, jax.Array], predictions.Prediction]
 
 
@@ -318,7 +320,7 @@ class Row(NamedTuple):
   draws: Draws = Draws()
 
 
-def rows_of(tableau: tables.Tableau, dtype: Any, first: int = 0) -> Row:
+def rows_of(tableau: tables.Tableau, dtype: DTypeLike, first: int = 0) -> Row:
   """Returns the table in the compute dtype, its history in the ring's order.
 
   Rows of a table that is known to draw no noise have none: the program that
@@ -460,11 +462,11 @@ def sample(
   key: jax.Array,
   model: Model,
   tableau: tables.Tableau,
-  x: Any,
+  x: PyTree,
   *,
   process: GaussianProcess | None = None,
   length: int | jax.Array | None = None,
-  index: Any = None,
+  index: ArrayLike | None = None,
   noise: PyTree | Draws | None = None,
   collect: Collector | None = None,
   check_finite: bool = False,
@@ -648,7 +650,7 @@ def _laid_out(x, index, sharding):
   return x, jax.device_put(index, batch)
 
 
-def checked_index(index: Any, x: PyTree) -> jax.Array:
+def checked_index(index: ArrayLike, x: PyTree) -> jax.Array:
   """Returns the indices of x's samples, i32[batch], laid out as x is.
 
   None is 0, 1, ..., counted through the whole batch inside `shard_map`.
@@ -674,10 +676,10 @@ def checked_index(index: Any, x: PyTree) -> jax.Array:
 
 def begin(
   key: jax.Array | None,
-  x: Any,
+  x: PyTree,
   process: GaussianProcess,
-  t: Any,
-  index: Any,
+  t: ArrayLike,
+  index: ArrayLike,
 ) -> tuple[PyTree, jax.Array]:
   """Returns where a sampler starts and the samples' indices.
 
@@ -715,7 +717,7 @@ def begin(
   return x, index
 
 
-def _check_mostly_noise(process: GaussianProcess, t: Any) -> None:
+def _check_mostly_noise(process: GaussianProcess, t: ArrayLike) -> None:
   if process.log_snr(t) > 0:
     raise ValueError(
       f"sampling begins at t = {float(t):.4g}, where the signal exceeds the"
@@ -734,7 +736,7 @@ def _check_floating(x: PyTree) -> None:
       )
 
 
-def check_concrete(value: Any, name: str) -> None:
+def check_concrete(value: PyTree, name: str) -> None:
   """Raises a TypeError if any array in value is traced."""
   if not all(map(checks.concrete, jax.tree.leaves(value))):
     raise TypeError(
@@ -744,7 +746,10 @@ def check_concrete(value: Any, name: str) -> None:
 
 
 def raise_nonfinite(
-  since: Any, tableau: tables.Tableau, index: Any, length: Any = None
+  since: ArrayLike,
+  tableau: tables.Tableau,
+  index: ArrayLike,
+  length: ArrayLike | None = None,
 ) -> None:
   """Refuses samples in which `nonfinite_since` found a NaN or an infinity.
 
@@ -784,7 +789,7 @@ def stream(key: jax.Array) -> jax.Array:
 
 
 def initial_noise(
-  key: jax.Array, noise: Any, like: PyTree, index: Any
+  key: jax.Array, noise: ArrayLike, like: PyTree, index: ArrayLike
 ) -> PyTree:
   """Returns the noise of unit scale that `sample` starts a shape from.
 

@@ -48,8 +48,8 @@ from jaxdiff import checks
 from jaxdiff import numerics
 from jaxdiff.processes import agreement
 from jaxdiff.processes import describe
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import PyTree
 
 OUTPUTS = {"x0": (1.0, 0.0), "eps": (0.0, 1.0)}
 
@@ -377,7 +377,7 @@ def _check_tables(name, tableaux):
 
 
 @checks.door
-def take(tableau: Tableau, rows: Any) -> Tableau:
+def take(tableau: Tableau, rows: PyTree) -> Tableau:
   """Returns the chosen rows: a slice or an array of indices, of axis 0."""
   return under(Tableau(*(leaf[rows] for leaf in tableau)), tableau.process)
 
@@ -538,7 +538,7 @@ def about(path: str | os.PathLike) -> dict[str, Any]:
 _WRITES = "A table's file is written by tableau.save(path, table)."
 
 
-def _weights(output: Any) -> Any:
+def _weights(output: PyTree) -> Any:
   if isinstance(output, str):
     checks.one_of(output, tuple(OUTPUTS), "output")
     return OUTPUTS[output]

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import control
-
-PyTree = Any
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import PyTree
 
 
 def batch_size(x: PyTree) -> int:
@@ -46,7 +47,7 @@ def batch_size(x: PyTree) -> int:
   return size
 
 
-def compute_dtype(dtype: Any) -> jnp.dtype:
+def compute_dtype(dtype: DTypeLike) -> jnp.dtype:
   """Returns the dtype that solver arithmetic runs in: float32 or wider.
 
   Wider only if jax may use it: float64 host arrays count as float32 otherwise.
@@ -54,7 +55,7 @@ def compute_dtype(dtype: Any) -> jnp.dtype:
   return jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32))
 
 
-def expand(t: Any, x: Any) -> Any:
+def expand(t: ArrayLike, x: PyTree) -> Any:
   """Returns t (scalar or [batch]) to broadcast against x [batch, ...]."""
   if jnp.ndim(t) == 0:
     return t
@@ -76,7 +77,9 @@ def squared_norm(x: PyTree) -> jax.Array:
   return sum(one(leaf) for leaf in jax.tree.leaves(x))
 
 
-def normal(key: jax.Array, like: PyTree, index: Any = None) -> PyTree:
+def normal(
+  key: jax.Array, like: PyTree, index: ArrayLike | None = None
+) -> PyTree:
   """Returns standard normal noise shaped like a batch of samples.
 
   Every sample draws from a key of its own, folded from `key` and the sample's
@@ -141,7 +144,7 @@ def digest(tree: PyTree) -> str:
   return code.hexdigest()[:16]
 
 
-def is_array(x: Any) -> bool:
+def is_array(x: PyTree) -> bool:
   """Returns whether x can be a traced argument of a jitted function."""
   return isinstance(x, (jax.Array, np.ndarray, np.generic, float, int, complex))
 
@@ -215,11 +218,11 @@ class Bound:
 class _Static:
   """Wraps a non-array leaf, so that None can stand for an array."""
 
-  def __init__(self, value: Any):
+  def __init__(self, value: PyTree):
     self.value = value
 
   def __hash__(self) -> int:
     return hash(self.value)
 
-  def __eq__(self, other: Any) -> bool:
+  def __eq__(self, other: PyTree) -> bool:
     return isinstance(other, _Static) and self.value == other.value

@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ from jaxdiff.choosing.candidates import COUNT
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import DTypeLike
 
 Tables = Mapping[str, Tableau]
 
@@ -161,7 +162,7 @@ def choose(
   reference: Sequence[Tableau] | None = None,
   width: float | None = None,
   to_zero: bool = False,
-  dtype: Any = jnp.float32,
+  dtype: DTypeLike = jnp.float32,
   progress: bool = False,
 ) -> tuple[Tableau | Mapping[int, Tableau], Report]:
   """Returns (table, report): the table that suits this model best, as measured.

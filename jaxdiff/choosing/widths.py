@@ -7,7 +7,6 @@ it data are lost in noise, and every sample's path is nearly straight.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +17,14 @@ from jaxdiff import grids
 from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import ArrayLike
 
 CALLS = 20  # network calls of `sampled_width`
 _MOST = 4096  # samples that are looked at
 
 
 @checks.door(host=True)
-def width(data: Any) -> float:
+def width(data: ArrayLike) -> float:
   """Returns the standard deviation of data along their widest direction.
 
   That of images grows with their number of values, since neighbouring pixels

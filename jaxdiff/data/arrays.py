@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxdiff import archives
 from jaxdiff import checks
+from jaxdiff.types import PyTree
 
 _CHANNELS = (1, 3, 4)
 IMAGE_AND_LABEL: Mapping[str, str] = {"image": "image", "label": "label"}
@@ -32,7 +33,7 @@ def scale(image: np.ndarray) -> np.ndarray:
 
 
 @checks.door
-def scaled(batch: Any) -> Any:
+def scaled(batch: PyTree) -> Any:
   """Returns the batch with u8 pixels under `image` as f32 in [-1, 1].
 
   Images that are floats already stay as they are, so that an update may begin
@@ -51,7 +52,7 @@ def scaled(batch: Any) -> Any:
   return batch.astype(np.float32) * np.float32(2 / 255) - np.float32(1)
 
 
-def look(batch: Any) -> None:
+def look(batch: PyTree) -> None:
   """Warns of images in units or an order that nothing here is made for.
 
   Networks take f[batch, height, width, channels] of about unit size, centred:

@@ -16,6 +16,7 @@ import jax
 from jax.sharding import Sharding
 
 from jaxdiff import checks
+from jaxdiff.types import PyTree
 
 
 class OnDevice:
@@ -128,7 +129,7 @@ def to_device(
       " any, use jax.device_put on the batches themselves."
     )
 
-  def put(batch: Any) -> Any:
+  def put(batch: PyTree) -> Any:
     if sharding is None:
       return jax.device_put(batch)
     return jax.tree_util.tree_map_with_path(
@@ -138,7 +139,7 @@ def to_device(
   return OnDevice(iterator, put, size)
 
 
-def _shard(path: Any, leaf: Any, sharding: Sharding) -> jax.Array:
+def _shard(path: Any, leaf: PyTree, sharding: Sharding) -> jax.Array:
   try:
     return jax.make_array_from_process_local_data(sharding, leaf)
   except ValueError as error:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxdiff.data import optional
+from jaxdiff.types import ArrayLike
 
 _PURPOSE = "Reading pictures"
 
@@ -54,7 +55,7 @@ def decode(
   return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def square(picture: Any, size: int, crop: int | None = None) -> Any:
+def square(picture: ArrayLike, size: int, crop: int | None = None) -> Any:
   """Returns the centre of a picture, resized; antialiased (bicubic).
 
   Args:
@@ -80,7 +81,7 @@ def square_array(pixels: np.ndarray, size: int, crop: int | None) -> np.ndarray:
   return np.array(square(Image.fromarray(pixels), size, crop))
 
 
-def _channels(picture: Any, channels: int) -> Any:
+def _channels(picture: ArrayLike, channels: int) -> Any:
   """Returns the picture in the mode of so many channels."""
   Image = optional.require("PIL.Image", _PURPOSE)
   if picture.mode.startswith("I"):  # 16 bits, which convert() would clip

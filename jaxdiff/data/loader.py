@@ -25,6 +25,7 @@ from jaxdiff import checks
 from jaxdiff.data import arrays
 from jaxdiff.data import order as orders
 from jaxdiff.data import workers as processes
+from jaxdiff.types import PyTree
 
 
 class Numbered:
@@ -32,7 +33,7 @@ class Numbered:
 
   def __init__(
     self,
-    source: Any,
+    source: PyTree,
     order: orders.Order,
     host: tuple[int, int],
     transform: Callable[[Any], Any] | None,
@@ -172,7 +173,7 @@ class Batches:
 
 @checks.door
 def batches(
-  source: Any,
+  source: PyTree,
   batch_size: int,
   *,
   seed: int,
@@ -269,12 +270,12 @@ def batches(
   )
 
 
-def is_in_memory(source: Any) -> bool:
+def is_in_memory(source: PyTree) -> bool:
   """Whether `source` is a tree of arrays rather than a sequence of examples."""
   return isinstance(source, Mapping) or hasattr(source, "shape")
 
 
-def _size(source: Any) -> int:
+def _size(source: PyTree) -> int:
   if not is_in_memory(source):
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
       raise TypeError(
@@ -288,7 +289,7 @@ def _size(source: Any) -> int:
   )
 
 
-def take(source: Any, rows: np.ndarray) -> Any:
+def take(source: PyTree, rows: np.ndarray) -> Any:
   """Reads examples `rows`, i64[k], stacked along a new first axis.
 
   The result is always a copy, so that its buffers may be donated.

@@ -9,12 +9,13 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff.data import loader
+from jaxdiff.types import PyTree
 
 _CHUNK = 256  # examples that a thread reads at a time
 
 
 @checks.door
-def in_memory(source: Any, *, threads: int | None = None) -> Any:
+def in_memory(source: PyTree, *, threads: int | None = None) -> Any:
   """Reads all of a source once: for sets that fit, decoded in every epoch.
 
   CIFAR-10 takes 150 MB as u8 (`load("cifar10", scale=False)`), 600 MB as f32.

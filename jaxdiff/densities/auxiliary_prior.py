@@ -22,6 +22,8 @@ from jaxdiff.densities.expectation_maximization import fit_mixture
 from jaxdiff.densities.realnvp import fit_realnvp
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
 
 FAMILIES = ("gauss", "gmm", "realnvp")
 
@@ -43,7 +45,9 @@ class Auxiliary:
     default=(), metadata={"static": True}
   )
 
-  def sample(self, key: jax.Array, n: int, index: Any = None) -> jax.Array:
+  def sample(
+    self, key: jax.Array, n: int, index: ArrayLike | None = None
+  ) -> jax.Array:
     """Returns n draws of x_tau, f[n, ...]; a draw depends on its index."""
     control.check_index(index)
     index = jnp.arange(n) if index is None else jnp.asarray(index)
@@ -105,7 +109,7 @@ def fit_auxiliary(
 @checks.door
 def sample(
   key: jax.Array,
-  model: Any,
+  model: Model,
   auxiliary: Auxiliary,
   tableau: Tableau,
   n: int,

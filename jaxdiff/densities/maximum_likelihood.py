@@ -1,7 +1,6 @@
 """Maximum likelihood: fits the parameters of a density by gradient descent."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,7 @@ import optax
 
 from jaxdiff import checks
 from jaxdiff import control
-
-PyTree = Any
+from jaxdiff.types import PyTree
 
 
 @checks.door(least=dict(steps=1, batch_size=1))

@@ -19,6 +19,8 @@ import numpy as np
 from jaxdiff import densities
 from jaxdiff import tree
 from jaxdiff.networks import invertible
+from jaxdiff.types import Array
+from jaxdiff.types import PyTree
 
 
 class Couplings(nn.Module):
@@ -67,8 +69,8 @@ class RealNVP:
     network: the couplings.
   """
 
-  params: Any
-  mean: Any
+  params: PyTree
+  mean: Array
   root: Any
   network: Couplings = dataclasses.field(
     default=None, metadata={"static": True}

@@ -23,7 +23,7 @@ when time is turned around.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ import numpy as np
 from jaxdiff import predictions
 from jaxdiff import tree
 from jaxdiff.denoisers import Denoiser
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
 
 _LEVELS = np.geomspace(0.2, 5.0, 8)
 _MARGIN = 1.1  # by how much another reading is better before it is believed
@@ -52,13 +54,16 @@ class Reading(NamedTuple):
   """
 
   prediction: str
-  time: Any
+  time: Array
   scale_input: bool
   error: float
 
 
 def readings(
-  key: jax.Array, denoiser: Denoiser, x0: Any, label: Any = None
+  key: jax.Array,
+  denoiser: Denoiser,
+  x0: ArrayLike,
+  label: ArrayLike | None = None,
 ) -> list[Reading]:
   """Returns every reading of the denoiser's network, the best one first.
 
@@ -106,7 +111,10 @@ def _measured(key, denoiser, x0, label):
 
 
 def check(
-  key: jax.Array, denoiser: Denoiser, x0: Any, label: Any = None
+  key: jax.Array,
+  denoiser: Denoiser,
+  x0: ArrayLike,
+  label: ArrayLike | None = None,
 ) -> Reading:
   """Returns the declared reading, once no other one fits the data better.
 
@@ -178,7 +186,7 @@ def _clocks(denoiser):
 class _Turned:
   """A clock backwards; equal ones share their compiled programs."""
 
-  time: Any
+  time: Array
   t_min: float
 
   def __call__(self, t):

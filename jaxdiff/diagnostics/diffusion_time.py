@@ -21,7 +21,7 @@ https://arxiv.org/abs/2206.05173, propositions 1 to 3.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,8 @@ from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
 
 LogDensity = Callable[[jax.Array, float], jax.Array]
 
@@ -58,10 +60,10 @@ class ELBOCurve(NamedTuple):
 @checks.door
 def elbo_curve(
   key: jax.Array,
-  model: Any,
+  model: Model,
   process: GaussianProcess,
   x0: jax.Array,
-  times: Any,
+  times: ArrayLike,
   *,
   log_nu: LogDensity | None = None,
   nodes: int = 16,
@@ -134,11 +136,11 @@ def optimal_time(curve: ELBOCurve) -> float:
 @checks.door
 def score_gap(
   key: jax.Array,
-  model: Any,
-  exact: Any,
+  model: Model,
+  exact: Model,
   process: GaussianProcess,
   x0: jax.Array,
-  times: Any,
+  times: ArrayLike,
   *,
   nodes: int = 16,
 ) -> np.ndarray:

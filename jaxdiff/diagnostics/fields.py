@@ -12,6 +12,8 @@ from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
 
 NO_SCORE = (
   "look at the model's own answers, x0 and eps, or at a model of normal noise,"
@@ -21,7 +23,7 @@ Score = Callable[[jax.Array, Any], jax.Array]
 
 
 @checks.door
-def score_of(model: Any, process: GaussianProcess) -> Score:
+def score_of(model: Model, process: GaussianProcess) -> Score:
   """Returns score(x, t) = -eps / sigma of a model; t scalar or f[batch].
 
   Args:
@@ -35,7 +37,7 @@ def score_of(model: Any, process: GaussianProcess) -> Score:
   check_normal(process, "the score of a model", "score", NO_SCORE)
   agreement.check(model, None, process, "score_of")
 
-  def score(x: jax.Array, t: Any) -> jax.Array:
+  def score(x: jax.Array, t: ArrayLike) -> jax.Array:
     t = jnp.asarray(t, tree.compute_dtype(x.dtype))
     return -ask(model, x, t).eps / tree.expand(process.sigma(t), x)
 

@@ -10,7 +10,7 @@ itself can be measured: `profile` and `ode_sde_gap`.
 """
 
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from jaxdiff.losses import times as times_lib
 from jaxdiff.losses.fokker_planck import score_residual
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
 
 
 class Profile(NamedTuple):
@@ -62,10 +64,10 @@ class Gap(NamedTuple):
 
 @checks.door
 def residual(
-  model: Any,
+  model: Model,
   process: GaussianProcess,
   x: jax.Array,
-  t: Any,
+  t: ArrayLike,
   *,
   probes: jax.Array | None = None,
 ) -> jax.Array:
@@ -85,10 +87,10 @@ def residual(
 @checks.door
 def profile(
   key: jax.Array,
-  model: Any,
+  model: Model,
   process: GaussianProcess,
   x0: jax.Array,
-  times: Any,
+  times: ArrayLike,
   *,
   probes: int | None = None,
 ) -> Profile:
@@ -129,7 +131,7 @@ def profile(
 @checks.door
 def ode_sde_gap(
   key: jax.Array,
-  model: Any,
+  model: Model,
   ode: Tableau,
   sde: Tableau,
   start: jax.Array,

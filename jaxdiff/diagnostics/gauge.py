@@ -15,7 +15,7 @@ s, with A constant and antisymmetric, since div(p A grad log p) = div(A grad p)
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,11 @@ from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
-PyTree = Any
 Field = Callable[[jax.Array], jax.Array]
 
 
@@ -49,8 +52,8 @@ class Transformed:
     process: the forward process.
   """
 
-  model: Any
-  matrix: Any
+  model: Model
+  matrix: Array
   process: GaussianProcess = dataclasses.field(
     default=None, metadata={"static": True}
   )
@@ -68,7 +71,9 @@ class Transformed:
 
 
 @checks.door
-def transform(model: Any, matrix: Any, process: GaussianProcess) -> Transformed:
+def transform(
+  model: Model, matrix: ArrayLike, process: GaussianProcess
+) -> Transformed:
   """Returns the model of the score `matrix` s: right for I + A alone.
 
   Args:
@@ -80,7 +85,9 @@ def transform(model: Any, matrix: Any, process: GaussianProcess) -> Transformed:
 
 
 @checks.door
-def rotate(model: Any, skew: Any, process: GaussianProcess) -> Transformed:
+def rotate(
+  model: Model, skew: ArrayLike, process: GaussianProcess
+) -> Transformed:
   """Returns the model of the score (I + A) s, which samples the same law.
 
   Its paths turn while they converge: with |A| of order 1 a solver needs steps

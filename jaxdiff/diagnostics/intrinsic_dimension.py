@@ -30,11 +30,13 @@ from jaxdiff import solvers
 from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
 
 
 @checks.door
 def flow_jacobian(
-  model: Any,
+  model: Model,
   process: GaussianProcess,
   grid: np.ndarray,
   x: jax.Array,
@@ -87,7 +89,7 @@ def singular_trajectories(jacobian: jax.Array) -> jax.Array:
 
 @checks.door
 def dimension(
-  singular: Any, sigma: Any, slope: float = 0.5, span: float = 5.0
+  singular: Any, sigma: ArrayLike, slope: float = 0.5, span: float = 5.0
 ) -> np.ndarray:
   """Returns the intrinsic dimension at every sample, i[batch]; on the host.
 
@@ -104,7 +106,7 @@ def dimension(
 
 
 @checks.door
-def slopes(singular: Any, sigma: Any, span: float = 5.0) -> np.ndarray:
+def slopes(singular: Any, sigma: ArrayLike, span: float = 5.0) -> np.ndarray:
   """Returns d log s / d log sigma by regression, f64[batch, d]."""
   sigma = np.asarray(sigma, np.float64)
   used = sigma <= span * sigma.min() * (1 + 1e-9)
@@ -124,7 +126,7 @@ def slopes(singular: Any, sigma: Any, span: float = 5.0) -> np.ndarray:
 
 @checks.door
 def local_dimension(
-  model: Any, process: GaussianProcess, x: jax.Array, t: Any
+  model: Model, process: GaussianProcess, x: jax.Array, t: ArrayLike
 ) -> jax.Array:
   """Returns how many eigenvalues of alpha d x0 / d x exceed 1/2, i32[batch].
 

@@ -36,6 +36,7 @@ from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import ArrayLike
 
 Model = Callable[[Any, Any], Any]
 Field = Callable[[jax.Array], jax.Array]
@@ -59,7 +60,7 @@ class Audit(NamedTuple):
 
 @checks.door
 def velocity(
-  model: Model, process: GaussianProcess, x: jax.Array, t: Any
+  model: Model, process: GaussianProcess, x: jax.Array, t: ArrayLike
 ) -> jax.Array:
   """Returns v(x, t), shaped like x: dx/dt of the flow, backwards to sample.
 
@@ -96,7 +97,9 @@ def weighting(process: GaussianProcess) -> Callable[[jax.Array], jax.Array]:
 
 
 @checks.door
-def potential(process: GaussianProcess, x: jax.Array, t: Any) -> jax.Array:
+def potential(
+  process: GaussianProcess, x: jax.Array, t: ArrayLike
+) -> jax.Array:
   """Returns V(x, t) with f = -(g^2 / 2) grad V, f[batch].
 
   Args:
@@ -118,7 +121,7 @@ def free_energy(
   log_prob: Callable[[jax.Array], jax.Array],
   process: GaussianProcess,
   x: jax.Array,
-  t: Any,
+  t: ArrayLike,
 ) -> jax.Array:
   """Returns an estimate of F = E[V + log p] from samples x of p_t, a scalar.
 
@@ -133,7 +136,7 @@ def free_energy(
 
 @checks.door
 def free_energy_rate(
-  model: Model, process: GaussianProcess, x: jax.Array, t: Any
+  model: Model, process: GaussianProcess, x: jax.Array, t: ArrayLike
 ) -> jax.Array:
   """Returns dF/dt = -(2 / g^2) E |v|^2 + E dV/dt from samples of p_t, a scalar.
 

@@ -22,17 +22,19 @@ import optax
 from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import training
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import consistency
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts import teacher_steps
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
+from jaxdiff.types import Model
 
 
 @checks.door
 def consistency_distillation(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   grid: int | np.ndarray = 17,

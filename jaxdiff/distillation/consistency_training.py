@@ -10,8 +10,6 @@ intervals, and the average that is aimed at the decay exp(s0 log(mu0) / (N(k) +
 https://arxiv.org/abs/2303.01469, algorithm 3 and appendix C.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,13 +17,14 @@ import optax
 
 from jaxdiff import checks
 from jaxdiff import training
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import consistency
 from jaxdiff.distillation.parts.method import Method
 
 
 @checks.door
 def consistency_training(
-  student: Any,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   updates: int,

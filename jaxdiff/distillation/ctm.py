@@ -43,6 +43,7 @@ from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import consistency
 from jaxdiff.distillation.parts import critic as critics
 from jaxdiff.distillation.parts import fake_score
@@ -52,6 +53,8 @@ from jaxdiff.distillation.parts import teacher_steps
 from jaxdiff.distillation.parts.balance import balance
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 UNTIL = ("uniform", "end")
 BOUNDS = {"dsm": (0.0, 1e4), "gan": (0.01, 10.0)}  # of adaptive weights
@@ -59,8 +62,8 @@ BOUNDS = {"dsm": (0.0, 1e4), "gan": (0.01, 10.0)}  # of adaptive weights
 
 @checks.door
 def ctm(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   grid: int | np.ndarray = 17,
@@ -70,7 +73,7 @@ def ctm(
   target: str = "student",
   huber: float | None = None,
   dsm: float | str = "adaptive",
-  dsm_times: Any = None,
+  dsm_times: Times | None = None,
   gan: float | str = 0.0,
   critic: critics.Critic | None = None,
   critic_optimizer: optax.GradientTransformation | None = None,
@@ -153,7 +156,7 @@ class _Rules(NamedTuple):
     weights: {"dsm": weight, "gan": weight}, numbers or "adaptive".
   """
 
-  student: Any
+  student: Denoiser
   grid: np.ndarray
   steps: Any
   max_steps: int

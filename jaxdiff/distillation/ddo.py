@@ -46,26 +46,30 @@ from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts import method as methods
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 from jaxdiff.processes import check_normal
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
+from jaxdiff.types import Times
 
 Ratio = Callable[[jax.Array, Any, Any, Mapping[str, Any]], jax.Array]
 
 
 @checks.door
 def ddo(
-  reference: Any,
-  student: Any,
+  reference: PyTree,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   alpha: float = 4.0,
   beta: float = 0.05,
   ratio: Ratio | None = None,
-  times: Any = None,
+  times: Times | None = None,
   weighting: Any = "edm",
   clip: float = 50.0,
   ema: float = 0.99,
@@ -163,7 +167,7 @@ def discriminator_loss(
   return push + alpha * jnp.mean(jax.nn.softplus(fake))
 
 
-def diffusion_ratio(times: Any, weighting: Any = "edm") -> Ratio:
+def diffusion_ratio(times: Times, weighting: Any = "edm") -> Ratio:
   """Returns the estimate of r at one (t, eps) for every sample.
 
   With the weighting "edm" it is |F_ref - F|^2 - |F_model - F|^2 in the output
@@ -240,7 +244,7 @@ class Round(NamedTuple):
 @checks.door
 def rounds(
   key: jax.Array,
-  model: Any,
+  model: Model,
   batches: Iterator[Mapping[str, Any]],
   *,
   draw: Callable[[jax.Array, Any], Mapping[str, Any]],

@@ -33,7 +33,7 @@ eq. 7 and 8.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import critic as critics
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.fake_score import denoising
@@ -52,22 +53,24 @@ from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 FLOOR = 1e-3
 
 
 @checks.door
 def dmd(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
-  fake: Any = None,
+  fake: Model | None = None,
   fake_optimizer: optax.GradientTransformation | None = None,
   fake_steps: int = 5,
   generator: generators.Generator | None = None,
-  times: Any = None,
-  fake_times: Any = None,
+  times: Times | None = None,
+  fake_times: Times | None = None,
   regression: float = 0.0,
   adversary: critics.Adversary | None = None,
   ema: float = 0.999,
@@ -138,10 +141,10 @@ class _Rules(NamedTuple):
     denoise: loss(key, params, batch) of the fake score.
   """
 
-  student: Any
-  fake: Any
+  student: Denoiser
+  fake: Model
   generator: generators.Generator
-  times: Any
+  times: Times
   denoise: Callable
   regression: float
   adversary: critics.Adversary | None
@@ -204,8 +207,8 @@ def matching(
   key: jax.Array,
   x: jax.Array,
   teacher: Callable,
-  fake: Any,
-  times: Any,
+  fake: Model,
+  times: Times,
   batch: dict,
 ) -> jax.Array:
   """Returns the loss whose gradient in x is DMD's, f[].
@@ -247,7 +250,7 @@ def direction(
   return jnp.where(finite, gradient, 0.0)
 
 
-def pairs(model: Any, batch: dict) -> jax.Array:
+def pairs(model: Model, batch: dict) -> jax.Array:
   """Returns the mean square error of a model on the batch's pairs, f[].
 
   Raises:

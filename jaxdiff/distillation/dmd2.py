@@ -22,25 +22,29 @@ import optax
 
 from jaxdiff import checks
 from jaxdiff import losses
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.dmd import dmd
 from jaxdiff.distillation.parts import critic
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.method import Method
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 
 @checks.door
 def dmd2(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   shape: tuple[int, ...],
   layer: str,
-  grid: Any = None,
+  grid: ArrayLike | None = None,
   kind: str = "softplus",
   weight: float = 3e-3,
   critic_weight: float = 1e-2,
-  gan_times: Any = None,
+  gan_times: Times | None = None,
   **options: Any,
 ) -> Method:
   """Trains a few-step student by DMD with a discriminator, without pairs.

@@ -13,8 +13,6 @@ process. Departure: r ends at t_min, where f is x, and not at 0. Reference:
 Geng et al. (2025), https://arxiv.org/abs/2406.14548, section 3 and algorithm 1.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,13 +20,14 @@ import optax
 from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import consistency
 from jaxdiff.distillation.parts.method import Method
 
 
 @checks.door
 def ect(
-  student: Any,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   every: int,

@@ -35,15 +35,18 @@ from jaxdiff import checks
 from jaxdiff import densities
 from jaxdiff import networks
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.sinsr import sinsr
 from jaxdiff.networks import invertible
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 
 @checks.door
 def hf_diff(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   features: Callable[[jax.Array], Sequence[jax.Array]] | None,
@@ -115,7 +118,7 @@ class Details:
     network: the network.
   """
 
-  params: Any
+  params: PyTree
   network: networks.Invertible = dataclasses.field(
     default=None, metadata={"static": True}
   )

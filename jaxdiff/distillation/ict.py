@@ -22,13 +22,14 @@ import optax
 from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import consistency
 from jaxdiff.distillation.parts.method import Method
 
 
 @checks.door
 def ict(
-  student: Any,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   updates: int,

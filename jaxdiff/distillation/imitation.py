@@ -16,19 +16,22 @@ from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 
 @checks.door
 def imitation(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
-  times: Any = None,
+  times: Times | None = None,
   weighting: Any = "edm",
   ema: float = 0.999,
 ) -> Method:

@@ -40,6 +40,7 @@ from jaxdiff import oracles
 from jaxdiff import processes
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.dmd import check_matching
 from jaxdiff.distillation.dmd import matching as dmd_loss
 from jaxdiff.distillation.parts import generators
@@ -47,6 +48,9 @@ from jaxdiff.distillation.parts.fake_score import fake_score
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 RULES = ("linear", "level")
 CLOCKS = {
@@ -148,7 +152,7 @@ class Control:
     at = lambda ends: ends[0] + (ends[1] - ends[0]) * c
     return at(self.regression), at(self.matching)
 
-  def remember(self, memory: dict, metrics: dict, nets: Any) -> dict:
+  def remember(self, memory: dict, metrics: dict, nets: PyTree) -> dict:
     """Returns the memory after an update."""
     d, first = metrics["discrepancy"], nets["step"] == 0
     smoothed = self.decay * memory["d_bar"] + (1.0 - self.decay) * d
@@ -160,12 +164,12 @@ class Control:
 
 @checks.door
 def instarevive(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   t: float,
-  fake: Any = None,
+  fake: Model | None = None,
   fake_optimizer: optax.GradientTransformation | None = None,
   fake_steps: int = 4,
   control: Control | None = None,
@@ -261,7 +265,7 @@ def direction_cosine(
   key: jax.Array,
   law: oracles.GaussianMixture,
   variance: float,
-  levels: Any,
+  levels: ArrayLike,
   *,
   samples: int = 512,
   draws: int = 64,

@@ -24,7 +24,6 @@ to the data, as in the paper, whose minimiser is the same.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +36,7 @@ from jaxdiff import denoisers
 from jaxdiff import losses
 from jaxdiff import networks
 from jaxdiff import training
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import grafted
@@ -44,17 +44,20 @@ from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.networks import layer_dropping as dropping
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 _STRATA = 4096  # of the training law, whose quantiles are the edges
 
 
 @checks.door
 def layer_dropping(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
-  times: Any = None,
+  times: Times | None = None,
   self_teacher: float = 0.1,
   ema: float = 0.999,
 ) -> Method:
@@ -92,7 +95,7 @@ def layer_dropping(
   )
 
 
-def self_teacher(student: Any, times: Any) -> Callable[..., jax.Array]:
+def self_teacher(student: Denoiser, times: Times) -> Callable[..., jax.Array]:
   """Returns loss(key, params, batch), the distance to the student's own depth.
 
   Args:
@@ -115,7 +118,7 @@ def drop_layers(
   shape: tuple[int, ...],
   *,
   budgets: tuple[int, ...],
-  times: Any = None,
+  times: Times | None = None,
   keep_last: bool = True,
   told: bool = True,
 ) -> denoisers.Denoiser:
@@ -191,7 +194,7 @@ class Compiled:
   student: denoisers.Denoiser
 
   def __call__(
-    self, x: jax.Array, t: jax.Array, label: Any = None
+    self, x: jax.Array, t: jax.Array, label: ArrayLike | None = None
   ) -> Prediction:
     """Returns (x0, eps) for noisy x [batch, ...] at t, a scalar.
 

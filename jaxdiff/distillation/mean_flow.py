@@ -34,6 +34,7 @@ from jaxdiff import checks
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts import tangents
 from jaxdiff.distillation.parts.method import Method
@@ -41,16 +42,18 @@ from jaxdiff.distillation.parts.students import must_jump
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 
 @checks.door
 def mean_flow(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   velocity: str = "teacher",
-  times: Any = None,
+  times: Times | None = None,
   share: float = 0.75,
   power: float = 1.0,
   floor: float = 1e-3,
@@ -120,7 +123,7 @@ def mean_flow(
 
 
 def mean_velocity(
-  model: Any, x: jax.Array, t: jax.Array, s: jax.Array, labels: tuple = ()
+  model: Model, x: jax.Array, t: jax.Array, s: jax.Array, labels: tuple = ()
 ) -> jax.Array:
   """Returns u(z_t, s, t) of a Denoiser that jumps, like x."""
   predicted = ask(model, x, t, *labels, until=s)
@@ -128,7 +131,7 @@ def mean_velocity(
 
 
 def correction(
-  model: Any,
+  model: Model,
   x: jax.Array,
   t: jax.Array,
   s: jax.Array,

@@ -47,6 +47,7 @@ from jaxdiff import losses
 from jaxdiff import numerics
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.denoisers import Experts
 from jaxdiff.distillation.dmd import check_matching
 from jaxdiff.distillation.dmd import direction
@@ -59,14 +60,18 @@ from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
+from jaxdiff.types import Times
 
 _CLIP = 10.0  # of the log-SNR, as in `losses.times`
 
 
 @checks.door
 def phased_dmd(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   grid: int | np.ndarray,
@@ -74,7 +79,7 @@ def phased_dmd(
   updates: int = 1000,
   fake_optimizer: optax.GradientTransformation | None = None,
   fake_steps: int = 5,
-  times: Any = None,
+  times: Times | None = None,
   clamp: float = 10.0,
   margin: float = 0.05,
   ema: float = 0.999,
@@ -153,12 +158,12 @@ class _Rules(NamedTuple):
     low: largest log-SNR of x_t in each phase, f64[phases].
   """
 
-  student: Any
+  student: Denoiser
   grid: np.ndarray
   phases: int
   each: int
   updates: int
-  times: Any
+  times: Times
   low: np.ndarray
   clamp: float
 
@@ -166,7 +171,7 @@ class _Rules(NamedTuple):
     """Returns the phase of an update, i32[]."""
     return jnp.minimum(step // self.updates, self.phases - 1)
 
-  def expert(self, params: Any, k: jax.Array) -> Any:
+  def expert(self, params: PyTree, k: jax.Array) -> Any:
     """Returns the model of phase k."""
     return with_params(self.student, jax.tree.map(lambda p: p[k], params))
 
@@ -248,7 +253,9 @@ def _draw_times(rules, key, n, k):
   return jnp.where(share == 1.0, t, squeezed)
 
 
-def bridge(process: GaussianProcess, s: Any, t: Any) -> tuple[Any, Any]:
+def bridge(
+  process: GaussianProcess, s: ArrayLike, t: ArrayLike
+) -> tuple[Any, Any]:
   """Returns (a, b) with x_t = a x_s + b e, s < t.
 
   Args:
@@ -277,14 +284,16 @@ def bridge(process: GaussianProcess, s: Any, t: Any) -> tuple[Any, Any]:
   return process.alpha(t) / process.alpha(s), b
 
 
-def further(process: GaussianProcess, x: Any, e: Any, s: Any, t: Any) -> Any:
+def further(
+  process: GaussianProcess, x: PyTree, e: ArrayLike, s: ArrayLike, t: ArrayLike
+) -> Any:
   """Returns x_t = a x_s + b e, like x [batch, ...]; see `bridge`."""
   a, b = (tree.expand(v, x) for v in bridge(process, s, t))
   return a * x + b * e
 
 
 def unbiased(
-  process: GaussianProcess, x: Any, e: Any, s: Any, t: Any
+  process: GaussianProcess, x: PyTree, e: ArrayLike, s: ArrayLike, t: ArrayLike
 ) -> Prediction:
   """Returns the target (x0*, eps*), whose mean given x_t is that of (x0, eps).
 

@@ -30,26 +30,29 @@ import optax
 
 from jaxdiff import checks
 from jaxdiff import losses
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.dmd2 import dmd2
 from jaxdiff.distillation.layer_dropping import at_budget
 from jaxdiff.distillation.layer_dropping import self_teacher as own_depth
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.guided import guided
 from jaxdiff.distillation.parts.method import Method
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 
 @checks.door
 def presto(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   shape: tuple[int, ...],
   layer: str,
-  input_times: Any = None,
-  times: Any = None,
-  fake_times: Any = None,
-  gan_times: Any = None,
+  input_times: Times | None = None,
+  times: Times | None = None,
+  fake_times: Times | None = None,
+  gan_times: Times | None = None,
   kind: str = "least_squares",
   guidance: float = 1.0,
   null: int | None = None,
@@ -103,12 +106,12 @@ def presto(
 
 @checks.door
 def presto_ls(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   self_teacher: float = 0.1,
-  fake: Any = None,
-  input_times: Any = None,
+  fake: Model | None = None,
+  input_times: Times | None = None,
   **options: Any,
 ) -> Method:
   """Returns `presto` of a student whose layers are dropped.

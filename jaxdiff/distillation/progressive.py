@@ -38,12 +38,14 @@ from jaxdiff import losses
 from jaxdiff import numerics
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts import jumps
 from jaxdiff.distillation.parts import teacher_steps
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
+from jaxdiff.types import Model
 
 WEIGHTINGS = {
   "snr+1": lambda lam: jnp.exp(2.0 * lam) + 1.0,
@@ -53,8 +55,8 @@ WEIGHTINGS = {
 
 @checks.door
 def progressive(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   updates: int,
@@ -114,7 +116,7 @@ def progressive(
 class _Rules(NamedTuple):
   """What no update changes; the fields are arguments of `progressive`."""
 
-  student: Any
+  student: Denoiser
   grid: np.ndarray  # f64[n + 1]
   updates: int
   rounds: int

@@ -38,6 +38,7 @@ from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.dmd import check_matching
 from jaxdiff.distillation.dmd import matching as dmd_loss
 from jaxdiff.distillation.parts import generators
@@ -49,29 +50,32 @@ from jaxdiff.distillation.scm import tangent_errors
 from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.training import ema as emas
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 EMA = emas.power(0.1)
 
 
 @checks.door
 def rcm(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   scm_weight: float = 1.0,
   dmd_weight: float = 0.02,
-  times: Any = None,
-  dmd_times: Any = None,
+  times: Times | None = None,
+  dmd_times: Times | None = None,
   warmup: int = 1000,
   c: float = 0.1,
   jvp: Any = "exact",
-  fake: Any = None,
+  fake: Model | None = None,
   fake_optimizer: optax.GradientTransformation | None = None,
   fake_steps: int = 4,
   generator: generators.Generator | None = None,
   calls: int = 4,
-  data: Any = None,
+  data: ArrayLike | None = None,
   ema: float | emas.Profile = EMA,
 ) -> Method:
   """Trains a consistency model by sCM and by the scores of its own samples.
@@ -148,13 +152,13 @@ class _Rules(NamedTuple):
     errors: errors(key, params, nets, batch) of `scm.tangent_errors`.
   """
 
-  student: Any
-  fake: Any
+  student: Denoiser
+  fake: Model
   generator: generators.Generator
   errors: Any
   scm_weight: float
   dmd_weight: float
-  dmd_times: Any
+  dmd_times: Times
   warmup: int
 
 
@@ -194,7 +198,7 @@ def _check_weights(scm_weight, dmd_weight):
 
 @checks.door
 def random_simulation(
-  process: GaussianProcess, times: Any, calls: int = 4
+  process: GaussianProcess, times: Times, calls: int = 4
 ) -> generators.Generator:
   """Returns x0 of the last of n calls at random falling times, n in 1..calls.
 

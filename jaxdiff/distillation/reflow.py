@@ -20,8 +20,6 @@ Reference: Liu et al. (2022), https://arxiv.org/abs/2209.03003, eq. 1, algorithm
 1 and section 2.2 (eq. 6).
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +33,7 @@ from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
@@ -42,17 +41,19 @@ from jaxdiff.distillation.shortcut import at_flow_time
 from jaxdiff.distillation.shortcut import flow_uniform
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 
 @checks.door
 def reflow(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   table: tables.Tableau | None = None,
   steps: int = 16,
-  times: Any = None,
+  times: Times | None = None,
   ema: float = 0.999,
 ) -> Method:
   """Trains a rectified flow on the pairs that a teacher's ODE connects.
@@ -111,7 +112,7 @@ def reflow(
 
 def ends(
   key: jax.Array,
-  teacher: Any,
+  teacher: Model,
   process: GaussianProcess,
   table: tables.Tableau,
   batch: dict,
@@ -137,7 +138,7 @@ def ends(
 @checks.door
 def pairs(
   key: jax.Array,
-  teacher: Any,
+  teacher: Model,
   process: GaussianProcess,
   table: tables.Tableau,
   batch: dict,
@@ -157,7 +158,7 @@ def line(
 
 @checks.door
 def straightness(
-  model: Any, process: GaussianProcess, x: jax.Array, steps: int = 64
+  model: Model, process: GaussianProcess, x: jax.Array, steps: int = 64
 ) -> jax.Array:
   """Returns E int |v - (z_1 - z_0)|^2 along a model's own ODE, f[].
 

@@ -41,6 +41,7 @@ from jaxdiff import losses
 from jaxdiff import predictions
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts import tangents
 from jaxdiff.distillation.parts import trigflow
@@ -48,21 +49,24 @@ from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.losses import uncertainty
 from jaxdiff.predictions import Prediction
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 
 @checks.door
 def scm(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   velocity: str = "teacher",
-  times: Any = None,
+  times: Times | None = None,
   warmup: int = 10000,
   c: float = 0.1,
   jvp: Any = "exact",
   adaptive: bool = False,
-  data: Any = None,
+  data: ArrayLike | None = None,
   ema: float = 0.999,
 ) -> Method:
   """Trains a continuous-time consistency model, from a teacher or from data.
@@ -116,10 +120,10 @@ def scm(
 
 
 def tangent_errors(
-  student: Any,
+  student: Denoiser,
   *,
   velocity: str = "teacher",
-  times: Any = None,
+  times: Times | None = None,
   warmup: int = 10000,
   c: float = 0.1,
   jvp: Any = "exact",
@@ -160,13 +164,13 @@ def tangent_errors(
 
 
 def tangent(
-  model: Any,
+  model: Model,
   x: jax.Array,
   t: jax.Array,
   pair: Prediction,
   labels: tuple = (),
   *,
-  r: Any = 1.0,
+  r: ArrayLike = 1.0,
   jvp: Any = "exact",
 ) -> tuple[jax.Array, jax.Array]:
   """Returns (F, g) of the module docstring, without gradients, like x.
@@ -198,7 +202,7 @@ def tangent(
   return own, jax.lax.stop_gradient(g)
 
 
-def field(model: Any, *labels: Any) -> Callable[..., jax.Array]:
+def field(model: Model, *labels: Any) -> Callable[..., jax.Array]:
   """Returns F(x, t) = V / d of a Denoiser, in its own coordinates."""
   process, scale = model.process, model.sigma_data
   return lambda x, t: (

@@ -27,7 +27,7 @@ x0 + sigma eps, are theirs, and those of an EDM process here.
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,20 +38,24 @@ from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 MISMATCHES = ("independent", "none", "opposite")
 
 
 @checks.door
 def score_mismatching(
-  student: Any,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
-  score: Any = None,
+  score: Model | None = None,
   score_optimizer: optax.GradientTransformation | None = None,
   score_steps: int = 1,
   sigmas: Sequence[float] | None = None,
@@ -120,8 +124,8 @@ class _Rules(NamedTuple):
     levels: times of the noise levels, f64[n].
   """
 
-  student: Any
-  score: Any
+  student: Denoiser
+  score: Model
   generator: generators.Generator
   levels: np.ndarray
   kappa: float
@@ -206,7 +210,7 @@ def noise_levels(
 
 def score_loss(
   key: jax.Array,
-  score: Any,
+  score: Model,
   fake: jax.Array,
   levels: np.ndarray,
   batch: dict,
@@ -253,11 +257,11 @@ def score_loss(
 
 def error(
   key: jax.Array,
-  score: Any,
+  score: Model,
   x0: jax.Array,
   levels: np.ndarray,
   batch: dict,
-  target: Any = lambda eps: eps,
+  target: PyTree = lambda eps: eps,
 ) -> jax.Array:
   """Returns E |S(x_t) - target(eps)|^2 over a batch x0 [batch, ...], f[]."""
   x, t, eps = noised(key, score, x0, levels, batch)
@@ -266,7 +270,7 @@ def error(
 
 
 def noised(
-  key: jax.Array, score: Any, x0: jax.Array, levels: np.ndarray, batch: dict
+  key: jax.Array, score: Model, x0: jax.Array, levels: np.ndarray, batch: dict
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns (x_t, t, eps) of samples at random levels."""
   level_key, noise_key = jax.random.split(key)
@@ -279,7 +283,11 @@ def noised(
 
 
 def optimal_score(
-  x: jax.Array, sigma: Any, real: Any, fake: Any, kappa: float = 1.0
+  x: jax.Array,
+  sigma: ArrayLike,
+  real: ArrayLike,
+  fake: Model,
+  kappa: float = 1.0,
 ) -> jax.Array:
   """Returns S*(x), like x, for mixtures of Gaussians.
 

@@ -29,6 +29,7 @@ from jaxdiff import losses
 from jaxdiff import numerics
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.mean_flow import mean_velocity
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts import jumps
@@ -39,16 +40,18 @@ from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 
 @checks.door
 def shortcut(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   velocity: str = "teacher",
-  times: Any = None,
+  times: Times | None = None,
   share: float = 0.25,
   levels: int = 7,
   ema: float = 0.999,
@@ -117,7 +120,7 @@ def shortcut(
 
 
 def two_halves(
-  model: Any,
+  model: Model,
   x: jax.Array,
   t: jax.Array,
   m: jax.Array,

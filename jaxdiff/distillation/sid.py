@@ -25,9 +25,12 @@ import jax
 import optax
 
 from jaxdiff import checks
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts import implicit
 from jaxdiff.distillation.parts.method import Method
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 
 def objective(
@@ -55,19 +58,19 @@ def objective(
 
 @checks.door
 def sid(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   alpha: float = 1.2,
   weighting: implicit.Weighting = "adaptive",
-  fake: Any = None,
+  fake: Model | None = None,
   fake_optimizer: optax.GradientTransformation | None = None,
   fake_steps: int = 1,
   sigma_init: float = implicit.SIGMA_INIT,
   generator: generators.Generator | None = None,
-  times: Any = None,
-  fake_times: Any = None,
+  times: Times | None = None,
+  fake_times: Times | None = None,
   ema: float = 0.999,
 ) -> Method:
   """Trains a one-step student by the Fisher divergence to the teacher (SiD).

@@ -50,6 +50,7 @@ from jaxdiff import grids
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.dmd import check_matching
 from jaxdiff.distillation.dmd import matching
 from jaxdiff.distillation.parts import generators
@@ -58,14 +59,16 @@ from jaxdiff.distillation.parts.fake_score import fake_score
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 Map = Callable[[jax.Array], jax.Array]
 
 
 @checks.door
 def sign(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   w_rec: float = 5.0,
@@ -80,11 +83,11 @@ def sign(
   sigma_in: float = 2.0,
   flow_steps: int = 16,
   denoise_sigma: float | None = None,
-  fake: Any = None,
+  fake: Model | None = None,
   fake_optimizer: optax.GradientTransformation | None = None,
   fake_steps: int = 3,
-  times: Any = None,
-  fake_times: Any = None,
+  times: Times | None = None,
+  fake_times: Times | None = None,
   ema: float = 0.995,
 ) -> Method:
   """Trains an idempotent map from noise to data, by the teacher's score.
@@ -167,11 +170,11 @@ class _Rules(NamedTuple):
     weights: weights of the terms, by name.
   """
 
-  student: Any
-  fake: Any
+  student: Denoiser
+  fake: Model
   generator: generators.Generator
   nodes: np.ndarray
-  times: Any
+  times: Times
   weights: dict[str, float]
   tight_limit: float | None
   denoise_sigma: float
@@ -226,14 +229,16 @@ def _local(rules, keys, f, batch):
   return distance(f(x + tree.expand(sigma, x) * noise), x)
 
 
-def mapping(student: Any, *label: jax.Array) -> Map:
+def mapping(student: Denoiser, *label: jax.Array) -> Map:
   """Returns f: x [batch, ...] -> like x, of a student that is told no time."""
   t = student.process.t_max  # it does not matter which
   return lambda x: ask(student, x, t, *label).x0
 
 
 @checks.door
-def project(student: Any, x: jax.Array, n: int = 1, *label: Any) -> jax.Array:
+def project(
+  student: Denoiser, x: jax.Array, n: int = 1, *label: Any
+) -> jax.Array:
   """Returns f(...f(x)), n times: x, whatever it is, moved toward the data.
 
   Args:
@@ -249,7 +254,9 @@ def project(student: Any, x: jax.Array, n: int = 1, *label: Any) -> jax.Array:
 
 
 @checks.door
-def idempotence_error(student: Any, x: jax.Array, *label: Any) -> jax.Array:
+def idempotence_error(
+  student: Denoiser, x: jax.Array, *label: Any
+) -> jax.Array:
   """Returns |f(f(x)) - f(x)| / sqrt(values in a sample), f[batch]."""
   once = project(student, x, 1, *label)
   twice = project(student, once, 1, *label)
@@ -263,7 +270,7 @@ def distance(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def flow(
   key: jax.Array,
-  teacher: Any,
+  teacher: Model,
   process: Any,
   t: jax.Array,
   s: jax.Array,
@@ -307,7 +314,7 @@ def tightness(
   return most * jnp.tanh(tight / most)
 
 
-def check_map(student: Any) -> None:
+def check_map(student: Denoiser) -> None:
   """Refuses a student that is not a map of x alone.
 
   Raises:
@@ -337,7 +344,7 @@ def check_map(student: Any) -> None:
     )
 
 
-def _checked_fake(fake: Any, w_dmd: float) -> Any:
+def _checked_fake(fake: Model, w_dmd: float) -> Any:
   """Returns the fake denoiser before the first step."""
   if not hasattr(fake, "params"):
     raise TypeError(

@@ -41,12 +41,15 @@ import optax
 from jaxdiff import checks
 from jaxdiff import processes
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts import implicit
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.oracles import exact
 from jaxdiff.oracles import gaussian
 from jaxdiff.predictions import ask
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 DISTANCES = ("squared", "huber", "power", "l1")
 
@@ -120,21 +123,21 @@ def objective(
 
 @checks.door
 def sim(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   distance: str = "huber",
   c: float = 0.01,
   power: float = 1.0,
   weighting: implicit.Weighting = "uniform",
-  fake: Any = None,
+  fake: Model | None = None,
   fake_optimizer: optax.GradientTransformation | None = None,
   fake_steps: int = 1,
   sigma_init: float = implicit.SIGMA_INIT,
   generator: generators.Generator | None = None,
-  times: Any = None,
-  fake_times: Any = None,
+  times: Times | None = None,
+  fake_times: Times | None = None,
   ema: float = 0.999,
 ) -> Method:
   """Trains a one-step student by a divergence of its score and the teacher's.

@@ -44,10 +44,12 @@ from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
+from jaxdiff.types import Model
 
 Perceptual = Callable[
   [Mapping[str, Any], jax.Array, jax.Array], tuple[jax.Array, dict]
@@ -56,8 +58,8 @@ Perceptual = Callable[
 
 @checks.door
 def sinsr(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   *,
   optimizer: optax.GradientTransformation,
   steps: int = 15,
@@ -134,7 +136,7 @@ class _Rules(NamedTuple):
     weights: weights of the terms, by name.
   """
 
-  student: Any
+  student: Denoiser
   table: tables.Tableau
   ends: tuple[float, float]
   weights: dict[str, float]
@@ -199,7 +201,7 @@ def restored(r: jax.Array, batch: Mapping[str, Any]) -> jax.Array:
 
 @checks.door
 def restore(
-  key: jax.Array, model: Any, y: jax.Array, grid: np.ndarray | None = None
+  key: jax.Array, model: Model, y: jax.Array, grid: np.ndarray | None = None
 ) -> jax.Array:
   """Returns restored images like y: one call, or one for each step of a grid.
 

@@ -20,7 +20,6 @@ and null may also have the batch axis. Leaves of a tree follow it one by one.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +30,9 @@ from jaxdiff import control
 from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
 
 
 @jax.tree_util.register_dataclass
@@ -38,10 +40,10 @@ from jaxdiff.predictions import Prediction
 class CFG:
   """A guided model; its fields are arguments of compiled programs."""
 
-  model: Any
-  label: Any
-  null: Any
-  scale: Any
+  model: Model
+  label: Array
+  null: Array
+  scale: Array
 
   def __call__(self, x: jax.Array, t: jax.Array) -> Prediction:
     """Returns the guided (x0, eps) for x [batch, ...], t scalar or [batch]."""
@@ -133,18 +135,20 @@ def _nulls(null, label):
 class Guided:
   """A model that guides toward the label of each call; see `guided`."""
 
-  model: Any
-  null: Any
-  scale: Any
+  model: Model
+  null: Array
+  scale: Array
 
-  def __call__(self, x: jax.Array, t: jax.Array, label: Any) -> Prediction:
+  def __call__(
+    self, x: jax.Array, t: jax.Array, label: ArrayLike
+  ) -> Prediction:
     """Returns the (x0, eps) guided toward the label, as `cfg` takes it."""
     label = jax.tree.map(jnp.asarray, _array(label))
     return CFG(self.model, label, self.null, self.scale)(x, t)
 
 
 @checks.door
-def guided(model: Any, *, null: Any, scale: Any) -> Guided:
+def guided(model: Model, *, null: ArrayLike, scale: ArrayLike) -> Guided:
   """Returns model(x, t, label), guided toward the label of the call.
 
   What a distillation's teacher is, whose labels are those of the batch.
@@ -160,7 +164,9 @@ def guided(model: Any, *, null: Any, scale: Any) -> Guided:
 
 
 @checks.door
-def cfg(model: Any, *, label: Any, null: Any, scale: Any) -> CFG:
+def cfg(
+  model: Model, *, label: ArrayLike, null: ArrayLike, scale: ArrayLike
+) -> CFG:
   """Returns `model` guided toward `label`.
 
   Args:

@@ -24,6 +24,10 @@ from jaxdiff.predictions import Prediction
 from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -31,14 +35,14 @@ from jaxdiff.processes import GaussianProcess
 class ClassifierGuided:
   """A guided model; its fields are arguments of compiled programs."""
 
-  model: Any
+  model: Model
   log_prob: Any
-  scale: Any
+  scale: Array
   process: GaussianProcess = dataclasses.field(
     default=None, metadata={"static": True}
   )
 
-  def __call__(self, x: Any, t: jax.Array) -> Prediction:
+  def __call__(self, x: PyTree, t: jax.Array) -> Prediction:
     """Returns the guided (x0, eps) for x [batch, ...], t scalar or [batch]."""
     pair = ask(self.model, x, t)
     # a sample's log-probability depends on that sample alone, so the gradient
@@ -68,7 +72,11 @@ def _one_each(value, x):
 
 @checks.door
 def classifier_guided(
-  model: Any, log_prob: Any, process: GaussianProcess, *, scale: Any = 1.0
+  model: Model,
+  log_prob: Any,
+  process: GaussianProcess,
+  *,
+  scale: ArrayLike = 1.0,
 ) -> ClassifierGuided:
   """Returns `model` guided by the gradient of a log-likelihood.
 

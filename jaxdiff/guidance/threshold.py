@@ -37,6 +37,10 @@ from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -44,14 +48,14 @@ from jaxdiff.processes import GaussianProcess
 class Clipped:
   """A model whose x0 is clipped; its fields are arguments of programs."""
 
-  model: Any
-  low: Any
-  high: Any
+  model: Model
+  low: Array
+  high: Array
   process: GaussianProcess = dataclasses.field(
     default=None, metadata={"static": True}
   )
 
-  def __call__(self, x: Any, t: jax.Array, *label: Any) -> Prediction:
+  def __call__(self, x: PyTree, t: jax.Array, *label: Any) -> Prediction:
     """Returns the (x0, eps) for x [batch, ...], t scalar or [batch]."""
     pair = ask(self.model, x, t, *label)
     low, high = (jnp.asarray(v) for v in (self.low, self.high))
@@ -64,15 +68,15 @@ class Clipped:
 class Thresholded:
   """A model with dynamic thresholding; its fields are arguments of programs."""
 
-  model: Any
-  quantile: Any
-  limit: Any
-  most: Any
+  model: Model
+  quantile: Array
+  limit: Array
+  most: Array
   process: GaussianProcess = dataclasses.field(
     default=None, metadata={"static": True}
   )
 
-  def __call__(self, x: Any, t: jax.Array, *label: Any) -> Prediction:
+  def __call__(self, x: PyTree, t: jax.Array, *label: Any) -> Prediction:
     """Returns the (x0, eps) for x [batch, ...], t scalar or [batch]."""
     pair = ask(self.model, x, t, *label)
     wide = _wide(pair.x0)
@@ -114,7 +118,11 @@ def _with_x0(process, t, pair, x0):
 
 
 def clip_x0(
-  model: Any, process: GaussianProcess, *, low: Any = -1.0, high: Any = 1.0
+  model: Model,
+  process: GaussianProcess,
+  *,
+  low: ArrayLike = -1.0,
+  high: ArrayLike = 1.0,
 ) -> Clipped:
   """Returns `model` with its x0 clipped to [low, high].
 
@@ -141,12 +149,12 @@ def clip_x0(
 
 
 def dynamic_threshold(
-  model: Any,
+  model: Model,
   process: GaussianProcess,
   *,
-  quantile: Any = 0.995,
-  limit: Any = 1.0,
-  most: Any = np.inf,
+  quantile: ArrayLike = 0.995,
+  limit: ArrayLike = 1.0,
+  most: ArrayLike = np.inf,
 ) -> Thresholded:
   """Returns `model` with the dynamic thresholding of Imagen.
 

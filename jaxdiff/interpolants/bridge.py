@@ -56,8 +56,9 @@ from jaxdiff.processes import schedules
 from jaxdiff.processes.gaussian import GaussianProcess
 from jaxdiff.processes.gaussian import rectified_flow
 from jaxdiff.processes.gaussian import vp_cosine
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
 
-Array = Any
 Function = Callable[[Array], Array]
 
 PATHS = ("linear", "trig", "encoding_decoding", "mirror")
@@ -90,34 +91,34 @@ class Interpolant:
     """The last time that the network is asked at."""
     return 1.0 - self.t_min
 
-  def inside(self, t: Array) -> Array:
+  def inside(self, t: ArrayLike) -> Array:
     """Returns t, moved into [t_min, 1 - t_min]."""
     t = numerics.as_float(t)
     return numerics.namespace(t).clip(t, self.t_min, self.t_max)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: ArrayLike) -> Array:
     """Returns the weight of x0."""
     return schedules.evaluate(self.alpha_fn, numerics.as_float(t))
 
-  def beta(self, t: Array) -> Array:
+  def beta(self, t: ArrayLike) -> Array:
     """Returns the weight of x1."""
     return schedules.evaluate(self.beta_fn, numerics.as_float(t))
 
-  def path_rates(self, t: Array) -> tuple[Array, Array]:
+  def path_rates(self, t: ArrayLike) -> tuple[Array, Array]:
     """Returns (d alpha / dt, d beta / dt)."""
     return _rate(self.alpha_fn, t), _rate(self.beta_fn, t)
 
-  def gamma(self, t: Array) -> Array:
+  def gamma(self, t: ArrayLike) -> Array:
     """Returns the scale of the latent noise z."""
     square = schedules.evaluate(self.gamma_squared_fn, numerics.as_float(t))
     xp = numerics.namespace(square)
     return xp.sqrt(xp.maximum(square, 0.0))
 
-  def gamma_gamma_dot(self, t: Array) -> Array:
+  def gamma_gamma_dot(self, t: ArrayLike) -> Array:
     """Returns gamma gamma', which is finite at both ends."""
     return 0.5 * _rate(self.gamma_squared_fn, t)
 
-  def gamma_dot(self, t: Array) -> Array:
+  def gamma_dot(self, t: ArrayLike) -> Array:
     """Returns gamma' at t moved inside; 0 where gamma is."""
     t = self.inside(t)
     return numerics.safe_divide(self.gamma_gamma_dot(t), self.gamma(t))
@@ -127,12 +128,14 @@ class Interpolant:
     """Whether there is latent noise, and hence a score."""
     return bool(self.gamma(0.5) > 0)
 
-  def rates(self, t: Array) -> tuple[Array, Array]:
+  def rates(self, t: ArrayLike) -> tuple[Array, Array]:
     """Returns the weights of the pair (v, eta) in the velocity b."""
     rate = self.gamma_dot(t)
     return numerics.namespace(rate).ones_like(rate), rate
 
-  def interpolate(self, t: Array, x0: Any, x1: Any, z: Any) -> Any:
+  def interpolate(
+    self, t: ArrayLike, x0: ArrayLike, x1: ArrayLike, z: ArrayLike
+  ) -> Any:
     """Returns x_t, a tree like x1; x0 is None if there is none.
 
     Raises:
@@ -140,7 +143,7 @@ class Interpolant:
     """
     return self._mix((self.alpha(t), self.beta(t), self.gamma(t)), x0, x1, z)
 
-  def path_velocity(self, t: Array, x0: Any, x1: Any) -> Any:
+  def path_velocity(self, t: ArrayLike, x0: ArrayLike, x1: ArrayLike) -> Any:
     """Returns dI/dt, whose mean at x_t is v."""
     alpha, beta = self.path_rates(t)
     return self._mix((alpha, beta, jnp.zeros_like(alpha)), x0, x1, x1)

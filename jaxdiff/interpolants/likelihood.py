@@ -13,7 +13,7 @@ the ODE needs no paths: `likelihood.with_divergence` on any table.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,9 @@ from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.interpolants.bridge import Interpolant
 from jaxdiff.interpolants.transport import transport
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
 
 
 class Row(NamedTuple):
@@ -50,15 +51,15 @@ class Row(NamedTuple):
 
 def log_likelihood(
   key: jax.Array,
-  model: Any,
+  model: Model,
   interpolant: Interpolant,
   x1: jax.Array,
   log_prob0: Callable[[jax.Array], jax.Array],
-  grid: Any,
+  grid: ArrayLike,
   *,
-  diffusion: Any = 1.0,
-  probe: Any = None,
-  index: Any = None,
+  diffusion: ArrayLike = 1.0,
+  probe: ArrayLike | None = None,
+  index: ArrayLike | None = None,
 ) -> jax.Array:
   """Returns one estimate of log rho_1 for every row of x1, f[batch].
 

@@ -29,7 +29,7 @@ gamma' - eps / gamma, and the Schroedinger bridge is the one of least int E
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,14 +39,14 @@ from jaxdiff import control
 from jaxdiff import tree
 from jaxdiff.interpolants.bridge import Interpolant
 from jaxdiff.losses import times as times_lib
+from jaxdiff.types import PyTree
 
-PyTree = Any
 Loss = Callable[[jax.Array, PyTree, dict], tuple[jax.Array, dict]]
 
 
 @checks.door
 def regression(
-  fields: Any,
+  fields: PyTree,
   *,
   antithetic: bool | None = None,
   times: times_lib.Times | None = None,

@@ -22,8 +22,8 @@ from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.interpolants.bridge import Interpolant
 from jaxdiff.predictions import Prediction
-
-PyTree = Any
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 HEADS = (("v", "eta"), ("b", "eta"), ("b", "s"), ("v", "s"), ("v",))
 
@@ -160,7 +160,7 @@ class AsDenoiser:
     interpolant: one-sided.
   """
 
-  model: Any
+  model: Model
   interpolant: Interpolant = dataclasses.field(
     default=None, metadata={"static": True}
   )
@@ -177,7 +177,7 @@ class AsDenoiser:
 
 
 @checks.door
-def as_denoiser(model: Any, interpolant: Interpolant) -> AsDenoiser:
+def as_denoiser(model: Model, interpolant: Interpolant) -> AsDenoiser:
   """Returns the model for `one_sided_process`'s tables, losses and guidance.
 
   Raises:

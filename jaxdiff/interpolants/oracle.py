@@ -24,7 +24,6 @@ https://arxiv.org/abs/2202.05722.)
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +34,7 @@ from jaxdiff import tree
 from jaxdiff.interpolants.bridge import Interpolant
 from jaxdiff.oracles.mixture import GaussianMixture
 from jaxdiff.predictions import Prediction
-
-Array = Any
+from jaxdiff.types import Array
 
 _einsum = functools.partial(jnp.einsum, precision="highest")
 

@@ -35,6 +35,7 @@ from jaxdiff import tableau as tables
 from jaxdiff.interpolants.bridge import Interpolant
 from jaxdiff.solvers.building import runge_kutta
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import ArrayLike
 
 Diffusion = float | Callable[[Any], Any]
 
@@ -49,7 +50,7 @@ _BUTCHER = {
 @checks.door(host=True)
 def transport(
   interpolant: Interpolant,
-  grid: Any,
+  grid: ArrayLike,
   *,
   method: str = "heun",
   diffusion: Diffusion = 0.0,

@@ -16,7 +16,6 @@ cost nothing to apply.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -30,6 +29,7 @@ from jaxdiff.solvers.building import coefficients
 from jaxdiff.solvers.building import inner_steps
 from jaxdiff.solvers.building import solver
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import ArrayLike
 
 
 @solver
@@ -37,8 +37,8 @@ def two_call_steps(
   process: GaussianProcess,
   grid: np.ndarray,
   *,
-  middle: Any = 0.5,
-  length: Any = 1.0,
+  middle: ArrayLike = 0.5,
+  length: ArrayLike = 1.0,
 ) -> Tableau:
   """Returns the table of steps with given middles and lengths: 2n calls.
 

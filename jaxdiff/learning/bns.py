@@ -21,7 +21,6 @@ takes two of its numbers:
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +32,7 @@ from jaxdiff import tableau as tables
 from jaxdiff.learning import clipping
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import PyTree
 
 
 @checks.door
@@ -77,7 +77,7 @@ def bns(
   before = np.maximum(np.arange(n)[:, None] - np.arange(memory), 0)
   aged = form.output[before]  # f64[n, K, 2]
 
-  def build(theta: Any) -> Tableau:
+  def build(theta: PyTree) -> Tableau:
     later, older, carry = jnp.split(theta, [n - 1, n - 1 + len(rows)])
     t = jnp.append(
       jnp.asarray(form.t[:1], theta.dtype), clipping.time_at(process, later)

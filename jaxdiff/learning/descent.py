@@ -40,6 +40,8 @@ from jaxdiff import tree
 from jaxdiff.learning import teacher
 from jaxdiff.processes import agreement
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import PyTree
 
 Build = Callable[[jax.Array], Tableau]
 
@@ -100,7 +102,7 @@ def descend(
   key: jax.Array,
   model: sampling.Model,
   build: Build,
-  theta: Any,
+  theta: PyTree,
   train: teacher.Lessons,
   validation: teacher.Lessons,
   settings: Settings | None = None,
@@ -158,7 +160,7 @@ class _Problem(NamedTuple):
 
   build: Build
   static: Any  # of the model
-  dtype: Any
+  dtype: DTypeLike
   batch: int
 
 

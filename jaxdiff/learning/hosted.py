@@ -8,7 +8,6 @@ ordinary derivative, forward and reverse.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,13 @@ import numpy as np
 
 from jaxdiff import tableau as tables
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import PyTree
 
 _STEP = 1e-5
 
 
 def hosted(
-  table_of: Callable[[np.ndarray], Tableau], theta: Any
+  table_of: Callable[[np.ndarray], Tableau], theta: PyTree
 ) -> Callable[[jax.Array], Tableau]:
   """Returns `table_of` as a function that JAX traces and differentiates.
 

@@ -9,7 +9,7 @@ gradients see (train), those that choose among iterates (validation) and those
 that the result is reported on (report). Nothing is ever chosen by the last.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ from jaxdiff import tree
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
 
 Model = sampling.Model
 
@@ -46,7 +49,7 @@ class Lessons(NamedTuple):
 
   start: jax.Array
   end: jax.Array
-  label: Any = None
+  label: Array | None = None
 
 
 @checks.door
@@ -93,8 +96,8 @@ def teach(
   shape: tuple[int, ...],
   table: Tableau,
   *,
-  label: Any = None,
-  dtype: Any = None,
+  label: ArrayLike | None = None,
+  dtype: DTypeLike | None = None,
   batch: int = 1024,
 ) -> Lessons:
   """Returns lessons: noises of the prior and where `table` takes them.
@@ -159,7 +162,7 @@ def walk(
   return jnp.concatenate([*ends[:-1], ends[-1][batch - last :]])
 
 
-def take(lessons: Lessons, index: Any) -> Lessons:
+def take(lessons: Lessons, index: ArrayLike) -> Lessons:
   """Returns the lessons at `index`, a slice or an array of indices."""
   return jax.tree.map(lambda leaf: leaf[index], lessons)
 

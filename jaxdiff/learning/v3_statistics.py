@@ -19,7 +19,6 @@ https://arxiv.org/abs/2310.13268, section 3.2 and appendix C.
 import functools
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +32,7 @@ from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers import v3_statistics
+from jaxdiff.types import ArrayLike
 
 _EXACT_UP_TO = 64  # values a sample
 _TAG = 0x656D73
@@ -43,7 +43,7 @@ def estimate(
   key: jax.Array,
   model: sampling.Model,
   process: GaussianProcess,
-  data: Any,
+  data: ArrayLike,
   *,
   m: int = 601,
   span: tuple[float, float] | None = None,
@@ -188,7 +188,7 @@ def _merge(one, n, other, m):
   )
 
 
-def _batches(data: Any, batch: int) -> Iterable[jax.Array]:
+def _batches(data: ArrayLike, batch: int) -> Iterable[jax.Array]:
   if hasattr(data, "shape"):
     if control.is_explicit(getattr(data, "sharding", None)):
       data = np.asarray(data)  # a split axis cannot be sliced where it lies

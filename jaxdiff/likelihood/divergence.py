@@ -9,13 +9,15 @@ midpoint, rk4.)
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
 from jaxdiff.predictions import Prediction
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
 
 
 @jax.tree_util.register_dataclass
@@ -29,8 +31,8 @@ class WithDivergence:
       path; None takes the trace exactly, by d derivatives.
   """
 
-  model: Any
-  probe: Any = None
+  model: Model
+  probe: Array | None = None
 
   def __call__(self, state: tuple, t: jax.Array) -> Prediction:
     """Returns the pair for state (x [batch, ...], log density [batch])."""
@@ -54,6 +56,8 @@ class WithDivergence:
 
 
 @checks.door
-def with_divergence(model: Any, probe: Any = None) -> WithDivergence:
+def with_divergence(
+  model: Model, probe: ArrayLike | None = None
+) -> WithDivergence:
   """Returns the model that carries the log density along an ODE's path."""
   return WithDivergence(model, probe)

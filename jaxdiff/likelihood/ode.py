@@ -48,8 +48,9 @@ from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers import adaptive
 from jaxdiff.solvers import encoder
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
 
 _AT_ONCE = 64  # directions of an exact divergence in one pass
 
@@ -80,9 +81,9 @@ class Augmented:
     process: the forward process.
   """
 
-  model: Any
-  probe: Any
-  data_std: Any
+  model: Model
+  probe: Array
+  data_std: Array
   process: GaussianProcess = dataclasses.field(
     default=None, metadata={"static": True}
   )
@@ -144,7 +145,7 @@ def log_likelihood(
   probe: str = "rademacher",
   prior: Callable[[jax.Array], jax.Array] | None = None,
   data_std: float = 1.0,
-  index: Any = None,
+  index: ArrayLike | None = None,
   **options: Any,
 ) -> Likelihood:
   """Returns the log-density of data under the model, by its ODE.
@@ -278,12 +279,12 @@ def _spanning(process, grid):
 @checks.door(least=dict(levels=1))
 def dequantize(
   key: jax.Array,
-  pixels: Any,
+  pixels: ArrayLike,
   *,
   levels: int = 256,
   low: float = -1.0,
   high: float = 1.0,
-  index: Any = None,
+  index: ArrayLike | None = None,
 ) -> jax.Array:
   """Returns low + (high - low) (k + u) / levels, u uniform in [0, 1).
 

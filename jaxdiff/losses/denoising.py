@@ -36,8 +36,9 @@ from jaxdiff import predictions
 from jaxdiff import tree
 from jaxdiff.losses import times as times_lib
 from jaxdiff.losses import uncertainty
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
-PyTree = Any
 Augmentation = Callable[
   [jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]
 ]
@@ -51,7 +52,7 @@ _CLIP = 20.0  # of the log-SNR: e^{2 lam} stays inside float32
 
 @checks.door
 def denoising(
-  denoiser: Any,
+  denoiser: Model,
   *,
   times: times_lib.Times | None = None,
   weighting: Weighting = "edm",
@@ -134,7 +135,7 @@ class _Rules(NamedTuple):
     dropout: whether it is called as in training.
   """
 
-  model: Any
+  model: Model
   times: times_lib.Times
   weighting: Weighting
   num_classes: int
@@ -230,7 +231,7 @@ def _check(
 
 @checks.door
 def error(
-  model: Any,
+  model: Model,
   predicted: predictions.Prediction,
   x0: jax.Array,
   eps: jax.Array,
@@ -262,7 +263,7 @@ def error(
 
 
 def coefficient(
-  model: Any,
+  model: Model,
   alpha: jax.Array,
   sigma: jax.Array,
   lam: jax.Array,
@@ -302,7 +303,7 @@ def images(batch: dict) -> jax.Array:
   return x0
 
 
-def _describe(batch: Any) -> str:
+def _describe(batch: PyTree) -> str:
   if isinstance(batch, dict):
     return f"a dict with {', '.join(map(repr, batch)) or 'no entries'}"
   return f"{type(batch).__name__}"

@@ -28,7 +28,6 @@ of u and the loss.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +42,9 @@ from jaxdiff.losses.denoising import images
 from jaxdiff.losses.denoising import Loss
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
-PyTree = Any
 Potential = Callable[[jax.Array, jax.Array], jax.Array]
 Score = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -62,7 +62,7 @@ def potential_residual(
   u: Potential,
   process: GaussianProcess,
   x: jax.Array,
-  t: Any,
+  t: ArrayLike,
   *,
   probes: jax.Array | None = None,
 ) -> jax.Array:
@@ -103,7 +103,7 @@ def score_residual(
   score: Score,
   process: GaussianProcess,
   x: jax.Array,
-  t: Any,
+  t: ArrayLike,
   *,
   probes: jax.Array | None = None,
 ) -> jax.Array:

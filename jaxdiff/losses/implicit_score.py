@@ -22,8 +22,8 @@ from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import jacobians
 from jaxdiff import tree
+from jaxdiff.types import PyTree
 
-PyTree = Any
 TRACES = ("hutchinson", "exact")
 _KINKED = ("relu", "relu6", "leaky_relu", "hard_tanh", "hard_sigmoid")
 
@@ -57,7 +57,7 @@ def implicit_score(
   if input_noise < 0:
     raise ValueError(f"input_noise must be at least 0, got {input_noise}")
 
-  def loss(key: jax.Array, params: PyTree, batch: Any):
+  def loss(key: jax.Array, params: PyTree, batch: PyTree):
     x = jnp.asarray(batch["image"] if isinstance(batch, dict) else batch)
     field = lambda v: apply(params, v)
     _check_smooth(field, x)

@@ -17,13 +17,13 @@ import optax
 from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import tree
-
-PyTree = Any
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 
 @checks.door
 def noise_classifier(
-  apply: Callable[[PyTree, jax.Array], jax.Array], levels: Any
+  apply: Callable[[PyTree, jax.Array], jax.Array], levels: ArrayLike
 ) -> Callable[[jax.Array, PyTree, Any], tuple[jax.Array, dict]]:
   """Returns loss(key, params, batch) -> (scalar, metrics).
 
@@ -39,7 +39,7 @@ def noise_classifier(
   """
   log_levels = np.log(np.asarray(levels, np.float64))
 
-  def loss(key: jax.Array, params: PyTree, batch: Any):
+  def loss(key: jax.Array, params: PyTree, batch: PyTree):
     x0 = jnp.asarray(batch["image"] if isinstance(batch, dict) else batch)
     level_key, noise_key = jax.random.split(key)
     level = control.own_rows(

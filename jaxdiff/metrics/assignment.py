@@ -4,19 +4,18 @@ W_2^2 = min over permutations p of mean_i |x_i - y_{p(i)}|^2, an assignment
 problem, solved on the host in O(n^3): seconds at n = 2000.
 """
 
-from typing import Any
-
 import numpy as np
 from scipy import optimize
 from scipy.spatial import distance
 
 from jaxdiff import checks
+from jaxdiff.types import ArrayLike
 
 _MOST = 4000
 
 
 @checks.door
-def wasserstein_2(x: Any, y: Any) -> float:
+def wasserstein_2(x: ArrayLike, y: ArrayLike) -> float:
   """Returns W_2 in the units of the data.
 
   It is biased upward: two sets of n draws of one law are n^{-1/d} apart for d

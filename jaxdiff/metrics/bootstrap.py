@@ -33,6 +33,8 @@ import numpy as np
 from scipy import stats
 
 from jaxdiff import checks
+from jaxdiff.types import Array
+from jaxdiff.types import PyTree
 
 
 class Interval(NamedTuple):
@@ -46,9 +48,9 @@ class Interval(NamedTuple):
     bias: bias of the value, where it was estimated, else 0.
   """
 
-  value: Any
-  low: Any
-  high: Any
+  value: PyTree
+  low: Array
+  high: Array
   error: Any
   bias: Any = 0.0
 

@@ -11,13 +11,14 @@ about 1 - 2^{-k} for n = m. Reference: Naeem et al. (2020),
 https://arxiv.org/abs/2002.09797, equations 3 and 4, lemmas 1 and 2.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdiff import checks
 from jaxdiff.metrics import neighbors
 from jaxdiff.metrics import samples
+from jaxdiff.types import ArrayLike
 
 
 class DensityCoverage(NamedTuple):
@@ -28,7 +29,9 @@ class DensityCoverage(NamedTuple):
 
 
 @checks.door
-def density_coverage(x: Any, y: Any, *, k: int = 5) -> DensityCoverage:
+def density_coverage(
+  x: ArrayLike, y: ArrayLike, *, k: int = 5
+) -> DensityCoverage:
   """Returns density and coverage.
 
   Args:

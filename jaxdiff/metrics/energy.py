@@ -7,18 +7,17 @@ choose. In one dimension its root is scipy.stats.energy_distance. Reference:
 Szekely and Rizzo (2013), https://doi.org/10.1016/j.jspi.2013.03.018.
 """
 
-from typing import Any
-
 import numpy as np
 
 from jaxdiff import checks
 from jaxdiff.metrics import kernel
 from jaxdiff.metrics.bootstrap import Interval
+from jaxdiff.types import ArrayLike
 
 
 @checks.door
 def energy_distance(
-  x: Any, y: Any, *, biased: bool = False, level: float = 0.95
+  x: ArrayLike, y: ArrayLike, *, biased: bool = False, level: float = 0.95
 ) -> Interval:
   """Returns D^2, in units of the data, with its interval; O(n^2 d).
 

@@ -10,18 +10,18 @@ Reference: Dowson and Landau (1982), https://doi.org/10.1016/0047-259X(82)90077-
 """
 
 import warnings
-from typing import Any
 
 import numpy as np
 
 from jaxdiff import checks
 from jaxdiff.metrics import samples
-
-Array = Any
+from jaxdiff.types import ArrayLike
 
 
 @checks.door
-def frechet(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
+def frechet(
+  mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov_b: ArrayLike
+) -> float:
   """Returns the Frechet distance, in squared units of the data; on the host.
 
   Args:
@@ -52,7 +52,7 @@ def frechet(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
 
 
 @checks.door
-def frechet_of_samples(x: Array, y: Array) -> float:
+def frechet_of_samples(x: ArrayLike, y: ArrayLike) -> float:
   """Returns the Frechet distance between the Gaussians fitted to two sets.
 
   Finite samples bias it upward, by about c / n: compare at equal sizes, and

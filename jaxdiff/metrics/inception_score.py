@@ -15,10 +15,11 @@ from scipy import special
 
 from jaxdiff import checks
 from jaxdiff.metrics import samples
+from jaxdiff.types import ArrayLike
 
 
 @checks.door
-def inception_score(p: Any, weights: np.ndarray | None = None) -> Any:
+def inception_score(p: ArrayLike, weights: np.ndarray | None = None) -> Any:
   """Returns the score of all samples, a float.
 
   Args:
@@ -38,7 +39,9 @@ def inception_score(p: Any, weights: np.ndarray | None = None) -> Any:
 
 
 @checks.door
-def inception_score_splits(p: Any, splits: int = 10) -> tuple[float, float]:
+def inception_score_splits(
+  p: ArrayLike, splits: int = 10
+) -> tuple[float, float]:
   """Returns mean and standard deviation over splits, as papers print them.
 
   Args:

@@ -26,6 +26,7 @@ from jaxdiff import checks
 from jaxdiff.metrics import samples
 from jaxdiff.metrics.bootstrap import Interval
 from jaxdiff.metrics.bootstrap import normal
+from jaxdiff.types import ArrayLike
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _BLOCK = 1024
@@ -50,7 +51,7 @@ def rbf(bandwidth: float) -> Kernel:
 
 
 @checks.door
-def median_bandwidth(y: Any, most: int = 2000) -> float:
+def median_bandwidth(y: ArrayLike, most: int = 2000) -> float:
   """Returns the median distance within a set, the usual bandwidth of `rbf`.
 
   Args:
@@ -63,8 +64,8 @@ def median_bandwidth(y: Any, most: int = 2000) -> float:
 
 @checks.door
 def mmd(
-  x: Any,
-  y: Any,
+  x: ArrayLike,
+  y: ArrayLike,
   kernel: Kernel = polynomial,
   *,
   biased: bool = False,
@@ -103,7 +104,12 @@ def mmd(
 
 @checks.door
 def kid(
-  x: Any, y: Any, *, subsets: int = 100, size: int = 1000, seed: int = 0
+  x: ArrayLike,
+  y: ArrayLike,
+  *,
+  subsets: int = 100,
+  size: int = 1000,
+  seed: int = 0,
 ) -> tuple[float, float]:
   """Returns the mean and standard deviation of KID over random subsets.
 
@@ -155,7 +161,9 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return square
 
 
-def _combine(xx: Any, n: int, yy: Any, m: int, xy: Any) -> Any:
+def _combine(
+  xx: ArrayLike, n: int, yy: ArrayLike, m: int, xy: ArrayLike
+) -> Any:
   """Returns the unbiased estimate from sums over pairs."""
   return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2.0 * xy / (n * m)
 

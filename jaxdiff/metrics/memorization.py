@@ -1,17 +1,16 @@
 """Memorization: distances of samples to the training set."""
 
-from typing import Any
-
 import numpy as np
 
 from jaxdiff import checks
 from jaxdiff.metrics import neighbors
-
-Array = Any
+from jaxdiff.types import ArrayLike
 
 
 @checks.door
-def nearest_distance(x: Array, data: Array, block: int = 512) -> np.ndarray:
+def nearest_distance(
+  x: ArrayLike, data: ArrayLike, block: int = 512
+) -> np.ndarray:
   """Returns each sample's Euclidean distance to the nearest point, f64[n].
 
   Args:
@@ -33,7 +32,9 @@ def nearest_distance(x: Array, data: Array, block: int = 512) -> np.ndarray:
 
 
 @checks.door
-def memorization_ratio(x: Array, data: Array, fresh: Array) -> float:
+def memorization_ratio(
+  x: ArrayLike, data: ArrayLike, fresh: ArrayLike
+) -> float:
   """Returns the median distance of x to the data over that of fresh data.
 
   0 means that samples are training points, 1 that they are as far from them as

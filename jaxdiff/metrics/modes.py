@@ -16,6 +16,7 @@ from scipy import special
 
 from jaxdiff import checks
 from jaxdiff.metrics import samples
+from jaxdiff.types import ArrayLike
 
 
 class ModeCoverage(NamedTuple):
@@ -34,7 +35,7 @@ class ModeCoverage(NamedTuple):
 
 @checks.door
 def mode_coverage(
-  p: Any,
+  p: ArrayLike,
   reference: Any | None = None,
   *,
   confidence: float = 0.5,

@@ -8,13 +8,14 @@ Reference: Kynkaanniemi et al. (2019), https://arxiv.org/abs/1904.06991,
 equations 1 and 2; `realism` is equation 3.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdiff import checks
 from jaxdiff.metrics import neighbors
 from jaxdiff.metrics import samples
+from jaxdiff.types import ArrayLike
 
 
 class PrecisionRecall(NamedTuple):
@@ -25,7 +26,9 @@ class PrecisionRecall(NamedTuple):
 
 
 @checks.door
-def precision_recall(x: Any, y: Any, *, k: int = 3) -> PrecisionRecall:
+def precision_recall(
+  x: ArrayLike, y: ArrayLike, *, k: int = 3
+) -> PrecisionRecall:
   """Returns precision and recall.
 
   Both depend on the numbers of samples, which should be equal and be given with
@@ -47,7 +50,7 @@ def precision_recall(x: Any, y: Any, *, k: int = 3) -> PrecisionRecall:
 
 
 @checks.door
-def realism(x: Any, y: Any, *, k: int = 3) -> np.ndarray:
+def realism(x: ArrayLike, y: ArrayLike, *, k: int = 3) -> np.ndarray:
   """Returns how deep each sample lies in the support of the data, f32[n].
 
   The largest ratio of a ball's radius to the distance from its centre, over the
@@ -68,7 +71,7 @@ def realism(x: Any, y: Any, *, k: int = 3) -> np.ndarray:
 
 
 def _checked(
-  x: Any, y: Any, k: int, least: int | None = None
+  x: ArrayLike, y: ArrayLike, k: int, least: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
   if k < 1:
     raise ValueError(f"k: expected a neighbour 1, 2, ..., got {k}")

@@ -9,21 +9,18 @@ the place of Inception: the same for everybody, without any file. Numbers are
 comparable only for one seed, one number of features and one number of samples.
 """
 
-from typing import Any
-
 import numpy as np
 
 from jaxdiff import checks
 from jaxdiff.metrics.frechet import between
 from jaxdiff.metrics.frechet import factor
 from jaxdiff.metrics.frechet import warn_of_bias
-
-Array = Any
+from jaxdiff.types import ArrayLike
 
 
 @checks.door
 def random_feature_frechet(
-  x: Array, y: Array, *, features: int = 96, seed: int = 0
+  x: ArrayLike, y: ArrayLike, *, features: int = 96, seed: int = 0
 ) -> float:
   """Returns the Frechet distance of random tanh features; float64, on the host.
 

@@ -1,11 +1,11 @@
 """Checks of the sample arrays that metrics take."""
 
-from typing import Any
-
 import numpy as np
 
+from jaxdiff.types import ArrayLike
 
-def matrix(x: Any, name: str = "x", least: int = 1) -> np.ndarray:
+
+def matrix(x: ArrayLike, name: str = "x", least: int = 1) -> np.ndarray:
   """Returns samples [n, ...] as f64[n, d], all finite.
 
   Args:
@@ -36,7 +36,9 @@ def matrix(x: Any, name: str = "x", least: int = 1) -> np.ndarray:
   return x
 
 
-def pair(x: Any, y: Any, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def pair(
+  x: ArrayLike, y: ArrayLike, least: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
   """Returns two sets of samples of one shape as f64[n, d] and f64[m, d].
 
   Raises:
@@ -52,7 +54,7 @@ def pair(x: Any, y: Any, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
   return x, y
 
 
-def probabilities(p: Any) -> np.ndarray:
+def probabilities(p: ArrayLike) -> np.ndarray:
   """Returns class probabilities f64[n, classes], whose rows add up to 1.
 
   Raises:

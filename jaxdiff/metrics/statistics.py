@@ -26,6 +26,7 @@ from jaxdiff.metrics import samples
 from jaxdiff.metrics.frechet import frechet
 from jaxdiff.metrics.frechet import root
 from jaxdiff.metrics.frechet import warn_of_bias
+from jaxdiff.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,7 @@ def comparable(a: Statistics, b: Statistics) -> None:
     )
 
 
-def _of(batch: Any) -> Statistics:
+def _of(batch: PyTree) -> Statistics:
   x = samples.matrix(batch, "features")
   mean = x.mean(0)
   x = x - mean

@@ -10,14 +10,14 @@ Karras et al. (2022), https://arxiv.org/abs/2206.00364, table 7, whose
 settings for ImageNet-64 are the defaults. Departure: biases start at zero.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.networks import conditioning
 from jaxdiff.networks import residual
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
 
 # Uniform within +-1 / sqrt(fan-in).
 _KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -66,16 +66,16 @@ class ADM(nn.Module):
   label_dim: int = 0
   augment_dim: int = 0
   remat: bool = False
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
     c: jax.Array,
-    label: Any = None,
+    label: ArrayLike | None = None,
     *,
-    augment: Any = None,
+    augment: ArrayLike | None = None,
     deterministic: bool = True,
   ) -> jax.Array:
     """Returns an array like x; arguments are those of `SongUNet`."""

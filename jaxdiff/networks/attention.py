@@ -18,7 +18,6 @@ running softmax: Rabe and Staats (2021), https://arxiv.org/abs/2112.05682.
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,7 @@ import jax.numpy as jnp
 from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import tree
+from jaxdiff.types import ArrayLike
 
 IMPLEMENTATIONS = ("xla", "cudnn", "blocks", "cudnn_jvp")
 
@@ -158,7 +158,7 @@ def _product(q, k):
   return s / math.sqrt(q.shape[-1])
 
 
-def _sum(p: Any, v: Any):
+def _sum(p: ArrayLike, v: ArrayLike):
   """Returns p v, f[batch, length, heads, d]."""
   return jnp.einsum(
     "bhqk,bkhd->bqhd", p.astype(v.dtype), v, preferred_element_type=p.dtype

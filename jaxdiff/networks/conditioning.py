@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.types import ArrayLike
+
 
 def positional(
   c: jax.Array, features: int, *, endpoint: bool = False
@@ -49,7 +51,7 @@ def turns(c: jax.Array, freqs: jax.Array, phases: Any = 0.0) -> jax.Array:
 
 
 def label_vector(
-  label: Any, batch: int, num_classes: int = 0, label_dim: int = 0
+  label: ArrayLike, batch: int, num_classes: int = 0, label_dim: int = 0
 ) -> jax.Array | None:
   """Returns the condition as f[batch, d], None for a network without one.
 
@@ -99,7 +101,7 @@ def label_vector(
   return jnp.broadcast_to(hot, (batch, num_classes))
 
 
-def augment_vector(augment: Any, batch: int, augment_dim: int) -> Any:
+def augment_vector(augment: ArrayLike, batch: int, augment_dim: int) -> Any:
   """Returns the augmentation labels f[batch, augment_dim]; None are zeros.
 
   Raises:

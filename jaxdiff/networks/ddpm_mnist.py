@@ -17,12 +17,12 @@ al. (2020), https://arxiv.org/abs/2006.11239, 1,000 steps, beta 1e-4 to 0.02,
 predicting eps.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxdiff.types import ArrayLike
 
 SHAPE = (28, 28, 1)
 _EMBEDDING = 100
@@ -43,7 +43,7 @@ class DDPMMnist(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, c: jax.Array, label: Any = None
+    self, x: jax.Array, c: jax.Array, label: ArrayLike | None = None
   ) -> jax.Array:
     """Returns eps like x, f[batch, 28, 28, 1].
 

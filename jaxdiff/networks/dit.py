@@ -13,7 +13,6 @@ References: Peebles and Xie (2023), https://arxiv.org/abs/2212.09748, section
 """
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,6 +22,8 @@ from jaxdiff.networks import positions
 from jaxdiff.networks import stacking
 from jaxdiff.networks import time_and_label
 from jaxdiff.networks import transformer
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
 
 _SIZES = {  # table 1: width, depth, heads
   "S": (384, 12, 6),
@@ -80,16 +81,16 @@ class DiT(nn.Module):
   scan: bool = False
   remat: bool = False
   attention: str = "xla"
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
     c: jax.Array,
-    label: Any = None,
+    label: ArrayLike | None = None,
     *,
-    augment: Any = None,
+    augment: ArrayLike | None = None,
     deterministic: bool = True,
   ) -> jax.Array:
     """Returns an array like x.

@@ -34,6 +34,9 @@ import jax.numpy as jnp
 from jaxdiff.networks import conditioning
 from jaxdiff.networks import resampling
 from jaxdiff.networks import residual
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import PyTree
 
 _EPSILON = 1e-4  # of every normalization
 _NORMAL = nn.initializers.normal(1.0)
@@ -84,16 +87,16 @@ class EDM2(nn.Module):
   num_classes: int = 0
   label_dim: int = 0
   remat: bool = False
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
     c: jax.Array,
-    label: Any = None,
+    label: ArrayLike | None = None,
     *,
-    augment: Any = None,
+    augment: ArrayLike | None = None,
     deterministic: bool = True,
   ) -> jax.Array:
     """Returns an array like x.
@@ -156,7 +159,7 @@ class EDM2(nn.Module):
     return MPDense(x.shape[-1], 3, name="out_conv")(h, gain)
 
   @staticmethod
-  def project(params: Any) -> Any:
+  def project(params: PyTree) -> Any:
     """Returns what training keeps of the parameters: see `normalize`."""
     return normalize(params)
 
@@ -191,7 +194,7 @@ class MPDense(nn.Module):
   size: int = 1
 
   @nn.compact
-  def __call__(self, x: jax.Array, gain: Any = 1.0) -> jax.Array:
+  def __call__(self, x: jax.Array, gain: ArrayLike = 1.0) -> jax.Array:
     """Returns gain times the layer's output, in the dtype of x."""
     window = (self.size,) * 2 if self.size > 1 else ()
     shape = (*window, x.shape[-1], self.features)
@@ -284,7 +287,7 @@ def pixel_norm(x: jax.Array) -> jax.Array:
   return (x / (_EPSILON + rms)).astype(x.dtype)
 
 
-def normalize(params: Any) -> Any:
+def normalize(params: PyTree) -> Any:
   """Returns parameters whose every weight has unit magnitude (equation 66).
 
   Training calls it after each update; it changes no output of the network.

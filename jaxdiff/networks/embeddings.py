@@ -13,7 +13,6 @@ Vaswani et al. (2017), with low = 1e-4 and high = 1.
 """
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import tree
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
 
 
 def fourier(
@@ -67,10 +68,10 @@ class Condition(nn.Module):
 
   features: int
   num_classes: int = 0
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, c: jax.Array, label: Any = None) -> jax.Array:
+  def __call__(self, c: jax.Array, label: ArrayLike | None = None) -> jax.Array:
     """Returns [batch, features] for c f32[batch], label i32[batch] or None.
 
     Two times are c f32[batch, 2]. Labels are looked up, not clipped: one above

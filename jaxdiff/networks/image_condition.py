@@ -1,10 +1,10 @@
 """Networks conditioned on a second image, for restoration and inpainting."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from jaxdiff.types import ArrayLike
 
 
 class Beside(nn.Module):
@@ -24,7 +24,7 @@ class Beside(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, c: jax.Array, label: Any = None
+    self, x: jax.Array, c: jax.Array, label: ArrayLike | None = None
   ) -> jax.Array:
     """Returns an array like x for c f[batch]; label None is an image of zeros.
 

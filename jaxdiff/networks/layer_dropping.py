@@ -27,6 +27,7 @@ from jaxdiff import checks
 from jaxdiff.networks import dit
 from jaxdiff.networks import mlp
 from jaxdiff.networks import skipping
+from jaxdiff.types import ArrayLike
 
 # the network, what it calls its depth, and its blocks
 _NETWORKS = {
@@ -70,7 +71,7 @@ class LayerDropped(nn.Module):
     check_budgets(len(self.names), edges, given, self.keep_last)
 
   def __call__(
-    self, x: jax.Array, c: jax.Array, label: Any = None
+    self, x: jax.Array, c: jax.Array, label: ArrayLike | None = None
   ) -> jax.Array:
     """Returns an array like x [batch, ...] for c f[batch], label i32[batch].
 

@@ -1,13 +1,14 @@
 """Multilayer perceptrons for points and for small flattened images."""
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.networks import embeddings
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
 
 
 class MLP(nn.Module):
@@ -29,12 +30,12 @@ class MLP(nn.Module):
   embedding: int = 64
   gain: float = 1.0
   num_classes: int = 0
-  dtype: Any = None
+  dtype: DTypeLike | None = None
   residual: bool = False
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, c: jax.Array, label: Any = None
+    self, x: jax.Array, c: jax.Array, label: ArrayLike | None = None
   ) -> jax.Array:
     """Returns an array like x [batch, ...] for c f[batch], label i32[batch]."""
     dtype = self.dtype or x.dtype
@@ -71,11 +72,11 @@ class ResidualMLP(nn.Module):
   hidden: int = 2
   embedding: int = 128
   num_classes: int = 0
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, c: jax.Array, label: Any = None
+    self, x: jax.Array, c: jax.Array, label: ArrayLike | None = None
   ) -> jax.Array:
     """Returns an array like x [batch, ...] for c f[batch], label i32[batch]."""
     dtype = self.dtype or x.dtype
@@ -99,7 +100,7 @@ class ResidualMLP(nn.Module):
 
 
 def modulated_norm(
-  h: jax.Array, emb: jax.Array, dtype: Any, name: str
+  h: jax.Array, emb: jax.Array, dtype: DTypeLike, name: str
 ) -> jax.Array:
   """Returns LN(h) (1 + scale) + shift, both linear in emb f[..., d]."""
   affine = nn.Dense(2 * h.shape[-1], dtype=dtype, name=name)(emb)
@@ -112,7 +113,7 @@ def _flat(x: jax.Array) -> jax.Array:
   return x.reshape(x.shape[0], -1)
 
 
-def _out(h: jax.Array, x: jax.Array, dtype: Any) -> jax.Array:
+def _out(h: jax.Array, x: jax.Array, dtype: DTypeLike) -> jax.Array:
   """Returns a zero-initialised projection of h to the shape of x."""
   out = nn.Dense(
     math.prod(x.shape[1:]),

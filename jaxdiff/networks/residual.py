@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.networks import resampling
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import PyTree
 
 
 class Style(NamedTuple):
@@ -69,7 +71,7 @@ class Residual(nn.Module):
   heads: int = 0
   dropout: float = 0.0
   deterministic: bool = True
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
@@ -133,7 +135,7 @@ def attend(qkv: jax.Array, heads: int) -> jax.Array:
 
 
 def conv(
-  width: int, dtype: Any, init: Any, name: str, **options: Any
+  width: int, dtype: DTypeLike, init: PyTree, name: str, **options: Any
 ) -> nn.Conv:
   """Returns a 3x3 convolution."""
   return nn.Conv(
@@ -141,12 +143,14 @@ def conv(
   )
 
 
-def dense(width: int, dtype: Any, init: Any, name: str) -> nn.Dense:
+def dense(width: int, dtype: DTypeLike, init: PyTree, name: str) -> nn.Dense:
   """Returns a 1x1 convolution, which is a matrix for every pixel."""
   return nn.Dense(width, dtype=dtype, kernel_init=init, name=name)
 
 
-def norm(x: jax.Array, epsilon: float, dtype: Any, name: str) -> jax.Array:
+def norm(
+  x: jax.Array, epsilon: float, dtype: DTypeLike, name: str
+) -> jax.Array:
   """Returns x under a GroupNorm: at most 32 groups of at least 4 channels."""
   channels = x.shape[-1]
   sizes = range(1, min(32, channels // 4) + 1)

@@ -33,6 +33,8 @@ import jax.numpy as jnp
 from jaxdiff.networks import conditioning
 from jaxdiff.networks import resampling
 from jaxdiff.networks import residual
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
 
 _HALF = math.sqrt(0.5)
 _xavier = lambda scale: nn.initializers.variance_scaling(
@@ -93,16 +95,16 @@ class SongUNet(nn.Module):
   label_dim: int = 0
   augment_dim: int = 0
   remat: bool = False
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
     c: jax.Array,
-    label: Any = None,
+    label: ArrayLike | None = None,
     *,
-    augment: Any = None,
+    augment: ArrayLike | None = None,
     deterministic: bool = True,
   ) -> jax.Array:
     """Returns an array like x.

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.types import PyTree
+
 
 def repeat(
   block: Callable[..., nn.Module],
@@ -94,5 +96,5 @@ def unstack_blocks(
   return rest | {f"{one}{i}": take(i) for i in range(depth)}
 
 
-def _on_host(params: Any) -> bool:
+def _on_host(params: PyTree) -> bool:
   return all(isinstance(v, np.ndarray) for v in jax.tree.leaves(params))

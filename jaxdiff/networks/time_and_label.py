@@ -1,13 +1,15 @@
 """Condition of transformers: the time, and a class, a vector or nothing."""
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.networks import embeddings
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import PyTree
 
 # First and last angular frequency of the 256 features of the index 0..999 of a
 # discrete process in DiT and SiT; diffusers' last is 1e-4.
@@ -39,11 +41,14 @@ class TimeAndLabel(nn.Module):
   augment_dim: int = 0
   frequencies: tuple[float, float] = (0.5, 16.0)
   features: int = 256
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
-    self, c: jax.Array, label: Any = None, augment: Any = None
+    self,
+    c: jax.Array,
+    label: ArrayLike | None = None,
+    augment: ArrayLike | None = None,
   ) -> jax.Array:
     """Returns [batch, width] for c f[batch]; see the attributes for the rest.
 
@@ -101,7 +106,7 @@ def check_time(c: jax.Array) -> None:
     )
 
 
-def as_class(label: Any, num_classes: int, batch: int) -> jax.Array:
+def as_class(label: ArrayLike, num_classes: int, batch: int) -> jax.Array:
   """Returns i32[batch] for a class label, or for None, the null label.
 
   Raises:
@@ -118,7 +123,7 @@ def as_class(label: Any, num_classes: int, batch: int) -> jax.Array:
 
 
 def as_vector(
-  value: Any, width: int, batch: int, name: str, attribute: str
+  value: PyTree, width: int, batch: int, name: str, attribute: str
 ) -> jax.Array:
   """Returns f[batch, width] for a vector label, or for None, zeros.
 

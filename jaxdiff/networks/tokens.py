@@ -11,7 +11,6 @@ https://arxiv.org/abs/2406.07524): bidirectional, adaLN-Zero, rotary.
 """
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,6 +19,8 @@ import jax.numpy as jnp
 from jaxdiff.networks import stacking
 from jaxdiff.networks import time_and_label
 from jaxdiff.networks import transformer
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
 
 
 class TokenMLP(nn.Module):
@@ -41,14 +42,14 @@ class TokenMLP(nn.Module):
   num_classes: int = 0
   frequencies: tuple[float, float] = (0.5, 16.0)
   dropout: float = 0.0
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
     c: jax.Array,
-    label: Any = None,
+    label: ArrayLike | None = None,
     *,
     deterministic: bool = True,
   ) -> jax.Array:
@@ -113,14 +114,14 @@ class TokenTransformer(nn.Module):
   scan: bool = False
   remat: bool = False
   attention: str = "xla"
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
     c: jax.Array,
-    label: Any = None,
+    label: ArrayLike | None = None,
     *,
     deterministic: bool = True,
   ) -> jax.Array:
@@ -168,7 +169,7 @@ class TokenTransformer(nn.Module):
     )
 
 
-def _embed(vocabulary: int, width: int, dtype: Any) -> nn.Embed:
+def _embed(vocabulary: int, width: int, dtype: DTypeLike) -> nn.Embed:
   init = nn.initializers.normal(0.02)
   return nn.Embed(
     vocabulary, width, dtype=dtype, embedding_init=init, name="tokens"

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxdiff.networks import attention
 from jaxdiff.networks import positions
+from jaxdiff.types import DTypeLike
 
 
 class Attention(nn.Module):
@@ -36,7 +37,7 @@ class Attention(nn.Module):
   heads: int
   bias: bool = True
   rotary: bool = False
-  dtype: Any = None
+  dtype: DTypeLike | None = None
   implementation: str = "xla"
   kernel_init: Any = nn.initializers.xavier_uniform()
 
@@ -78,7 +79,7 @@ class AdaptiveBlock(nn.Module):
   rotary: bool = False
   epsilon: float = 1e-6
   condition: Any = None
-  dtype: Any = None
+  dtype: DTypeLike | None = None
   implementation: str = "xla"
 
   @nn.compact
@@ -111,7 +112,7 @@ class AdaptiveOutput(nn.Module):
   """A modulated norm and a linear map that starts at zero."""
 
   features: int
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, h: jax.Array, emb: jax.Array) -> jax.Array:
@@ -121,19 +122,19 @@ class AdaptiveOutput(nn.Module):
     return zeros(self.features, self.dtype, "out")(h)
 
 
-def xavier(features: int, dtype: Any, name: str) -> nn.Dense:
+def xavier(features: int, dtype: DTypeLike, name: str) -> nn.Dense:
   """Returns a linear map that starts as in Glorot and Bengio (2010)."""
   init = nn.initializers.xavier_uniform()
   return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
 
-def zeros(features: int, dtype: Any, name: str) -> nn.Dense:
+def zeros(features: int, dtype: DTypeLike, name: str) -> nn.Dense:
   """Returns a linear map that starts at zero."""
   init = nn.initializers.zeros
   return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
 
-def plain_norm(dtype: Any, epsilon: float = 1e-6) -> nn.LayerNorm:
+def plain_norm(dtype: DTypeLike, epsilon: float = 1e-6) -> nn.LayerNorm:
   """Returns a layer norm without weights; its moments are float32."""
   return nn.LayerNorm(
     epsilon=epsilon, use_bias=False, use_scale=False, dtype=dtype

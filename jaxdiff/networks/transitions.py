@@ -28,6 +28,9 @@ from jaxdiff.networks import embeddings
 from jaxdiff.networks import mlp
 from jaxdiff.networks import time_and_label
 from jaxdiff.networks import transformer
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import PyTree
 
 Cache = tuple[jax.Array, jax.Array]
 
@@ -84,7 +87,7 @@ class Perceptron(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, c: jax.Array, label: Any = None
+    self, x: jax.Array, c: jax.Array, label: ArrayLike | None = None
   ) -> jax.Array:
     """Returns h f[batch, length, width] of tokens f[batch, length, c]."""
     emb = embeddings.Condition(64, self.num_classes, x.dtype)(c, label)
@@ -106,7 +109,7 @@ class PrefixAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, start: Any, cache: Cache | None
+    self, x: jax.Array, start: PyTree, cache: Cache | None
   ) -> tuple[jax.Array, Cache]:
     """Returns what the tokens took up, and the cache with their own.
 
@@ -161,9 +164,9 @@ class PrefixTransformer(nn.Module):
     self,
     x: jax.Array,
     c: jax.Array,
-    label: Any = None,
-    start: Any = 0,
-    cache: Any = None,
+    label: ArrayLike | None = None,
+    start: PyTree = 0,
+    cache: PyTree = None,
   ) -> tuple[jax.Array, tuple[Cache, ...]]:
     """Returns the features f[batch, k, width] and the cache of every block.
 
@@ -245,20 +248,25 @@ class TransitionNetwork(nn.Module):
     self.head = FlowHead(self.head_width, self.head_blocks)
 
   def __call__(
-    self, x: jax.Array, c: jax.Array, label: Any = None
+    self, x: jax.Array, c: jax.Array, label: ArrayLike | None = None
   ) -> jax.Array:
     """Returns a velocity of every token, so that all parameters are made."""
     return self.velocity(self.features(x, c, label), jnp.zeros(x.shape[:2]), x)
 
   def features(
-    self, x: jax.Array, c: jax.Array, label: Any = None
+    self, x: jax.Array, c: jax.Array, label: ArrayLike | None = None
   ) -> jax.Array:
     """Returns h f[batch, length, width] of the whole sequence."""
     h = self.backbone(x, c, label)
     return h[0] if self.heads else h
 
   def extend(
-    self, x: jax.Array, c: jax.Array, label: Any, start: Any, cache: Any
+    self,
+    x: jax.Array,
+    c: jax.Array,
+    label: ArrayLike,
+    start: PyTree,
+    cache: PyTree,
   ) -> tuple[jax.Array, Any]:
     """Returns (h f[batch, k, width], cache) of the tokens from `start` on."""
     return self.backbone(x, c, label, start, cache)
@@ -267,7 +275,7 @@ class TransitionNetwork(nn.Module):
     """Returns the head's u, like y; see `FlowHead`."""
     return self.head(h, s, y)
 
-  def empty_cache(self, batch: int, dtype: Any) -> tuple[Cache, ...]:
+  def empty_cache(self, batch: int, dtype: DTypeLike) -> tuple[Cache, ...]:
     """Returns the cache of a sequence of which nothing is known."""
     d = self.width // self.heads
     none = jnp.zeros((batch, self.length, self.heads, d), dtype)

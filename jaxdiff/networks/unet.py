@@ -20,7 +20,6 @@ deterministic function of (params, x, c).
 """
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -28,6 +27,8 @@ import jax.numpy as jnp
 
 from jaxdiff.networks import embeddings
 from jaxdiff.networks import patches
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
 
 _HALF = math.sqrt(0.5)
 
@@ -57,11 +58,11 @@ class UNet(nn.Module):
   embedding: int = 4
   patch: int = 1
   num_classes: int = 0
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, c: jax.Array, label: Any = None
+    self, x: jax.Array, c: jax.Array, label: ArrayLike | None = None
   ) -> jax.Array:
     """Returns an array like x for c f[batch], label i32[batch] or None.
 
@@ -124,7 +125,7 @@ class _Block(nn.Module):
   """The residual block of the module docstring."""
 
   width: int
-  dtype: Any
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
@@ -144,7 +145,7 @@ class _Attention(nn.Module):
   """Self-attention over pixels; the softmax runs in float32 or wider."""
 
   head: int
-  dtype: Any
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -168,7 +169,9 @@ class _Attention(nn.Module):
     return (x + h) * _HALF
 
 
-def _conv(width: int, dtype: Any, zero: bool = False, *, name: str) -> nn.Conv:
+def _conv(
+  width: int, dtype: DTypeLike, zero: bool = False, *, name: str
+) -> nn.Conv:
   init = (
     nn.initializers.zeros
     if zero
@@ -177,7 +180,7 @@ def _conv(width: int, dtype: Any, zero: bool = False, *, name: str) -> nn.Conv:
   return nn.Conv(width, (3, 3), dtype=dtype, kernel_init=init, name=name)
 
 
-def _norm(channels: int, dtype: Any, *, name: str) -> nn.GroupNorm:
+def _norm(channels: int, dtype: DTypeLike, *, name: str) -> nn.GroupNorm:
   """Returns a GroupNorm of groups of at least four channels, 32 at most."""
   sizes = range(1, min(32, channels // 4) + 1)
   groups = max((g for g in sizes if not channels % g), default=1)

@@ -28,6 +28,9 @@ import jax.numpy as jnp
 from jaxdiff.networks import stacking
 from jaxdiff.networks import time_and_label
 from jaxdiff.networks import transformer
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import PyTree
 
 _START = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
@@ -47,7 +50,7 @@ class _Layers(NamedTuple):
   residual: Callable[..., nn.Module]
   attend: Callable[..., nn.Module]
   emb: jax.Array
-  dtype: Any
+  dtype: DTypeLike
 
 
 class UNet2D(nn.Module):
@@ -91,14 +94,14 @@ class UNet2D(nn.Module):
   frequencies: tuple[float, float] = (0.5, 16.0)
   dropout: float = 0.0
   remat: bool = False
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
     c: jax.Array,
-    label: Any = None,
+    label: ArrayLike | None = None,
     *,
     deterministic: bool = True,
   ) -> jax.Array:
@@ -228,7 +231,7 @@ class _Block(nn.Module):
   norm: Any
   dropout: float
   deterministic: bool
-  dtype: Any
+  dtype: DTypeLike
   resize: str = ""
 
   @nn.compact
@@ -261,7 +264,7 @@ class _Attention(nn.Module):
 
   head: int
   norm: Any
-  dtype: Any
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -275,9 +278,9 @@ class _Attention(nn.Module):
 
 def _conv(
   width: int,
-  dtype: Any,
+  dtype: DTypeLike,
   name: str,
-  init: Any = _START,
+  init: PyTree = _START,
 ) -> nn.Conv:
   return nn.Conv(width, (3, 3), dtype=dtype, kernel_init=init, name=name)
 

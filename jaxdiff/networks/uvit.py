@@ -25,6 +25,8 @@ from jaxdiff.networks import patches
 from jaxdiff.networks import stacking
 from jaxdiff.networks import time_and_label
 from jaxdiff.networks import transformer
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
 
 _START = nn.initializers.truncated_normal(0.02)
 
@@ -66,14 +68,14 @@ class UViT(nn.Module):
   scan: bool = False
   remat: bool = False
   attention: str = "xla"
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
     c: jax.Array,
-    label: Any = None,
+    label: ArrayLike | None = None,
     *,
     deterministic: bool = True,
   ) -> jax.Array:
@@ -116,7 +118,7 @@ class UViT(nn.Module):
       h = nn.Conv(x.shape[-1], (3, 3), dtype=dtype, name="smooth")(h)
     return h
 
-  def _check(self, x: jax.Array, c: jax.Array, label: Any) -> None:
+  def _check(self, x: jax.Array, c: jax.Array, label: ArrayLike) -> None:
     transformer.check_images(x, self.patch, "U-ViT")
     transformer.check_heads(self.width, self.heads, 2)
     time_and_label.check_time(c)
@@ -128,7 +130,9 @@ class UViT(nn.Module):
     if label is not None and not self.num_classes:
       raise ValueError(time_and_label.WITHOUT_CLASSES)
 
-  def _told(self, c: jax.Array, label: Any, dtype: Any) -> list[jax.Array]:
+  def _told(
+    self, c: jax.Array, label: ArrayLike, dtype: DTypeLike
+  ) -> list[jax.Array]:
     """Returns the tokens of the label, if there are classes, and the time."""
     time = embeddings.fourier(c, self.width, *self.frequencies).astype(dtype)
     if self.time_mlp:
@@ -175,7 +179,7 @@ class _Block(nn.Module):
   bias: bool
   dropout: float
   deterministic: bool
-  dtype: Any
+  dtype: DTypeLike
   implementation: str
 
   @nn.compact
@@ -206,5 +210,5 @@ class _Block(nn.Module):
     return h, h
 
 
-def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
+def _dense(features: int, dtype: DTypeLike, name: str) -> nn.Dense:
   return nn.Dense(features, dtype=dtype, kernel_init=_START, name=name)

@@ -13,7 +13,6 @@ another than to the mean are told apart.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +21,9 @@ from jaxdiff import control
 from jaxdiff import tree
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import Normal
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
 
-Array = Any
 _NEAREST = 64
 
 
@@ -38,10 +38,14 @@ class Empirical:
   """
 
   data: Array
-  noise: Any = dataclasses.field(default=Normal(), metadata={"static": True})
+  noise: Array = dataclasses.field(default=Normal(), metadata={"static": True})
 
   def predict(
-    self, x: Array, alpha: Array, sigma: Array, label: Array | None = None
+    self,
+    x: ArrayLike,
+    alpha: ArrayLike,
+    sigma: ArrayLike,
+    label: ArrayLike | None = None,
   ) -> Prediction:
     """Returns the exact (x0, eps) at x, f[batch, ...].
 

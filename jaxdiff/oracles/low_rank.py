@@ -16,7 +16,6 @@ several classes stack along a leading axis; a sample's label picks its own.
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +26,8 @@ from jaxdiff import control
 from jaxdiff import numerics
 from jaxdiff import tree
 from jaxdiff.predictions import Prediction
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
 
 
 @jax.tree_util.register_dataclass
@@ -54,7 +53,11 @@ class LowRankGaussian:
     return np.shape(self.mean)[0] if np.ndim(self.mean) == 2 else 0
 
   def predict(
-    self, x: Array, alpha: Array, sigma: Array, label: Array | None = None
+    self,
+    x: ArrayLike,
+    alpha: ArrayLike,
+    sigma: ArrayLike,
+    label: ArrayLike | None = None,
   ) -> Prediction:
     """Returns the exact (x0, eps) at x, f[batch, ...] of d values a sample.
 
@@ -82,7 +85,7 @@ class LowRankGaussian:
     return Prediction(x0.reshape(x.shape), eps.reshape(x.shape))
 
   def flow(
-    self, x: Array, begin: tuple, end: tuple, label: Array | None = None
+    self, x: ArrayLike, begin: tuple, end: tuple, label: ArrayLike | None = None
   ) -> Array:
     """Returns where the probability-flow ODE takes x, shaped like x.
 
@@ -149,10 +152,10 @@ class LowRankGaussian:
 
 @checks.door
 def fit(
-  data: Array | Iterable[Array],
+  data: ArrayLike | Iterable[ArrayLike],
   rank: int | None = None,
   *,
-  labels: Array | None = None,
+  labels: ArrayLike | None = None,
   shrink: float = 0.0,
 ) -> LowRankGaussian:
   """Returns the mean and covariance of data, in float64 and a thin basis.
@@ -210,8 +213,8 @@ def fit(
 
 @checks.door
 def from_moments(
-  mean: Array,
-  covariance: Array,
+  mean: ArrayLike,
+  covariance: ArrayLike,
   rank: int | None = None,
   shrink: float = 0.0,
   freedom: int | None = None,

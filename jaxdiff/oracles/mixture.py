@@ -13,7 +13,6 @@ sigma) costs two matrix products for each component.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +22,8 @@ from jaxdiff import checks
 from jaxdiff import numerics
 from jaxdiff import tree
 from jaxdiff.predictions import Prediction
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
 
 # float32 is float32: accelerators round matrix products to fewer bits, and an
 # error of x is divided by sigma^2 here
@@ -54,7 +53,11 @@ class GaussianMixture:
     return self.means.shape[0]
 
   def predict(
-    self, x: Array, alpha: Array, sigma: Array, label: Array | None = None
+    self,
+    x: ArrayLike,
+    alpha: ArrayLike,
+    sigma: ArrayLike,
+    label: ArrayLike | None = None,
   ) -> Prediction:
     """Returns the exact (x0, eps) at x, f[batch, ...] of d values a sample.
 
@@ -75,12 +78,16 @@ class GaussianMixture:
     eps = sigma * _einsum("bk,bkd->bd", p, self._rotate(whitened))
     return Prediction(x0.reshape(x.shape), eps.reshape(x.shape))
 
-  def log_prob(self, x: Array, alpha: Array = 1.0, sigma: Array = 0.0) -> Array:
+  def log_prob(
+    self, x: ArrayLike, alpha: ArrayLike = 1.0, sigma: ArrayLike = 0.0
+  ) -> Array:
     """Returns log p_t(x), f[batch]; of the data itself by default."""
     flat, alpha, sigma = _flatten(x, alpha, sigma)
     return jax.nn.logsumexp(self._log_joint(flat, alpha, sigma)[0], axis=1)
 
-  def score(self, x: Array, alpha: Array = 1.0, sigma: Array = 0.0) -> Array:
+  def score(
+    self, x: ArrayLike, alpha: ArrayLike = 1.0, sigma: ArrayLike = 0.0
+  ) -> Array:
     """Returns the gradient of log p_t at x, shaped like x."""
     flat, alpha, sigma = _flatten(x, alpha, sigma)
     p, z, scale = self._posterior(flat, alpha, sigma, None)
@@ -101,9 +108,9 @@ class GaussianMixture:
   def posterior_sample(
     self,
     key: jax.Array,
-    x: Array,
-    alpha: Array,
-    sigma: Array,
+    x: ArrayLike,
+    alpha: ArrayLike,
+    sigma: ArrayLike,
     *,
     factorised: bool = False,
   ) -> jax.Array:
@@ -197,7 +204,7 @@ class GaussianMixture:
 
 @checks.door
 def mixture(
-  means: Any, covariances: Any, weights: Any = None
+  means: ArrayLike, covariances: ArrayLike, weights: ArrayLike | None = None
 ) -> GaussianMixture:
   """Returns a mixture, eigendecomposed in float64.
 
@@ -255,7 +262,7 @@ def mixture(
 
 
 @checks.door
-def gaussian(mean: Any, covariance: Any) -> GaussianMixture:
+def gaussian(mean: ArrayLike, covariance: ArrayLike) -> GaussianMixture:
   """Returns a single Gaussian, mean [d], covariance [d, d], [d] or a scalar."""
   mean = np.asarray(mean, np.float64)
   covariance = np.asarray(covariance, np.float64)
@@ -266,7 +273,7 @@ def gaussian(mean: Any, covariance: Any) -> GaussianMixture:
 
 @checks.door
 def flow_map(
-  single: GaussianMixture, x: Array, start: tuple, end: tuple
+  single: GaussianMixture, x: ArrayLike, start: tuple, end: tuple
 ) -> Array:
   r"""Returns where the probability-flow ODE of one Gaussian takes x.
 

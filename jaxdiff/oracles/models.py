@@ -12,6 +12,8 @@ from jaxdiff import tree
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.processes import Normal
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
 
 
 @jax.tree_util.register_dataclass
@@ -26,7 +28,7 @@ class Exact:
   """
 
   distribution: Any
-  label: Any = None
+  label: Array | None = None
   process: GaussianProcess = dataclasses.field(
     default=None, metadata={"static": True}
   )
@@ -37,7 +39,7 @@ class Exact:
     return getattr(self.distribution, "num_classes", None)
 
   def __call__(
-    self, x: jax.Array, t: jax.Array, label: Any = None
+    self, x: jax.Array, t: jax.Array, label: ArrayLike | None = None
   ) -> Prediction:
     """Returns (x0, eps) for noisy x [batch, ...] at t, scalar or [batch]."""
     label = self.label if label is None else label
@@ -55,7 +57,7 @@ class Exact:
 
 @checks.door
 def exact(
-  distribution: Any, process: GaussianProcess, label: Any = None
+  distribution: Any, process: GaussianProcess, label: ArrayLike | None = None
 ) -> Exact:
   """Returns the exact model of a distribution (mixture, data set, ...).
 

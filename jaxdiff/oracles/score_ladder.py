@@ -24,6 +24,7 @@ from jaxdiff.oracles.mixture import mixture
 from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import ArrayLike
 
 Model = Callable[[Any, Any], Any]
 
@@ -34,7 +35,7 @@ def unexplained(
   model: Model,
   reference: Model,
   process: GaussianProcess,
-  x0: Any,
+  x0: ArrayLike,
   times: Sequence[float],
 ) -> np.ndarray:
   """Returns the share of the model's score that the reference misses, f64[n].
@@ -73,7 +74,7 @@ _unexplained = jax.jit(_shares, static_argnames=("static", "process"))
 
 @checks.door
 def score_ladder(
-  data: Any, clusters: int = 10, seed: int = 0
+  data: ArrayLike, clusters: int = 10, seed: int = 0
 ) -> dict[str, Any]:
   """Returns distributions from coarse to fine; `exact` makes models of them.
 

@@ -10,7 +10,6 @@ eq. 8, with the weight that makes it this.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +17,14 @@ import jax.numpy as jnp
 from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff.losses import times as times_lib
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
-PyTree = Any
 Loss = Callable[[jax.Array, PyTree, dict], tuple[jax.Array, dict]]
 
 
 @checks.door
-def hybrid(model: Any, *, times: times_lib.Times | None = None) -> Loss:
+def hybrid(model: Model, *, times: times_lib.Times | None = None) -> Loss:
   """Returns loss(key, params, batch) -> (scalar, metrics).
 
   Args:

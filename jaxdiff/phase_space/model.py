@@ -19,8 +19,7 @@ from jaxdiff import checks
 from jaxdiff import tree
 from jaxdiff.phase_space.process import CriticallyDamped
 from jaxdiff.phase_space.process import Phase
-
-PyTree = Any
+from jaxdiff.types import PyTree
 
 
 @jax.tree_util.register_dataclass

@@ -36,15 +36,17 @@ import jax.numpy as jnp
 
 from jaxdiff import numerics
 from jaxdiff import tree
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import PyTree
 
 
 class Phase(NamedTuple):
   """A point of phase space; trees of [batch, ...]."""
 
-  x: Any
-  v: Any
+  x: PyTree
+  v: Array
 
 
 class Kernel(NamedTuple):
@@ -98,11 +100,11 @@ class CriticallyDamped:
         f" t_min={self.t_min}, t_max={self.t_max}"
       )
 
-  def clock(self, t: Array) -> Array:
+  def clock(self, t: ArrayLike) -> Array:
     """Returns u = beta t / sqrt(M)."""
     return self.beta / math.sqrt(self.mass) * numerics.as_float(t)
 
-  def kernel(self, t: Array) -> Kernel:
+  def kernel(self, t: ArrayLike) -> Kernel:
     """Returns the law of the state given x0 alone."""
     u = self.clock(t)
     xp = numerics.namespace(u)
@@ -118,7 +120,11 @@ class CriticallyDamped:
     return Kernel(decay * (1.0 + u), -decay * u, l_xx, l_wx, l_ww)
 
   def perturb(
-    self, key: jax.Array, x0: Any, t: Array, index: Array | None = None
+    self,
+    key: jax.Array,
+    x0: ArrayLike,
+    t: ArrayLike,
+    index: ArrayLike | None = None,
   ) -> tuple[Phase, Any]:
     """Returns (state, eps_w) at time t.
 
@@ -149,8 +155,8 @@ class CriticallyDamped:
     self,
     key: jax.Array,
     shape: tuple[int, ...],
-    index: Array | None = None,
-    dtype: Any = jnp.float32,
+    index: ArrayLike | None = None,
+    dtype: DTypeLike = jnp.float32,
   ) -> Phase:
     """Returns where sampling begins: x ~ N(0, 1), v ~ N(0, M), [*shape]."""
     like = jax.ShapeDtypeStruct(shape, tree.compute_dtype(dtype))
@@ -158,7 +164,7 @@ class CriticallyDamped:
     return Phase(z.x.astype(dtype), (math.sqrt(self.mass) * z.v).astype(dtype))
 
 
-def transition_covariance(u: Array) -> tuple[Array, Array, Array]:
+def transition_covariance(u: ArrayLike) -> tuple[Array, Array, Array]:
   """Returns (Q_xx, Q_xw, Q_ww) after the clock time u, exact for small u."""
   xp = numerics.namespace(u)
   decay = xp.exp(-2.0 * u)

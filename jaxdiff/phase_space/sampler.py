@@ -20,7 +20,7 @@ and appendix D.
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,10 @@ from jaxdiff import tree
 from jaxdiff.phase_space.process import CriticallyDamped
 from jaxdiff.phase_space.process import Phase
 from jaxdiff.phase_space.process import transition_covariance
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 
 class Row(NamedTuple):
@@ -55,7 +57,7 @@ class Row(NamedTuple):
   root: Array
 
 
-def rows(process: CriticallyDamped, grid: Any) -> Row:
+def rows(process: CriticallyDamped, grid: ArrayLike) -> Row:
   """Returns what every step of the grid needs, in float64 on the host.
 
   Raises:
@@ -80,13 +82,13 @@ def rows(process: CriticallyDamped, grid: Any) -> Row:
 @checks.sampler
 def sample(
   key: jax.Array,
-  model: Any,
-  grid: Any,
-  start: Any,
+  model: Model,
+  grid: ArrayLike,
+  start: PyTree,
   *,
   process: CriticallyDamped,
   stages: int = 1,
-  index: Any = None,
+  index: ArrayLike | None = None,
   collect: sampling.Collector | None = None,
 ) -> tuple[Phase, sampling.WalkInfo]:
   """Returns (state, info): state.x are the samples, state.v their velocities.

@@ -19,6 +19,9 @@ from jaxdiff import checks
 from jaxdiff.processes.noise import describe
 from jaxdiff.processes.noise import is_normal
 from jaxdiff.processes.noise import Normal
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 _RTOL = 1e-3  # far below what a sample shows, far above rounding
 _ATOL = 1e-6
@@ -66,7 +69,7 @@ def record(table: Any) -> Recorded | None:
   return Recorded(describe(process), tuple(t), tuple(map(tuple, levels)))
 
 
-def process_of(model: Any) -> Any:
+def process_of(model: Model) -> Any:
   """Returns the process that a model was made for, or None if it says none.
 
   A wrapped model (guidance, quantization, a mixture of experts) is its inner
@@ -83,7 +86,7 @@ def process_of(model: Any) -> Any:
   return None
 
 
-def width_of(model: Any) -> float | None:
+def width_of(model: Model) -> float | None:
   """Returns the width of the data that a model was trained on, if it says so.
 
   A wrapped model's is its inner model's, as of `process_of`.
@@ -98,7 +101,7 @@ def width_of(model: Any) -> float | None:
   return None
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one: PyTree, other: PyTree) -> bool:
   """Returns whether two processes have one noise level at one time.
 
   Ranges of times and laws of noise may differ. Where a value cannot be read,
@@ -131,7 +134,7 @@ def _close(a, b):
 
 
 def check(
-  model: Any, table: Any = None, process: Any = None, call: str = "sample"
+  model: Model, table: Any = None, process: Any = None, call: str = "sample"
 ) -> Any:
   """Checks what a sampler is given, and returns the process it is under.
 
@@ -207,7 +210,7 @@ def check_models(call: str, **models: Any) -> None:
       )
 
 
-def check_start(x: Any, process: Any, t: Any) -> None:
+def check_start(x: PyTree, process: Any, t: ArrayLike) -> None:
   """Warns if x cannot be noise of the process at time t, by its scale.
 
   Looked at only where the process leaves no data to be seen (alpha / sigma

@@ -42,8 +42,10 @@ from jaxdiff import tree
 from jaxdiff.processes import schedules
 from jaxdiff.processes.noise import check_normal
 from jaxdiff.processes.noise import Normal
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +78,7 @@ class GaussianProcess:
   schedule: Any
   t_min: float
   t_max: float
-  noise: Any = dataclasses.field(default=Normal())
+  noise: Array = dataclasses.field(default=Normal())
 
   def __post_init__(self):
     for name in ("t_min", "t_max"):
@@ -113,7 +115,7 @@ class GaussianProcess:
         f" and {float(high):.4g} at t_max={self.t_max}"
       )
 
-  def __eq__(self, other: Any) -> bool:
+  def __eq__(self, other: PyTree) -> bool:
     if type(other) is not type(self):
       return NotImplemented
     return self is other or schedules.key(self) == schedules.key(other)
@@ -126,36 +128,36 @@ class GaussianProcess:
     """The time at which sigma = 0; NaN if the schedule has none."""
     return self.schedule.t_zero
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: ArrayLike) -> Array:
     """Returns the scale of the data at t."""
     return self.schedule.alpha(numerics.as_float(t))
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: ArrayLike) -> Array:
     """Returns the standard deviation of the noise at t."""
     return self.schedule.sigma(numerics.as_float(t))
 
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: ArrayLike) -> Array:
     """Returns lambda = log(alpha / sigma), half the logarithm of the SNR."""
     return self.schedule.log_snr(numerics.as_float(t))
 
-  def log_snr_inverse(self, lam: Array) -> Array:
+  def log_snr_inverse(self, lam: ArrayLike) -> Array:
     """Returns the t at which log_snr(t) = lam."""
     return self.schedule.log_snr_inverse(numerics.as_float(lam))
 
-  def noise_level(self, t: Array) -> Array:
+  def noise_level(self, t: ArrayLike) -> Array:
     """Returns sigma / alpha, the sigma of EDM; inf where alpha = 0."""
     t = numerics.as_float(t)
     return numerics.namespace(t).exp(-self.log_snr(t))
 
-  def time_at(self, noise_level: Array) -> Array:
+  def time_at(self, noise_level: ArrayLike) -> Array:
     """Returns the t at which sigma / alpha is `noise_level`."""
     return self.log_snr_inverse(-numerics.log(numerics.as_float(noise_level)))
 
-  def rates(self, t: Array) -> tuple[Array, Array]:
+  def rates(self, t: ArrayLike) -> tuple[Array, Array]:
     """Returns (d alpha / dt, d sigma / dt)."""
     return self.schedule.rates(numerics.as_float(t))
 
-  def drift(self, x: Array, t: Array) -> Array:
+  def drift(self, x: ArrayLike, t: ArrayLike) -> Array:
     """Returns f(t) x, the drift of the forward SDE; t scalar or [batch].
 
     Raises:
@@ -165,7 +167,7 @@ class GaussianProcess:
     alpha_dot, _ = self.rates(t)
     return (tree.expand(alpha_dot / self.alpha(t), x) * x).astype(x.dtype)
 
-  def diffusion(self, t: Array) -> Array:
+  def diffusion(self, t: ArrayLike) -> Array:
     """Returns g(t), the diffusion coefficient of the forward SDE.
 
     Raises:
@@ -178,7 +180,11 @@ class GaussianProcess:
     return numerics.namespace(square).sqrt(square)
 
   def perturb(
-    self, key: jax.Array, x0: Array, t: Array, index: Array | None = None
+    self,
+    key: jax.Array,
+    x0: ArrayLike,
+    t: ArrayLike,
+    index: ArrayLike | None = None,
   ) -> tuple[Array, Array]:
     """Returns (x_t, eps) with x_t = alpha(t) x0 + sigma(t) eps.
 
@@ -205,9 +211,9 @@ class GaussianProcess:
     key: jax.Array,
     shape: tuple[int, ...],
     t: float | None = None,
-    index: Array | None = None,
+    index: ArrayLike | None = None,
     data_std: float = 0.0,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
   ) -> jax.Array:
     """Returns where sampling begins: noise of scale sigma(t), [*shape].
 
@@ -235,7 +241,7 @@ class GaussianProcess:
     like = jax.ShapeDtypeStruct(shape, tree.compute_dtype(dtype))
     return (scale * self.noise.draw(key, like, index)).astype(dtype)
 
-  def log_kernel(self, x: Any, x0: Any, t: Array) -> jax.Array:
+  def log_kernel(self, x: PyTree, x0: ArrayLike, t: ArrayLike) -> jax.Array:
     """Returns log p(x_t = x | x0), f[batch].
 
     Args:
@@ -256,7 +262,7 @@ class GaussianProcess:
     return self.noise.log_density(eps) - log_scale
 
   def log_prior(
-    self, x: Any, t: float | None = None, data_std: float = 0.0
+    self, x: PyTree, t: float | None = None, data_std: float = 0.0
   ) -> jax.Array:
     """Returns the log density of `prior` at x, f[batch].
 
@@ -276,7 +282,7 @@ class GaussianProcess:
     return self.noise.log_density(eps) - log_scale.astype(dtype)
 
   def prior_log_prob(
-    self, x: Array, t: float | None = None, data_std: float = 0.0
+    self, x: ArrayLike, t: float | None = None, data_std: float = 0.0
   ) -> Array:
     """Returns `log_prior`; its other name."""
     return self.log_prior(x, t, data_std)
@@ -329,9 +335,9 @@ def vp_linear_covering(
 
 @checks.door
 def vp_discrete(
-  betas: Any = None,
+  betas: ArrayLike | None = None,
   *,
-  alphas_cumprod: Any = None,
+  alphas_cumprod: ArrayLike | None = None,
   interpolation: str = "log_snr",
 ) -> GaussianProcess:
   """The process of a network trained on N discrete steps, in continuous time.
@@ -381,7 +387,7 @@ def vp_discrete(
   return GaussianProcess(schedule, 1.0 / len(betas), 1.0)
 
 
-def zero_terminal_snr(betas: Any) -> np.ndarray:
+def zero_terminal_snr(betas: ArrayLike) -> np.ndarray:
   """Returns the betas rescaled so that no signal is left after the last step.
 
   Lin et al. (2024), https://arxiv.org/abs/2305.08891, algorithm 1: alpha is
@@ -545,8 +551,8 @@ def resshift(
 
 @checks.door
 def from_alpha_sigma(
-  alpha: Callable[[Array], Array],
-  sigma: Callable[[Array], Array],
+  alpha: Callable[[ArrayLike], ArrayLike],
+  sigma: Callable[[ArrayLike], ArrayLike],
   t_min: float,
   t_max: float,
   t_zero: float = math.nan,

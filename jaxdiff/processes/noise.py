@@ -13,8 +13,8 @@ from typing import Any
 import jax
 
 from jaxdiff import tree
-
-Array = Any
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 REASONS = {
   "adds": (
@@ -36,11 +36,13 @@ _MEND = (
 class Normal:
   """The law of the noise: independent standard normal values."""
 
-  def draw(self, key: jax.Array, like: Any, index: Array | None = None) -> Any:
+  def draw(
+    self, key: jax.Array, like: PyTree, index: ArrayLike | None = None
+  ) -> Any:
     """Returns eps shaped like a batch of samples; see `tree.normal`."""
     return tree.normal(key, like, index)
 
-  def log_density(self, eps: Any) -> jax.Array:
+  def log_density(self, eps: ArrayLike) -> jax.Array:
     """Returns log p(eps), f[batch]."""
     size = tree.sample_size(eps)
     return -0.5 * (tree.squared_norm(eps) + size * math.log(2.0 * math.pi))

@@ -37,8 +37,9 @@ from jaxdiff import control
 from jaxdiff import tree
 from jaxdiff.processes import schedules
 from jaxdiff.processes.gaussian import GaussianProcess
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 _GAMMA = 0x67616D6D  # tells the gamma variate's key from those of the leaves
 
@@ -54,7 +55,9 @@ class StudentT:
 
   aug_dim: float
 
-  def draw(self, key: jax.Array, like: Any, index: Array | None = None) -> Any:
+  def draw(
+    self, key: jax.Array, like: PyTree, index: ArrayLike | None = None
+  ) -> Any:
     """Returns eps shaped like a batch of samples, [batch, ...].
 
     The normal part z is that of `tree.normal` with this key; every sample
@@ -76,7 +79,7 @@ class StudentT:
       lambda v: (tree.expand(stretch, v) * v).astype(v.dtype), z
     )
 
-  def log_density(self, eps: Any) -> jax.Array:
+  def log_density(self, eps: ArrayLike) -> jax.Array:
     """Returns log p(eps), f[batch]."""
     n = tree.sample_size(eps)
     return self._log_constant(n) + self.log_radial(tree.squared_norm(eps), n)
@@ -106,7 +109,7 @@ class StudentT:
     # in float32 the logarithms' own digits go sooner
     return direct if known else jnp.where(a < 8.0, direct, far)
 
-  def log_radial(self, square: Array, n: int) -> Array:
+  def log_radial(self, square: ArrayLike, n: int) -> Array:
     """Returns the log density at |eps|^2 = square of n values, but a constant.
 
     -(n + D) / 2 log(1 + s / D) = -(1 + n / D) s / 2 log(1 + u) / u, u = s / D:
@@ -119,7 +122,7 @@ class StudentT:
     ratio = jnp.where(large, jnp.log1p(safe) / safe, series)
     return -0.5 * (1.0 + n / self.aug_dim) * square * ratio
 
-  def radius(self, sigma: Array) -> Array:
+  def radius(self, sigma: ArrayLike) -> Array:
     """Returns r = sigma sqrt(D), the paper's name for the noise level."""
     return sigma * math.sqrt(self.aug_dim)
 

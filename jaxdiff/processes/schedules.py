@@ -26,8 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import numerics
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 
 def key(dataclass: Any) -> tuple:
@@ -56,10 +57,10 @@ class LinearVP:
   beta_max: float
   t_zero: float = 0.0
 
-  def integral(self, t: Array) -> Array:
+  def integral(self, t: ArrayLike) -> Array:
     return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
 
-  def integral_inverse(self, b: Array) -> Array:
+  def integral_inverse(self, b: ArrayLike) -> Array:
     xp = numerics.namespace(b)
     slope = self.beta_max - self.beta_min
     root = xp.sqrt(self.beta_min**2 + 2.0 * slope * b)
@@ -67,24 +68,24 @@ class LinearVP:
       return (root - self.beta_min) / slope
     return 2.0 * b / (root + self.beta_min)
 
-  def beta(self, t: Array) -> Array:
+  def beta(self, t: ArrayLike) -> Array:
     return self.beta_min + (self.beta_max - self.beta_min) * t
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: ArrayLike) -> Array:
     return numerics.namespace(t).exp(-0.5 * self.integral(t))
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: ArrayLike) -> Array:
     xp = numerics.namespace(t)
     return xp.sqrt(-xp.expm1(-self.integral(t)))
 
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: ArrayLike) -> Array:
     b = self.integral(t)  # log(e^b - 1) without overflow
     return -0.5 * (b + numerics.log1mexp(b))
 
-  def log_snr_inverse(self, lam: Array) -> Array:
+  def log_snr_inverse(self, lam: ArrayLike) -> Array:
     return self.integral_inverse(numerics.softplus(-2.0 * lam))
 
-  def rates(self, t: Array) -> tuple[Array, Array]:
+  def rates(self, t: ArrayLike) -> tuple[Array, Array]:
     alpha = self.alpha(t)
     beta = self.beta(t)
     sigma_dot = 0.5 * beta * alpha**2 / self.sigma(t)
@@ -103,21 +104,21 @@ class SubVP:
   def _vp(self) -> LinearVP:
     return LinearVP(self.beta_min, self.beta_max)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: ArrayLike) -> Array:
     return self._vp.alpha(t)
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: ArrayLike) -> Array:
     return -numerics.namespace(t).expm1(-self._vp.integral(t))
 
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: ArrayLike) -> Array:
     return -0.5 * self._vp.integral(t) - numerics.log(self.sigma(t))
 
-  def log_snr_inverse(self, lam: Array) -> Array:
+  def log_snr_inverse(self, lam: ArrayLike) -> Array:
     # alpha - 1 / alpha = -e^{-lam}, hence log(alpha) = -asinh(e^{-lam} / 2)
     xp = numerics.namespace(lam)
     return self._vp.integral_inverse(2.0 * xp.arcsinh(0.5 * xp.exp(-lam)))
 
-  def rates(self, t: Array) -> tuple[Array, Array]:
+  def rates(self, t: ArrayLike) -> tuple[Array, Array]:
     alpha = self.alpha(t)
     beta = self._vp.beta(t)
     return -0.5 * beta * alpha, beta * alpha**2
@@ -129,21 +130,21 @@ class CosineVP:
 
   t_zero: float = 0.0
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: ArrayLike) -> Array:
     # as a sine, so that it is exactly zero (and never negative) at t = 1
     return numerics.namespace(t).sin(0.5 * math.pi * (1.0 - t))
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: ArrayLike) -> Array:
     return numerics.namespace(t).sin(0.5 * math.pi * t)
 
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: ArrayLike) -> Array:
     return numerics.log(self.alpha(t)) - numerics.log(self.sigma(t))
 
-  def log_snr_inverse(self, lam: Array) -> Array:
+  def log_snr_inverse(self, lam: ArrayLike) -> Array:
     xp = numerics.namespace(lam)
     return (2.0 / math.pi) * xp.arctan(xp.exp(-lam))
 
-  def rates(self, t: Array) -> tuple[Array, Array]:
+  def rates(self, t: ArrayLike) -> tuple[Array, Array]:
     return -0.5 * math.pi * self.sigma(t), 0.5 * math.pi * self.alpha(t)
 
 
@@ -181,7 +182,7 @@ class DiscreteVP:
     times, lam = self._nodes
     return float(times[0]), float(lam[0]), float(times[-1]), float(lam[-1])
 
-  def _left(self, t: Array) -> Array:
+  def _left(self, t: ArrayLike) -> Array:
     """Returns what is left of alpha / sigma of the last node, in [0, 1]."""
     _, _, last, _ = self._ends
     xp = numerics.namespace(t)
@@ -189,21 +190,21 @@ class DiscreteVP:
       return xp.ones_like(t)
     return xp.clip((1.0 - t) / (1.0 - last), 0.0, 1.0)
 
-  def _inside(self, t: Array) -> Array:
+  def _inside(self, t: ArrayLike) -> Array:
     """Returns lambda between the first and the last node, constant outside."""
     times, lam = self._nodes
     if self.interpolation == "log_snr":
       return _interpolate(t, times, lam)
     return -numerics.log(_interpolate(t, times, np.exp(-lam)))
 
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: ArrayLike) -> Array:
     xp = numerics.namespace(t)
     time, lam, _, _ = self._ends
     before = lam - numerics.log(xp.minimum(t / time, 1.0))
     inside = self._inside(t) + numerics.log(self._left(t))
     return xp.where(t < time, before, inside)
 
-  def log_snr_inverse(self, lam: Array) -> Array:
+  def log_snr_inverse(self, lam: ArrayLike) -> Array:
     xp = numerics.namespace(lam)
     time, node, last, end = self._ends
     before = time * xp.exp(xp.minimum(node - lam, 0.0))
@@ -218,7 +219,7 @@ class DiscreteVP:
       inside = xp.where(lam < end, after, inside)
     return xp.where(lam > node, before, inside)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: ArrayLike) -> Array:
     xp = numerics.namespace(t)
     if not self._silent:
       return xp.exp(-0.5 * numerics.softplus(-2.0 * self.log_snr(t)))
@@ -226,7 +227,7 @@ class DiscreteVP:
     alpha, sigma = self._pair(early)
     return left * alpha / xp.hypot(left * alpha, sigma)
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: ArrayLike) -> Array:
     xp = numerics.namespace(t)
     if not self._silent:
       return xp.exp(-0.5 * numerics.softplus(2.0 * self.log_snr(t)))
@@ -247,7 +248,7 @@ class DiscreteVP:
       xp.exp(-0.5 * numerics.softplus(2.0 * lam)),
     )
 
-  def rates(self, t: Array) -> tuple[Array, Array]:
+  def rates(self, t: ArrayLike) -> tuple[Array, Array]:
     xp = numerics.namespace(t)
     times, lam = self._nodes
     alpha, sigma = self.alpha(t), self.sigma(t)
@@ -282,20 +283,20 @@ class GeometricVE:
   def _log_ratio(self) -> float:
     return math.log(self.sigma_max / self.sigma_min)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: ArrayLike) -> Array:
     return numerics.namespace(t).ones_like(t)
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: ArrayLike) -> Array:
     xp = numerics.namespace(t)
     return self.sigma_min * xp.exp(self._log_ratio * t)
 
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: ArrayLike) -> Array:
     return -math.log(self.sigma_min) - self._log_ratio * t
 
-  def log_snr_inverse(self, lam: Array) -> Array:
+  def log_snr_inverse(self, lam: ArrayLike) -> Array:
     return (-lam - math.log(self.sigma_min)) / self._log_ratio
 
-  def rates(self, t: Array) -> tuple[Array, Array]:
+  def rates(self, t: ArrayLike) -> tuple[Array, Array]:
     zero = numerics.namespace(t).zeros_like(t)
     return zero, self._log_ratio * self.sigma(t)
 
@@ -306,19 +307,19 @@ class NoiseLevel:
 
   t_zero: float = 0.0
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: ArrayLike) -> Array:
     return numerics.namespace(t).ones_like(t)
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: ArrayLike) -> Array:
     return t
 
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: ArrayLike) -> Array:
     return -numerics.log(t)
 
-  def log_snr_inverse(self, lam: Array) -> Array:
+  def log_snr_inverse(self, lam: ArrayLike) -> Array:
     return numerics.namespace(lam).exp(-lam)
 
-  def rates(self, t: Array) -> tuple[Array, Array]:
+  def rates(self, t: ArrayLike) -> tuple[Array, Array]:
     xp = numerics.namespace(t)
     return xp.zeros_like(t), xp.ones_like(t)
 
@@ -329,19 +330,19 @@ class Linear:
 
   t_zero: float = 0.0
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: ArrayLike) -> Array:
     return 1.0 - t
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: ArrayLike) -> Array:
     return t
 
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: ArrayLike) -> Array:
     return -numerics.logit(t)
 
-  def log_snr_inverse(self, lam: Array) -> Array:
+  def log_snr_inverse(self, lam: ArrayLike) -> Array:
     return numerics.sigmoid(-lam)
 
-  def rates(self, t: Array) -> tuple[Array, Array]:
+  def rates(self, t: ArrayLike) -> tuple[Array, Array]:
     one = numerics.namespace(t).ones_like(t)
     return -one, one
 
@@ -353,22 +354,22 @@ class ResidualShift:
   kappa: float
   t_zero: float = 0.0
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: ArrayLike) -> Array:
     return (1.0 - t) * (1.0 + t)
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: ArrayLike) -> Array:
     return self.kappa * t
 
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: ArrayLike) -> Array:
     return numerics.log(self.alpha(t)) - numerics.log(self.sigma(t))
 
-  def log_snr_inverse(self, lam: Array) -> Array:
+  def log_snr_inverse(self, lam: ArrayLike) -> Array:
     # the root of t^2 + kappa t e^lam = 1, in the form that does not cancel
     xp = numerics.namespace(lam)
     half = 0.5 * self.kappa * xp.exp(lam)
     return 1.0 / (half + xp.hypot(half, xp.ones_like(half)))
 
-  def rates(self, t: Array) -> tuple[Array, Array]:
+  def rates(self, t: ArrayLike) -> tuple[Array, Array]:
     return -2.0 * t, self.kappa * numerics.namespace(t).ones_like(t)
 
 
@@ -388,7 +389,7 @@ class Pair:
   t_high: float
   t_zero: float
 
-  def __eq__(self, other: Any) -> bool:
+  def __eq__(self, other: PyTree) -> bool:
     if type(other) is not type(self):
       return NotImplemented
     return self is other or key(self) == key(other)
@@ -396,24 +397,24 @@ class Pair:
   def __hash__(self) -> int:
     return hash(key(self))
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: ArrayLike) -> Array:
     alpha, sigma = evaluate(self.alpha_fn, t), self.sigma(t)
     rounding = float(jnp.finfo(alpha.dtype).eps)
     seen = alpha > rounding * sigma
     return numerics.namespace(alpha).where(seen, alpha, 0.0)
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: ArrayLike) -> Array:
     return evaluate(self.sigma_fn, t)
 
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: ArrayLike) -> Array:
     return numerics.log(self.alpha(t)) - numerics.log(self.sigma(t))
 
-  def log_snr_inverse(self, lam: Array) -> Array:
+  def log_snr_inverse(self, lam: ArrayLike) -> Array:
     return numerics.invert_decreasing(
       self.log_snr, lam, self.t_low, self.t_high
     )
 
-  def rates(self, t: Array) -> tuple[Array, Array]:
+  def rates(self, t: ArrayLike) -> tuple[Array, Array]:
     rate = lambda f: lambda s: jax.jvp(f, (s,), (jnp.ones_like(s),))[1]
     return (
       evaluate(rate(self.alpha_fn), t),
@@ -421,14 +422,14 @@ class Pair:
     )
 
 
-def _interpolate(x: Array, places: np.ndarray, values: np.ndarray) -> Array:
+def _interpolate(x: ArrayLike, places: np.ndarray, values: np.ndarray) -> Array:
   """Returns the piecewise linear function through (places, values) at x."""
   xp = numerics.namespace(x)
   cast = lambda v: xp.asarray(v, xp.result_type(x))
   return xp.interp(x, cast(places), cast(values)).astype(xp.result_type(x))
 
 
-def evaluate(f: Callable[[Array], Array], t: Array) -> Array:
+def evaluate(f: Callable[[ArrayLike], ArrayLike], t: ArrayLike) -> Array:
   """Returns f(t): traced arrays as they are, host values in float64."""
   if isinstance(t, jax.Array):
     return jnp.broadcast_to(f(t), jnp.shape(t))

@@ -14,7 +14,7 @@ https://arxiv.org/abs/2211.15736, section 3.3.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jaxdiff import tree
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import Model
 
 MODES = ("ndtc", "uniform", "single", "forward", "raw")
 
@@ -70,7 +71,7 @@ class Calibration:
 @checks.door
 def calibration_set(
   key: jax.Array,
-  model: Any,
+  model: Model,
   tableau: Tableau,
   process: GaussianProcess,
   shape: tuple[int, ...],

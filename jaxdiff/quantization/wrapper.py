@@ -34,8 +34,8 @@ from jaxdiff.quantization import quantizer
 from jaxdiff.quantization.calibration import CalibrationSet
 from jaxdiff.quantization.quantizer import Quantizer
 from jaxdiff.quantization.rounding import learn_rounding
-
-PyTree = Any
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 ARITHMETIC = ("float", "integer")
 _LAYERS = (nn.Dense, nn.Conv)
@@ -127,7 +127,7 @@ class QuantizedApply:
 
 @checks.door
 def quantize(
-  denoiser: Any,
+  denoiser: Model,
   calibration: CalibrationSet,
   config: Config | None = None,
   *,
@@ -200,7 +200,7 @@ def quantize(
 
 @checks.door
 def layer_inputs(
-  denoiser: Any, calibration: CalibrationSet
+  denoiser: Model, calibration: CalibrationSet
 ) -> dict[str, np.ndarray]:
   """Returns what enters each layer, f32[rows, features], in order of calls.
 
@@ -354,7 +354,7 @@ def _again(module, kernel, x, **replaced):
 # --- what the network does ---------------------------------------------------
 
 
-def _captured(denoiser: Any, x: jax.Array, t: jax.Array) -> dict:
+def _captured(denoiser: Model, x: jax.Array, t: jax.Array) -> dict:
   """Returns {name: what enters it, f32[rows, features]}, in order of calls."""
   seen = jax.device_get(_capture(denoiser, x, t))
   return {name.partition(" ")[2]: values for name, values in seen.items()}
@@ -378,7 +378,7 @@ def _capture(denoiser, x, t):
   }
 
 
-def _edges(denoiser: Any, x: jax.Array, t: jax.Array) -> set[str]:
+def _edges(denoiser: Model, x: jax.Array, t: jax.Array) -> set[str]:
   """Returns the first layer, the first that sees x, and the last."""
   x, t = x[:_BATCH], t[:_BATCH]
   one, other = _captured(denoiser, x, t), _captured(denoiser, 2.0 * x + 1.0, t)

@@ -39,8 +39,10 @@ from jaxdiff import tree
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers import embedded_pairs
-
-PyTree = Any
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 
 class Controller(NamedTuple):
@@ -123,7 +125,7 @@ def adaptive(
   max_calls: int = 10_000,
   keep: int = 0,
   check: bool = True,
-  index: Any = None,
+  index: ArrayLike | None = None,
 ) -> tuple[PyTree, AdaptiveInfo]:
   """Solves the probability-flow ODE from one time to another: (x, info).
 
@@ -258,7 +260,7 @@ def _raise_unfinished(info, end, method, max_calls):
 class _Rules(NamedTuple):
   """What does not change from attempt to attempt."""
 
-  model: Any
+  model: Model
   process: GaussianProcess
   pair: Any  # of `embedded_pairs`
   clock: str
@@ -270,7 +272,7 @@ class _Rules(NamedTuple):
   max_calls: Any
   per_sample: bool
   keep: int
-  dtype: Any
+  dtype: DTypeLike
 
   @property
   def stages(self) -> int:
@@ -287,7 +289,7 @@ class _Attempt(NamedTuple):
   h: jax.Array
   t_end: jax.Array
   outputs: Any  # leaves [stages, ...]
-  new: Any
+  new: PyTree
   error: jax.Array  # at most 1 is accepted
 
 

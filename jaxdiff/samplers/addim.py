@@ -28,7 +28,7 @@ Consistency Models", https://arxiv.org/abs/2403.06807, section 3.2.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,8 @@ from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
-
-PyTree = Any
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 
 class Row(NamedTuple):
@@ -66,7 +66,7 @@ def addim(
   strength: float = 0.1,
   data_variance: float = 0.5,
   match: str = "noise",
-  index: Any = None,
+  index: ArrayLike | None = None,
   collect: sampling.Collector | None = None,
 ) -> tuple[PyTree, sampling.WalkInfo]:
   """Returns (x, info): samples, [batch, ...], at the price of n calls.

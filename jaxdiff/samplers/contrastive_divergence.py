@@ -15,8 +15,7 @@ import jax.numpy as jnp
 
 from jaxdiff import checks
 from jaxdiff.samplers.langevin import langevin
-
-PyTree = Any
+from jaxdiff.types import PyTree
 
 
 @checks.door
@@ -36,7 +35,7 @@ def contrastive_divergence(
     moves: k.
   """
 
-  def loss(key: jax.Array, params: PyTree, batch: Any):
+  def loss(key: jax.Array, params: PyTree, batch: PyTree):
     x = jnp.asarray(batch["image"] if isinstance(batch, dict) else batch)
     fixed = jax.lax.stop_gradient(params)
     score = jax.tree_util.Partial(_force, energy, fixed)

@@ -39,6 +39,10 @@ from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.samplers.langevin import move
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 Posterior = Callable[[jax.Array], jax.Array]
 GIBBS = ("sample", "argmax")
@@ -74,13 +78,13 @@ class DMCMCInfo(NamedTuple):
 
 class _Info(NamedTuple):
   step: jax.Array
-  kept: Any
+  kept: PyTree
 
 
 class _Rules(NamedTuple):
   """What does not change from move to move."""
 
-  model: Any
+  model: Model
   posterior: Any
   finish: Tableau
   process: GaussianProcess
@@ -114,7 +118,7 @@ def ladder(
 
 @checks.door
 def finishers(
-  build: Callable[[float], Tableau], process: GaussianProcess, levels: Any
+  build: Callable[[float], Tableau], process: GaussianProcess, levels: ArrayLike
 ) -> Tableau:
   """Returns the tables from every level, stacked: leaves [K, n, ...].
 
@@ -172,9 +176,9 @@ def at_levels(stack: Tableau, level: jax.Array, ndim: int) -> Tableau:
 def start_chain(
   key: jax.Array,
   x0: jax.Array,
-  levels: Any,
+  levels: ArrayLike,
   sigma: float = 0.5,
-  index: Any = None,
+  index: ArrayLike | None = None,
 ) -> Chain:
   """Returns chains that begin at samples x0 with noise sigma added.
 
@@ -205,13 +209,13 @@ def dmcmc(
   *,
   process: GaussianProcess,
   posterior: Posterior,
-  levels: Any,
-  eta: Any = 0.1,
+  levels: ArrayLike,
+  eta: ArrayLike = 0.1,
   skip: int = 4,
   outputs: int = 1,
-  burn_in: Any = (),
+  burn_in: ArrayLike = (),
   gibbs: str = "sample",
-  index: Any = None,
+  index: ArrayLike | None = None,
   check_finite: bool = False,
 ) -> tuple[jax.Array, DMCMCInfo]:
   """Returns (x, info): samples of every chain, f[outputs, batch, ...].
@@ -458,7 +462,7 @@ class ExactPosterior(NamedTuple):
   """
 
   distribution: Any
-  levels: Any
+  levels: Array
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns log p_sigma(x) at every level, f[batch, K]."""

@@ -35,8 +35,7 @@ from typing import Any, NamedTuple
 
 from jaxdiff import numerics
 from jaxdiff.processes import GaussianProcess
-
-Array = Any
+from jaxdiff.types import ArrayLike
 
 CLOCKS = ("lambda", "sigma", "t")
 
@@ -84,7 +83,7 @@ class RungeKutta:
     """Whether the last place is the result, and the next step's first."""
     return (*self.stages[-1], 0.0) == self.weights
 
-  def output(self, process: GaussianProcess, clock: str, t: Array) -> tuple:
+  def output(self, process: GaussianProcess, clock: str, t: ArrayLike) -> tuple:
     """Returns the weights of (x0, eps) in F at time t."""
     pair = process.rates(t)
     if clock == "t":
@@ -95,7 +94,7 @@ class RungeKutta:
       rate = -sigma / alpha * rate
     return pair[0] / rate, pair[1] / rate
 
-  def step(self, process: GaussianProcess, t: list, h: Array) -> Step:
+  def step(self, process: GaussianProcess, t: list, h: ArrayLike) -> Step:
     """Returns the step of length h in the clock; t are the places' times."""
     del process, t  # a Runge-Kutta step is the same everywhere
     one = h * 0.0 + 1.0
@@ -131,12 +130,12 @@ class Exponential:
     """Where in the step it asks, in lambda."""
     return (0.0, 1 / 2) if self.order == 2 else (0.0, 1 / 3, 2 / 3)
 
-  def output(self, process: GaussianProcess, clock: str, t: Array) -> tuple:
+  def output(self, process: GaussianProcess, clock: str, t: ArrayLike) -> tuple:
     """Returns the weights of (x0, eps) in F."""
     del process, clock, t
     return (1.0, 0.0) if self.output_half == "x0" else (0.0, 1.0)
 
-  def step(self, process: GaussianProcess, t: list, h: Array) -> Step:
+  def step(self, process: GaussianProcess, t: list, h: ArrayLike) -> Step:
     """Returns the step of length h in lambda; t are the times of all places.
 
     Args:

@@ -18,7 +18,7 @@ fixed size are a table: `solvers.annealed_langevin`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,11 @@ from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
-PyTree = Any
 Score = Callable[[PyTree], PyTree]
 
 
@@ -52,8 +55,8 @@ class ModelScore:
       of another process.
   """
 
-  model: Any
-  t: Any
+  model: Model
+  t: Array
   process: GaussianProcess = dataclasses.field(
     default=None, metadata={"static": True}
   )
@@ -113,9 +116,9 @@ def langevin(
   steps: int,
   x: PyTree,
   *,
-  step: Any,
+  step: ArrayLike,
   log_prob: Callable[[PyTree], jax.Array] | None = None,
-  index: Any = None,
+  index: ArrayLike | None = None,
   collect: sampling.Collector | None = None,
   check_finite: bool = False,
 ) -> tuple[PyTree, LangevinInfo]:
@@ -179,7 +182,7 @@ def langevin(
   return x, LangevinInfo(nfe, accepted / steps, kept)
 
 
-def move(x: PyTree, score: PyTree, h: Any, z: PyTree) -> PyTree:
+def move(x: PyTree, score: PyTree, h: ArrayLike, z: PyTree) -> PyTree:
   """Returns x + h s + sqrt(2 h) z; h scalar or [batch]."""
 
   def one(v, s, e):

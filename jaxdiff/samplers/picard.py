@@ -28,7 +28,7 @@ Reference: Shih et al. (2023), ParaDiGMS, algorithm 1, https://arxiv.org/abs/
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,9 @@ from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
-
-PyTree = Any
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 
 class PicardInfo(NamedTuple):
@@ -85,12 +86,12 @@ def picard(
   key: jax.Array,
   model: sampling.Model,
   tableau: tables.Tableau,
-  x: Any,
+  x: PyTree,
   *,
   process: GaussianProcess,
   window: int | None = None,
   tolerance: float = 0.1,
-  index: Any = None,
+  index: ArrayLike | None = None,
 ) -> tuple[PyTree, PicardInfo]:
   """Returns (x, info): samples of a one-step table, its steps in parallel.
 
@@ -186,7 +187,7 @@ class _Rules(NamedTuple):
     allowed: f[n], how far a settled point may move.
   """
 
-  model: Any
+  model: Model
   key: jax.Array
   index: jax.Array
   like: PyTree

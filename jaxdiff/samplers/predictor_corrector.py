@@ -25,7 +25,7 @@ Reference: Song et al. (2021), algorithms 4 and 5, https://arxiv.org/abs/
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,10 @@ from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
-PyTree = Any
 Project = Callable[[jax.Array, PyTree, jax.Array, jax.Array], PyTree]
 
 
@@ -69,7 +71,7 @@ class _Row(NamedTuple):
 class _Rules(NamedTuple):
   """What does not change from step to step; `_Row` is what does."""
 
-  model: Any
+  model: Model
   project: Project
   index: jax.Array
   snr: jax.Array
@@ -83,7 +85,7 @@ def predictor_corrector(
   key: jax.Array,
   model: sampling.Model,
   tableau: tables.Tableau,
-  x: Any,
+  x: PyTree,
   *,
   process: GaussianProcess,
   snr: float = 0.16,
@@ -92,7 +94,7 @@ def predictor_corrector(
   project: Project | None = None,
   denoise: bool = True,
   t_end: float | None = None,
-  index: Any = None,
+  index: ArrayLike | None = None,
   axis_name: str | None = None,
   collect: sampling.Collector | None = None,
 ) -> tuple[PyTree, sampling.WalkInfo]:

@@ -13,7 +13,6 @@ Song et al. (2021), appendix I, https://arxiv.org/abs/2011.13456.
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,8 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff.processes import GaussianProcess
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +58,9 @@ class Known:
 
 
 @checks.door
-def inpaint(process: GaussianProcess, known: Array, mask: Array) -> Known:
+def inpaint(
+  process: GaussianProcess, known: ArrayLike, mask: ArrayLike
+) -> Known:
   """Returns the projection onto known pixels.
 
   Args:
@@ -90,7 +91,9 @@ def inpaint(process: GaussianProcess, known: Array, mask: Array) -> Known:
 
 
 @checks.door
-def colorize(process: GaussianProcess, grey: Array, channels: int = 3) -> Known:
+def colorize(
+  process: GaussianProcess, grey: ArrayLike, channels: int = 3
+) -> Known:
   """Returns the projection onto images of known grey values.
 
   Args:

@@ -28,8 +28,9 @@ from jaxdiff.predictions import ask
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
-
-PyTree = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 
 class SideBySideInfo(NamedTuple):
@@ -57,11 +58,11 @@ class _Step(NamedTuple):
   """
 
   call: Any
-  t: Any
-  output: Any
-  places: Any
+  t: Array
+  output: PyTree
+  places: Array
   ends: Any
-  noise: Any
+  noise: Array
 
 
 @checks.sampler
@@ -69,10 +70,10 @@ def side_by_side(
   key: jax.Array,
   model: sampling.Model,
   tableau: Tableau,
-  x: Any,
+  x: PyTree,
   *,
   process: GaussianProcess,
-  index: Any = None,
+  index: ArrayLike | None = None,
 ) -> tuple[PyTree, SideBySideInfo]:
   """Returns (x, info): what `sample` returns, the calls of a step in a batch.
 

@@ -32,10 +32,12 @@ from jaxdiff.processes import agreement
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 
 @checks.door
-def truncate(grid: Any, t_skip: float) -> np.ndarray:
+def truncate(grid: ArrayLike, t_skip: float) -> np.ndarray:
   """Returns the grid from t_skip on, f64: t_skip and all later times.
 
   Args:
@@ -61,7 +63,7 @@ def teleport(
   process: GaussianProcess,
   t_from: float,
   t_to: float,
-  label: Any = None,
+  label: ArrayLike | None = None,
 ) -> jax.Array:
   """Returns x at t_to, moved from t_from by the Gaussian's probability flow.
 
@@ -101,8 +103,8 @@ def gaussian_prior(
   process: GaussianProcess,
   t: float | None = None,
   *,
-  label: Any = None,
-  index: Any = None,
+  label: ArrayLike | None = None,
+  index: ArrayLike | None = None,
 ) -> jax.Array:
   """Returns draws of N(alpha mu, alpha^2 C + sigma^2 I) at t, [*shape].
 
@@ -141,7 +143,7 @@ class TeleportInfo(NamedTuple):
   t: float
   nfe: int
   unexplained: float | None = None
-  kept: Any = None
+  kept: PyTree = None
 
 
 @checks.sampler
@@ -149,13 +151,13 @@ def teleport_sample(
   key: jax.Array,
   model: sampling.Model,
   tableau: Tableau,
-  x: Any,
+  x: PyTree,
   *,
   process: GaussianProcess,
   stats: LowRankGaussian,
   t_from: float | None = None,
   prior: str = "isotropic",
-  label: Any = None,
+  label: ArrayLike | None = None,
   check: Any = None,
   tolerance: float = 1e-3,
   collect: sampling.Collector | None = None,
@@ -231,7 +233,7 @@ def choose_skip(
   model: sampling.Model,
   stats: LowRankGaussian,
   process: GaussianProcess,
-  x0: Any,
+  x0: ArrayLike,
   times: Sequence[float],
   tolerance: float = 1e-3,
 ) -> float:

@@ -11,7 +11,7 @@ https://arxiv.org/abs/2310.01762.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.samplers.langevin import langevin
 from jaxdiff.samplers.langevin import Score
+from jaxdiff.types import ArrayLike
 
 
 class Stopping(NamedTuple):
@@ -59,7 +60,7 @@ class VanillaInfo(NamedTuple):
 
 @checks.door(least=dict(n=1))
 def data_init(
-  key: jax.Array, data: Any, n: int, *, index: Any = None
+  key: jax.Array, data: ArrayLike, n: int, *, index: ArrayLike | None = None
 ) -> jax.Array:
   """Returns n training points drawn with replacement, [n, ...].
 
@@ -91,11 +92,11 @@ def vanilla_sample(
   key: jax.Array,
   score: Score,
   time: float | None,
-  data: Any,
+  data: ArrayLike,
   *,
   n: int,
   step: float,
-  index: Any = None,
+  index: ArrayLike | None = None,
 ) -> tuple[jax.Array, VanillaInfo]:
   """Returns (x, info): n samples by Langevin from training points.
 
@@ -121,7 +122,7 @@ def vanilla_sample(
 
 
 @checks.door
-def stopping_time(data: Any, neighbours: int | None = None) -> float:
+def stopping_time(data: ArrayLike, neighbours: int | None = None) -> float:
   """Returns 2 / alpha: two relaxation times of the widest mode, estimated.
 
   alpha is the inverse of the largest variance in any direction among the
@@ -152,8 +153,8 @@ def stopping_time(data: Any, neighbours: int | None = None) -> float:
 def choose_time(
   key: jax.Array,
   score: Score,
-  train: Any,
-  held_out: Any,
+  train: ArrayLike,
+  held_out: ArrayLike,
   times: Sequence[float],
   *,
   step: float,

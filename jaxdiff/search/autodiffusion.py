@@ -34,8 +34,9 @@ from jaxdiff import tableau as tables
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.search import populations
 from jaxdiff.solvers.building import Solver
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
 
-Array = Any
 Fitness = Callable[[Sequence["Candidate"]], np.ndarray]
 
 
@@ -127,7 +128,7 @@ def ladder(process: GaussianProcess, size: int = 1000) -> np.ndarray:
 def table(
   candidate: Candidate,
   process: GaussianProcess,
-  times: Array,
+  times: ArrayLike,
   *,
   solver: Solver = solvers.ddim,
 ) -> tables.Tableau:
@@ -161,7 +162,7 @@ def table(
 
 
 @checks.door
-def start_scale(process: GaussianProcess, t: Array) -> Array:
+def start_scale(process: GaussianProcess, t: ArrayLike) -> Array:
   """Returns the scale of x at t relative to t_max, for data of unit scale.
 
   A candidate that begins below t_max begins from the same noise; for
@@ -201,7 +202,7 @@ def cost(candidate: Candidate, n_blocks: int) -> int:
 def fitness(
   problem: populations.Problem,
   process: GaussianProcess,
-  times: Array,
+  times: ArrayLike,
   *,
   solver: Solver = solvers.ddim,
   bind: populations.Bind | None = None,

@@ -6,15 +6,14 @@ noises; `Frechet` compares laws, and knows nothing of the noises.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
 
 
 @jax.tree_util.register_dataclass
@@ -84,7 +83,7 @@ class Frechet:
 
 @checks.door
 def frechet_to(
-  reference: Array, *, features: int = 32, seed: int = 0
+  reference: ArrayLike, *, features: int = 32, seed: int = 0
 ) -> Frechet:
   """Returns the Frechet fitness to samples of the true distribution.
 

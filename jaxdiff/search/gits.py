@@ -16,7 +16,7 @@ a grid like any other: every solver takes it. Reference: Chen et al. (2024),
 https://arxiv.org/abs/2405.11326, section 3.3; gamma = 1.15 in their code.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,7 @@ from jaxdiff import sampling
 from jaxdiff import solvers
 from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
-
-Array = Any
+from jaxdiff.types import ArrayLike
 
 
 class Ladder(NamedTuple):
@@ -50,9 +49,9 @@ def ladder(
   key: jax.Array,
   model: sampling.Model,
   process: GaussianProcess,
-  x: Array,
+  x: ArrayLike,
   *,
-  times: Array | None = None,
+  times: ArrayLike | None = None,
   steps: int = 4,
 ) -> Ladder:
   """Returns the costs of all steps between `times`, from one trajectory.
@@ -95,7 +94,7 @@ def ladder(
 
 
 @checks.door
-def choose(costs: Array, n: int, gamma: float = 1.15) -> np.ndarray:
+def choose(costs: ArrayLike, n: int, gamma: float = 1.15) -> np.ndarray:
   """Returns the indices 0 = i_0 < ... < i_n = N of the best path, i64[n + 1].
 
   Args:

@@ -30,8 +30,11 @@ from jaxdiff import tree
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.search import fitness as fitnesses
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
+from jaxdiff.types import Model
 
-Array = Any
 _CACHED = 4096  # values of a chunk's samples that a CPU handles best
 Bind = Callable[[Any, Any], sampling.Model]
 
@@ -50,7 +53,7 @@ class Problem(NamedTuple):
   """
 
   key: jax.Array
-  model: Any
+  model: Model
   start: Array
   fitness: Callable[[Array], Array]
   index: Array
@@ -62,10 +65,10 @@ def converged(
   model: sampling.Model,
   process: GaussianProcess,
   shape: Sequence[int],
-  index: Any,
+  index: ArrayLike,
   *,
   steps: int = 200,
-  dtype: Any = jnp.float32,
+  dtype: DTypeLike = jnp.float32,
 ) -> Problem:
   """Returns the problem: be near to where the ODE itself takes these noises.
 
@@ -88,7 +91,7 @@ def converged(
 
 @checks.door
 def held_out(
-  problem: Problem, process: GaussianProcess, index: Any, fitness: Any
+  problem: Problem, process: GaussianProcess, index: ArrayLike, fitness: Any
 ) -> Problem:
   """Returns the same problem on other noises, for an honest report.
 
@@ -130,7 +133,7 @@ def evaluate(
   problem: Problem,
   population: Sequence[tables.Tableau] | tables.Tableau,
   *,
-  scale: Any = None,
+  scale: ArrayLike | None = None,
   settings: Any = None,
   bind: Bind | None = None,
   chunk: int | None = None,
@@ -253,7 +256,7 @@ def _program(
   return control.fori_loop(0, chunks, step, jnp.full(shape, jnp.inf, dtype))
 
 
-def _numbers(index: Any) -> np.ndarray:
+def _numbers(index: ArrayLike) -> np.ndarray:
   """Returns numbers of noises; a count stands for its range."""
   if isinstance(index, (int, np.integer)):
     index = np.arange(index)

@@ -10,7 +10,7 @@ train in one compiled program.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,8 +21,8 @@ from scipy import stats
 
 from jaxdiff import checks
 from jaxdiff import control
-
-Array = Any
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 _MEMBERS = 3
 _MARGIN = 0.1
@@ -37,7 +37,7 @@ class Predictor(NamedTuple):
     scale: f32[features], their standard deviation.
   """
 
-  params: Any
+  params: PyTree
   center: np.ndarray
   scale: np.ndarray
 
@@ -61,8 +61,8 @@ _OPTIMIZER = optax.adamw(2e-3, weight_decay=1e-2)
 @checks.door
 def fit(
   key: jax.Array,
-  features: Array,
-  scores: Array,
+  features: ArrayLike,
+  scores: ArrayLike,
   *,
   capacity: int | None = None,
   steps: int = 300,
@@ -118,7 +118,7 @@ def _fit(keys, x, rank, m, *, steps, pairs):
 
 
 @checks.door
-def predict(predictor: Predictor, features: Array) -> np.ndarray:
+def predict(predictor: Predictor, features: ArrayLike) -> np.ndarray:
   """Returns predicted scores f32[m]; only their order means anything."""
   x = (np.asarray(features, np.float32) - predictor.center) / predictor.scale
   room = 1 << (len(x) - 1).bit_length()  # few shapes, few programs
@@ -133,6 +133,6 @@ def _predict(params, x):
 
 
 @checks.door
-def kendall(predicted: Array, scores: Array) -> float:
+def kendall(predicted: ArrayLike, scores: ArrayLike) -> float:
   """Returns Kendall's tau, 1 for the same order; nan for fewer than two."""
   return float(stats.kendalltau(predicted, scores).statistic)

@@ -28,8 +28,6 @@ from jaxdiff.search import usf
 from jaxdiff.search.usf import Schedule
 from jaxdiff.search.usf import StepChoice
 
-Array = Any
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:

@@ -20,8 +20,8 @@ from jaxdiff import checks
 from jaxdiff import denoisers
 from jaxdiff import modules
 from jaxdiff.networks import skipping
-
-Array = Any
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Gate:
   names: tuple[str, ...]
   skipped: frozenset[str] = frozenset()
 
-  def __call__(self, params: Any, *args: Any) -> jax.Array:
+  def __call__(self, params: PyTree, *args: Any) -> jax.Array:
     params, mask = params
     with skipping.skipping(self.names, mask, self.skipped):
       return self.module.apply({"params": params}, *args)
@@ -97,7 +97,9 @@ def blocks(denoiser: denoisers.Denoiser) -> int:
 
 
 @checks.door
-def with_mask(denoiser: denoisers.Denoiser, mask: Array) -> denoisers.Denoiser:
+def with_mask(
+  denoiser: denoisers.Denoiser, mask: ArrayLike
+) -> denoisers.Denoiser:
   """Returns a gated model with another mask, b[blocks]: the `bind` of a search.
 
   Args:

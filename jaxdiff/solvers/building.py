@@ -23,6 +23,8 @@ from jaxdiff import tableau as tables
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers import forms
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 Solver = Callable[..., tables.Tableau]
 
@@ -96,7 +98,7 @@ def solver(
     return table(*args, **options)
 
   def table(
-    process: GaussianProcess, grid: Any, *args: Any, **options: Any
+    process: GaussianProcess, grid: ArrayLike, *args: Any, **options: Any
   ) -> tables.Tableau:
     name = getattr(build, "__name__", "solver")
     grid = grids.from_times(process, grid)
@@ -122,7 +124,10 @@ def solver(
 
 
 def check_options(
-  build: Solver, process: GaussianProcess, grid: Any, options: Mapping[str, Any]
+  build: Solver,
+  process: GaussianProcess,
+  grid: ArrayLike,
+  options: Mapping[str, Any],
 ) -> None:
   """Raises a TypeError or ValueError for options that a solver won't take."""
   if inspect.isfunction(build.build) and hasattr(build, "__wrapped__"):
@@ -139,7 +144,7 @@ def inner_steps(process: GaussianProcess, grid: np.ndarray) -> int:
   return max(0, len(grid) - 1 - int(out_of) - int(into))
 
 
-def check_eta(eta: Any) -> None:
+def check_eta(eta: ArrayLike) -> None:
   """Raises a ValueError unless eta >= 0, the variance of an SDE's noise."""
   if not np.all(np.asarray(eta) >= 0):
     raise ValueError(
@@ -148,7 +153,7 @@ def check_eta(eta: Any) -> None:
     )
 
 
-def renewal(eta: Any, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def renewal(eta: ArrayLike, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns what a step of the reverse SDE keeps of the noise, and renews.
 
   In units of sigma': e^{-eta h} and sqrt(1 - e^{-2 eta h}), whose squares add
@@ -485,7 +490,7 @@ def corrected(
 
 
 def parameters(
-  value: Any, default: Any, shape: tuple[int, ...], name: str
+  value: PyTree, default: Any, shape: tuple[int, ...], name: str
 ) -> np.ndarray:
   """Returns the parameters of a table as f64[shape].
 
@@ -515,7 +520,7 @@ _GROWTH = 1e3
 _MOST_MEMORY = 20  # calls that any step looks back at
 
 
-def velocity(process: GaussianProcess, t: Any) -> Any:
+def velocity(process: GaussianProcess, t: ArrayLike) -> Any:
   """Returns the weights of (x0, eps) in dx/dt, f64[..., 2]."""
   return np.stack(process.rates(t), axis=-1)
 

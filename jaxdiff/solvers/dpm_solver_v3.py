@@ -29,7 +29,6 @@ default, is one order up at few steps and of order 2 at most in the limit.
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +47,9 @@ from jaxdiff.solvers.v3_statistics import check
 from jaxdiff.solvers.v3_statistics import check_schedule
 from jaxdiff.solvers.v3_statistics import ModelStatistics
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import Array
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 
 @solver
@@ -206,11 +208,11 @@ class Recentred:
     eps: f[m, ...], to its eps.
   """
 
-  model: Any
-  t: Any
-  x: Any
-  x0: Any
-  eps: Any
+  model: Model
+  t: Array
+  x: PyTree
+  x0: Array
+  eps: Array
 
   def __call__(self, x: jax.Array, t: jax.Array) -> Prediction:
     """Returns (x0, eps) at x [batch, ...] and a scalar t of the table."""
@@ -223,7 +225,7 @@ class Recentred:
 
 @checks.door(host=True)
 def recentred(
-  model: Any,
+  model: Model,
   process: GaussianProcess,
   grid: np.ndarray,
   statistics: ModelStatistics,

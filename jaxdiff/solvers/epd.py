@@ -18,8 +18,6 @@ one batch, the rows of a table one after the other, J + 1 calls a step both.
 https://arxiv.org/abs/2507.14797, section 3.
 """
 
-from typing import Any
-
 import numpy as np
 
 from jaxdiff import tableau as tables
@@ -27,6 +25,7 @@ from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers.building import parameters
 from jaxdiff.solvers.building import solver
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import ArrayLike
 
 
 @solver(least=dict(points=1))
@@ -58,7 +57,7 @@ def epd(
 
 
 def checked(
-  n: int, points: int, places: Any, weights: Any, scales: Any
+  n: int, points: int, places: ArrayLike, weights: ArrayLike, scales: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns r, w and s of n steps, f64[n, J] each; refuses what is none."""
   shape = (n, points)

@@ -24,15 +24,15 @@ polynomial in u itself (Adams-Bashforth, LMS, Runge-Kutta), in lambda
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import numerics
 from jaxdiff.processes import GaussianProcess
-
-Array = Any
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
 
 
 class Form(NamedTuple):
@@ -104,7 +104,7 @@ FORMS = MappingProxyType(
 
 
 def carry(
-  output: str, process: GaussianProcess, t: Array, t_next: Array
+  output: str, process: GaussianProcess, t: ArrayLike, t_next: ArrayLike
 ) -> Array:
   """Returns c' / c, what a step from t to t_next keeps of x."""
   scale = FORMS[output].scale

@@ -10,8 +10,6 @@ of a whole predictor-corrector chain then propagates exactly
 5, https://arxiv.org/abs/2011.13456.
 """
 
-from typing import Any
-
 import numpy as np
 
 from jaxdiff import checks
@@ -19,10 +17,13 @@ from jaxdiff import tableau as tables
 from jaxdiff.processes import check_normal
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.tableau import Tableau
+from jaxdiff.types import ArrayLike
 
 
 @checks.door(host=True)
-def langevin(process: GaussianProcess, t: Any, step: Any) -> Tableau:
+def langevin(
+  process: GaussianProcess, t: ArrayLike, step: ArrayLike
+) -> Tableau:
   """Returns the table of n Langevin steps.
 
   Args:

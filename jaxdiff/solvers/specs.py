@@ -27,6 +27,8 @@ from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers import v3_statistics
 from jaxdiff.solvers.building import inner_steps
 from jaxdiff.solvers.building import Solver
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 # What papers, other libraries and earlier versions call a solver with options.
 _CALLED = {
@@ -187,13 +189,13 @@ def bind(solver: Solver, given: dict[str, Any]) -> Solver:
       own[name] = min(own[name], max(1, steps))  # 0 may mean none
     return build(process, grid, **own)
 
-  def bound(process: GaussianProcess, grid: Any) -> tables.Tableau:
+  def bound(process: GaussianProcess, grid: ArrayLike) -> tables.Tableau:
     checks.process(process, f"{solver.__name__}(process, grid)")
     times = np.asarray(grid, np.float64)
     steps = inner_steps(process, times) if times.ndim and times.size else 1
     return made(process, grid, steps, solver)
 
-  def backwards(process: GaussianProcess, grid: Any) -> tables.Tableau:
+  def backwards(process: GaussianProcess, grid: ArrayLike) -> tables.Tableau:
     return made(process, grid, len(grid) - 1, solver.build)
 
   bound.__name__ = backwards.__name__ = solver.__name__
@@ -317,7 +319,7 @@ def _plain(kind: Any) -> Any:
   return typing.get_origin(kind) or kind
 
 
-def _is(value: Any, kind: Any) -> bool:
+def _is(value: PyTree, kind: Any) -> bool:
   if kind in (None, type(None)):
     return value is None
   kind = _plain(kind)

@@ -41,8 +41,8 @@ from jaxdiff.training import ema as emas
 from jaxdiff.training import state as states
 from jaxdiff.training import update as updates
 from jaxdiff.training.state import TrainState
+from jaxdiff.types import PyTree
 
-PyTree = Any
 Nets = Mapping[str, Any]
 Loss = Callable[[jax.Array, PyTree, Nets, Any], tuple[jax.Array, dict]]
 
@@ -143,10 +143,12 @@ class Update:
   frozen: PyTree
   losses: tuple[str, ...] = ()
 
-  def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict]:
+  def __call__(
+    self, state: TrainState, batch: PyTree
+  ) -> tuple[TrainState, dict]:
     return self.program(self.frozen, state, batch)
 
-  def lower(self, state: TrainState, batch: Any) -> Any:
+  def lower(self, state: TrainState, batch: PyTree) -> Any:
     """Returns the lowered program."""
     return self.program.lower(self.frozen, state, batch)
 
@@ -286,7 +288,7 @@ class _Table(NamedTuple):
 
 
 def _moved(
-  rules: _Rules, arrays: PyTree, state: TrainState, batch: Any
+  rules: _Rules, arrays: PyTree, state: TrainState, batch: PyTree
 ) -> tuple[TrainState, dict]:
   """One update: every player in its turn, then memory, then averages."""
   states.check_averages(state, rules.averages)

@@ -29,15 +29,15 @@ of diffusion models", https://arxiv.org/abs/2312.02696, section 3 and appendix C
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import tree
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
-PyTree = Any
 Profile = Callable[[jax.Array], jax.Array]  # f32[] k = 1, 2, ... -> d_k
 
 
@@ -149,7 +149,7 @@ def parameters(average: PyTree, like: PyTree) -> PyTree:
   )
 
 
-def _wide(p: Any) -> jax.Array:
+def _wide(p: ArrayLike) -> jax.Array:
   p = jnp.asarray(p)
   if not jnp.issubdtype(p.dtype, jnp.inexact):
     return p

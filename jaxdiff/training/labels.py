@@ -1,14 +1,13 @@
 """Checks of labels against the classes of a network."""
 
-from typing import Any
-
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff.types import ArrayLike
 
 
 @checks.door
-def check_labels(labels: Any, num_classes: int) -> None:
+def check_labels(labels: ArrayLike, num_classes: int) -> None:
   """Refuses labels outside of 0..num_classes-1, which jit would not notice.
 
   Args:

@@ -24,6 +24,7 @@ from jaxdiff.training.averaging import average
 from jaxdiff.training.state import TrainState
 from jaxdiff.training.update import Update
 from jaxdiff.training.writers import OnMetrics
+from jaxdiff.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -394,7 +395,7 @@ def _check_divergence(
   return usual
 
 
-def _leaf_names(tree: Any) -> list[str]:
+def _leaf_names(tree: PyTree) -> list[str]:
   paths = jax.tree_util.tree_leaves_with_path(tree)
   return [
     jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths

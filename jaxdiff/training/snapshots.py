@@ -9,7 +9,6 @@ See `ema` for the mathematics.
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,8 +16,8 @@ import numpy as np
 from jaxdiff import checkpoints
 from jaxdiff import checks
 from jaxdiff.training import ema
+from jaxdiff.types import PyTree
 
-PyTree = Any
 _FOLDER = "averages"
 
 

@@ -9,8 +9,8 @@ import optax
 from jaxdiff import checks
 from jaxdiff import modules
 from jaxdiff.training import ema
-
-PyTree = Any
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 
 class TrainState(NamedTuple):
@@ -86,7 +86,7 @@ def init_state(
   )
 
 
-def finished(model: Any, state: TrainState, *, ema: bool = True) -> Any:
+def finished(model: Model, state: TrainState, *, ema: bool = True) -> Any:
   """Returns the model as it is after training, ready to sample.
 
   Args:

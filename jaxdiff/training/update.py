@@ -39,8 +39,9 @@ from jaxdiff.training import averaging
 from jaxdiff.training import ema as emas
 from jaxdiff.training import state as states
 from jaxdiff.training.state import TrainState
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
-PyTree = Any
 Loss = Callable[[jax.Array, PyTree, Any], tuple[jax.Array, dict]]
 Update = Callable[[TrainState, Any], tuple[TrainState, dict]]
 
@@ -112,7 +113,7 @@ def make_update(
     axis_name,
   )
 
-  def update(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
+  def update(state: TrainState, batch: PyTree) -> tuple[TrainState, dict]:
     step = functools.partial(_step, rules)
     return control.automatic(step, state, batch, batch=batch, like=(state,))
 
@@ -141,7 +142,7 @@ class _Rules(NamedTuple):
 
 
 def _step(
-  rules: _Rules, state: TrainState, batch: Any
+  rules: _Rules, state: TrainState, batch: PyTree
 ) -> tuple[TrainState, dict]:
   """Returns (state, metrics) after one update, or one that is skipped."""
   states.check_averages(state, rules.averages)
@@ -215,7 +216,7 @@ def _moved(
   return after, sum(map(square, jax.tree.leaves(changes)))
 
 
-def projection(denoiser: Any) -> Callable[[PyTree], PyTree] | None:
+def projection(denoiser: Model) -> Callable[[PyTree], PyTree] | None:
   """Returns how a network's parameters are brought back after an update.
 
   A Linen module may have a static method `project(params) -> params`, as the
@@ -269,7 +270,7 @@ def _gradient(
   key: jax.Array,
   params: PyTree,
   state: TrainState,
-  batch: Any,
+  batch: PyTree,
   parts: int,
 ) -> tuple[jax.Array, dict, PyTree, PyTree]:
   """Returns (value, metrics, model_state, gradient), means over the parts.
@@ -324,7 +325,7 @@ def _gradient(
 
 
 def fault(
-  batch: Any, squares: jax.Array, axes: tuple[str, ...] = ()
+  batch: PyTree, squares: jax.Array, axes: tuple[str, ...] = ()
 ) -> jax.Array:
   """Returns (first bad sample, first bad leaf, number of bad leaves), i32[3].
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff import models
+from jaxdiff.types import ArrayLike
 from jaxdiff.weights import diffusers_folder
 from jaxdiff.weights import diffusers_unet
 from jaxdiff.weights import torch_layout
@@ -35,7 +36,10 @@ _TIME = "time_embedding.linear_1.weight"
 
 @checks.door
 def load_unet(
-  path: str | os.PathLike, *, betas: Any = None, prediction: str | None = None
+  path: str | os.PathLike,
+  *,
+  betas: ArrayLike | None = None,
+  prediction: str | None = None,
 ) -> tuple[models.ModelConfig, dict[str, Any]]:
   """Returns a `UNet2DModel` as the network "unet2d".
 
@@ -88,7 +92,10 @@ def load_unet(
 
 @checks.door
 def load_dit(
-  path: str | os.PathLike, *, betas: Any = None, prediction: str | None = None
+  path: str | os.PathLike,
+  *,
+  betas: ArrayLike | None = None,
+  prediction: str | None = None,
 ) -> tuple[models.ModelConfig, dict[str, Any]]:
   """Returns a `DiTTransformer2DModel` as the network "dit", scan=True.
 

@@ -13,6 +13,7 @@ from jaxdiff import checks
 from jaxdiff import pickles
 from jaxdiff import predictions
 from jaxdiff import processes
+from jaxdiff.types import ArrayLike
 from jaxdiff.weights import safetensors
 
 _WEIGHTS = "diffusion_pytorch_model"
@@ -133,7 +134,7 @@ def image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
 def process_fields(
   path: str | os.PathLike,
   folder: pathlib.Path,
-  betas: Any,
+  betas: ArrayLike,
   prediction: str | None,
 ) -> dict[str, Any]:
   """Returns the fields of a ModelConfig that the scheduler tells.

@@ -28,6 +28,7 @@ import numpy as np
 from jaxdiff import checks
 from jaxdiff import models
 from jaxdiff import pickles
+from jaxdiff.types import PyTree
 from jaxdiff.weights import fitting
 from jaxdiff.weights import torch_modules
 
@@ -90,7 +91,7 @@ def load(
 
 @checks.door
 def network(
-  value: Any, classes: tuple[str, ...], path: Any = "the pickle"
+  value: PyTree, classes: tuple[str, ...], path: Any = "the pickle"
 ) -> pickles.Record:
   """Returns the network of a snapshot: a dict with "ema", or it alone.
 

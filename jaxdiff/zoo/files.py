@@ -20,8 +20,7 @@ from jaxdiff import archives
 from jaxdiff import checks
 from jaxdiff import denoisers
 from jaxdiff import models
-
-PyTree = Any
+from jaxdiff.types import PyTree
 
 _FOLDER = pathlib.Path(__file__).parent
 _CARD = "card"

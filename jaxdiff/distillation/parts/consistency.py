@@ -42,12 +42,15 @@ from jaxdiff import checks
 from jaxdiff import control
 from jaxdiff import modules
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts import jumps
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.training import alternating
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 TARGETS = ("student", "ema")
 
@@ -56,7 +59,7 @@ _HIGHEST = 7.0
 
 
 def training_loss(
-  student: Any,
+  student: Denoiser,
   pairs: Callable,
   *,
   weight: Callable | None = None,
@@ -96,7 +99,7 @@ def training_loss(
 
 
 def function(
-  model: Any, x: jax.Array, t: jax.Array, *label: Any, **options: Any
+  model: Model, x: jax.Array, t: jax.Array, *label: Any, **options: Any
 ) -> jax.Array:
   """Returns f(x, t), the jump of any Denoiser to t_min, like x."""
   t = jnp.asarray(t, tree.compute_dtype(x.dtype))
@@ -158,14 +161,14 @@ def neighbours(
   return time((i + 1.0) / n), time(i / n)
 
 
-def aimed_at(target: str, params: Any, nets: Any) -> Any:
+def aimed_at(target: str, params: PyTree, nets: PyTree) -> Any:
   """Returns the parameters of the target, without gradients."""
   if target == "ema":
     return nets["ema"]
   return jax.lax.stop_gradient(params)
 
 
-def dropout(student: Any, key: jax.Array) -> dict:
+def dropout(student: Denoiser, key: jax.Array) -> dict:
   """Returns what calls are told of dropout: one mask for both of a pair.
 
   A network with a state has none: a call with a key would be normalized by its

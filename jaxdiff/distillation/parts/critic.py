@@ -34,10 +34,14 @@ from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import modules
 from jaxdiff import training
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.students import with_params
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
+from jaxdiff.types import Times
 
-PyTree = Any
 KINDS = ("softplus", "hinge", "least_squares")
 
 
@@ -57,7 +61,7 @@ class Head(nn.Module):
 
 
 def features(
-  denoiser: Any, layer: str, x: jax.Array, t: Any, *label: Any
+  denoiser: Denoiser, layer: str, x: jax.Array, t: ArrayLike, *label: Any
 ) -> jax.Array:
   """Returns the activations of a layer, averaged over positions: f[batch, d].
 
@@ -143,7 +147,7 @@ class Adversary:
 
   shape: tuple[int, ...]
   layer: str
-  times: Any
+  times: Times
   kind: str = "softplus"
   weight: float = 3e-3
   critic_weight: float = 1e-2
@@ -172,7 +176,7 @@ class Critic:
   head: PyTree
   width: int
   kind: str
-  times: Any
+  times: Times
   trained: bool
 
   @property
@@ -196,7 +200,7 @@ def make(
   *,
   width: int = 64,
   kind: str = "hinge",
-  times: Any = None,
+  times: Times | None = None,
   trained: bool = False,
 ) -> Critic:
   """Returns a critic with an untrained head: every logit is 0.
@@ -226,7 +230,7 @@ def logits(
   network: Any,
   head: PyTree,
   x: jax.Array,
-  batch: Any,
+  batch: PyTree,
 ) -> jax.Array:
   """Returns d of noised samples, f[batch]: large for what looks like data.
 
@@ -280,10 +284,10 @@ def generator_loss(kind: str, fake: jax.Array) -> jax.Array:
 def critic_term(
   key: jax.Array,
   adversary: Adversary,
-  score: Any,
+  score: Model,
   head: PyTree,
-  x: Any,
-  batch: Any,
+  x: PyTree,
+  batch: PyTree,
 ) -> jax.Array:
   """Returns the weighted loss that tells data from samples x, f[]."""
   keys = jax.random.split(key)
@@ -296,10 +300,10 @@ def critic_term(
 def generator_term(
   key: jax.Array,
   adversary: Adversary,
-  score: Any,
+  score: Model,
   head: PyTree,
-  x: Any,
-  batch: Any,
+  x: PyTree,
+  batch: PyTree,
 ) -> jax.Array:
   """Returns the weighted loss of the generator's samples x, f[]."""
   fake = logits(key, adversary, score, head, x, batch)

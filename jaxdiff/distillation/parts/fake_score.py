@@ -12,12 +12,17 @@ import jax
 
 from jaxdiff import checks
 from jaxdiff import losses
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts.generators import Generator
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.training import alternating
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 
-def denoising(fake: Any, *, times: Any = None, weighting: Any = "edm") -> Any:
+def denoising(
+  fake: Model, *, times: Times | None = None, weighting: Any = "edm"
+) -> Any:
   """Returns loss(key, params, batch) of denoising batch["image"].
 
   As `losses.denoising` makes it, without dropped labels and new statistics.
@@ -47,11 +52,11 @@ def denoising(fake: Any, *, times: Any = None, weighting: Any = "edm") -> Any:
 
 @checks.door
 def fake_score(
-  fake: Any,
-  student: Any,
+  fake: Model,
+  student: Denoiser,
   generator: Generator,
   *,
-  times: Any = None,
+  times: Times | None = None,
   weighting: Any = "edm",
 ) -> alternating.Loss:
   """Returns loss(key, params, nets, batch) of the fake denoiser.

@@ -24,6 +24,7 @@ from jaxdiff import control
 from jaxdiff import tree
 from jaxdiff.predictions import ask
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import Times
 
 Generator = Callable[[jax.Array, Any, Mapping[str, Any]], jax.Array]
 
@@ -59,7 +60,7 @@ def one_step(
   return generate
 
 
-def noised_data(process: GaussianProcess, times: Any) -> Generator:
+def noised_data(process: GaussianProcess, times: Times) -> Generator:
   """Returns x0(x_t, t) of noised data, t of `losses.times`."""
 
   def generate(key, model, batch):

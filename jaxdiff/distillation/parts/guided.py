@@ -4,10 +4,12 @@ from typing import Any
 
 from jaxdiff import checks
 from jaxdiff import guidance
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
 
 
 @checks.door
-def guided(teacher: Any, scale: float, null: Any = None) -> Any:
+def guided(teacher: Model, scale: float, null: ArrayLike | None = None) -> Any:
   """Returns the teacher, guided; itself if scale = 1.
 
   Args:

@@ -31,7 +31,6 @@ theorem 3.1.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +41,14 @@ from jaxdiff import control
 from jaxdiff import losses
 from jaxdiff import training
 from jaxdiff import tree
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import generators
 from jaxdiff.distillation.parts.fake_score import fake_score
 from jaxdiff.distillation.parts.method import Method
 from jaxdiff.distillation.parts.students import with_params
 from jaxdiff.predictions import ask
+from jaxdiff.types import Model
+from jaxdiff.types import Times
 
 Objective = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -61,8 +63,8 @@ def matching(
   key: jax.Array,
   x0: jax.Array,
   teacher: Callable,
-  fake: Any,
-  times: Any,
+  fake: Model,
+  times: Times,
   batch: dict,
   objective: Objective,
 ) -> tuple[jax.Array, dict]:
@@ -93,18 +95,18 @@ def matching(
 
 
 def method(
-  teacher: Any,
-  student: Any,
+  teacher: Model,
+  student: Denoiser,
   objective: Objective,
   *,
   optimizer: optax.GradientTransformation,
-  fake: Any = None,
+  fake: Model | None = None,
   fake_optimizer: optax.GradientTransformation | None = None,
   fake_steps: int = 1,
   sigma_init: float = SIGMA_INIT,
   generator: generators.Generator | None = None,
-  times: Any = None,
-  fake_times: Any = None,
+  times: Times | None = None,
+  fake_times: Times | None = None,
   ema: float = 0.999,
 ) -> Method:
   """Trains a student by an implicit objective; arguments as in `sim`."""
@@ -136,7 +138,7 @@ def method(
   )
 
 
-def start(student: Any, sigma_init: float = SIGMA_INIT) -> float:
+def start(student: Denoiser, sigma_init: float = SIGMA_INIT) -> float:
   """Returns the time at which sigma / alpha is `sigma_init`.
 
   Raises:

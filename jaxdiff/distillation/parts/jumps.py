@@ -28,11 +28,20 @@ from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.solvers import jump_times
+from jaxdiff.types import Array
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
+from jaxdiff.types import Times
 
 
 @checks.door
 def jump(
-  process: GaussianProcess, predicted: Prediction, x: Any, t: Any, s: Any
+  process: GaussianProcess,
+  predicted: Prediction,
+  x: PyTree,
+  t: ArrayLike,
+  s: ArrayLike,
 ) -> jax.Array:
   """Returns where a prediction at x takes it: G(x, t, s), like x.
 
@@ -53,7 +62,12 @@ def jump(
 
 @checks.door
 def flow_map(
-  model: Any, x: jax.Array, t: Any, s: Any, *label: Any, **options: Any
+  model: Model,
+  x: jax.Array,
+  t: ArrayLike,
+  s: ArrayLike,
+  *label: Any,
+  **options: Any,
 ) -> jax.Array:
   """Returns G(x, t, s), where a student's jump from t to s takes x.
 
@@ -93,10 +107,10 @@ class Along:
     label: i32[batch] or None; the condition of every sample.
   """
 
-  model: Any
-  times: Any
-  until: Any
-  label: Any = None
+  model: Model
+  times: Times
+  until: Array
+  label: Array | None = None
 
   @property
   def process(self) -> GaussianProcess:
@@ -104,7 +118,7 @@ class Along:
     return self.model.process
 
   def __call__(
-    self, x: jax.Array, t: jax.Array, label: Any = None
+    self, x: jax.Array, t: jax.Array, label: ArrayLike | None = None
   ) -> Prediction:
     """Returns (x0, eps) of the jump that begins next to t, a scalar."""
     label = self.label if label is None else label
@@ -117,7 +131,7 @@ class Along:
 
 @checks.door
 def along(
-  model: Any,
+  model: Model,
   process: GaussianProcess,
   grid: np.ndarray,
   *,

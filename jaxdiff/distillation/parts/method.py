@@ -28,13 +28,13 @@ from jaxdiff import grids
 from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import training
+from jaxdiff.denoisers import Denoiser
 from jaxdiff.distillation.parts import jumps
 from jaxdiff.processes import agreement
 from jaxdiff.processes import GaussianProcess
 from jaxdiff.training import alternating
 from jaxdiff.training import ema as emas
-
-PyTree = Any
+from jaxdiff.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Method:
     ValueError: if teacher and student are of different processes.
   """
 
-  student: Any
+  student: Denoiser
   players: Mapping[str, training.Player]
   params: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
   frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -160,7 +160,7 @@ def few_step_grid(
 
 @checks.door
 def sampler(
-  student: Any, grid: np.ndarray, *, gamma: float = 1.0
+  student: Denoiser, grid: np.ndarray, *, gamma: float = 1.0
 ) -> tuple[Any, tables.Tableau]:
   """Returns (model, table) with which `sampling.sample` draws from a student.
 

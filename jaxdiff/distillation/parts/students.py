@@ -1,7 +1,6 @@
 """Students: networks that begin as their teacher."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,8 @@ import jax.numpy as jnp
 from jaxdiff import checks
 from jaxdiff import denoisers
 from jaxdiff import modules
-
-PyTree = Any
+from jaxdiff.denoisers import Denoiser
+from jaxdiff.types import PyTree
 
 with_params = modules.with_params
 
@@ -74,7 +73,7 @@ def student_of(
   return dataclasses.replace(teacher, params=params, jumps=True)
 
 
-def must_jump(student: Any, method: str) -> None:
+def must_jump(student: Denoiser, method: str) -> None:
   """Raises a ValueError unless the student is told where to jump."""
   if not getattr(student, "jumps", False):
     raise ValueError(

@@ -34,6 +34,8 @@ from jaxdiff.distillation.parts.trigflow import floating
 from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
 
 MODES = ("exact", "finite_difference")
 VELOCITIES = ("teacher", "data")
@@ -98,7 +100,7 @@ def flow_rate(process: GaussianProcess, t: jax.Array) -> jax.Array:
   return (process.alpha(t) + process.sigma(t)) ** 2 / _turning(process, t)
 
 
-def flow_time(process: GaussianProcess, t: Any) -> Any:
+def flow_time(process: GaussianProcess, t: ArrayLike) -> Any:
   """Returns sigma / (alpha + sigma), the time of rectified flow."""
   sigma = process.sigma(t)
   return sigma / (process.alpha(t) + sigma)
@@ -106,7 +108,7 @@ def flow_time(process: GaussianProcess, t: Any) -> Any:
 
 def velocity_of(
   kind: str,
-  teacher: Any,
+  teacher: Model,
   x: jax.Array,
   t: jax.Array,
   labels: tuple,
@@ -126,7 +128,7 @@ def velocity_of(
   return jax.lax.stop_gradient(pair)
 
 
-def frozen_teacher(kind: str, teacher: Any) -> dict[str, Any]:
+def frozen_teacher(kind: str, teacher: Model) -> dict[str, Any]:
   """Returns what a method looks at: the teacher, where it is asked.
 
   Raises:

@@ -21,6 +21,7 @@ from jaxdiff import solvers
 from jaxdiff import tableau as tables
 from jaxdiff import tree
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import DTypeLike
 
 
 def falling(process: GaussianProcess, grid: int | np.ndarray) -> np.ndarray:
@@ -45,7 +46,7 @@ def falling(process: GaussianProcess, grid: int | np.ndarray) -> np.ndarray:
   return grid
 
 
-def at(grid: np.ndarray, i: jax.Array, dtype: Any) -> jax.Array:
+def at(grid: np.ndarray, i: jax.Array, dtype: DTypeLike) -> jax.Array:
   """Returns the times of the grid at places i, in what x of dtype computes."""
   return jnp.asarray(grid, tree.compute_dtype(dtype))[i]
 

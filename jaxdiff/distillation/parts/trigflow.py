@@ -39,6 +39,9 @@ from jaxdiff.predictions import ask
 from jaxdiff.predictions import Prediction
 from jaxdiff.processes import describe
 from jaxdiff.processes import GaussianProcess
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import Model
+from jaxdiff.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,21 +51,21 @@ class Schedule:
   sigma_data: float = 1.0
   t_zero: float = 0.0
 
-  def alpha(self, t: Any) -> Any:
+  def alpha(self, t: ArrayLike) -> Any:
     # as a sine, so that it is exactly zero (and never negative) at pi / 2
     return numerics.namespace(t).sin(0.5 * math.pi - t)
 
-  def sigma(self, t: Any) -> Any:
+  def sigma(self, t: ArrayLike) -> Any:
     return self.sigma_data * numerics.namespace(t).sin(t)
 
-  def log_snr(self, t: Any) -> Any:
+  def log_snr(self, t: ArrayLike) -> Any:
     return numerics.log(self.alpha(t)) - numerics.log(self.sigma(t))
 
-  def log_snr_inverse(self, lam: Any) -> Any:
+  def log_snr_inverse(self, lam: ArrayLike) -> Any:
     xp = numerics.namespace(lam)
     return xp.arctan(xp.exp(-lam) / self.sigma_data)
 
-  def rates(self, t: Any) -> tuple[Any, Any]:
+  def rates(self, t: ArrayLike) -> tuple[Any, Any]:
     return -self.sigma(t) / self.sigma_data, self.sigma_data * self.alpha(t)
 
 
@@ -80,7 +83,7 @@ def process(
 
 
 def turn(
-  process: GaussianProcess, t: Any, sigma_data: float
+  process: GaussianProcess, t: ArrayLike, sigma_data: float
 ) -> tuple[Any, Any]:
   """Returns (cos a, sin a) of the angle at t, of any process."""
   alpha, sigma = process.alpha(t), process.sigma(t)
@@ -88,7 +91,7 @@ def turn(
   return alpha * sigma_data * scale, sigma * scale
 
 
-def angle(process: GaussianProcess, t: Any, sigma_data: float) -> Any:
+def angle(process: GaussianProcess, t: ArrayLike, sigma_data: float) -> Any:
   """Returns the angle a of the time t of any process, in [0, pi / 2]."""
   t = numerics.as_float(t)
   xp = numerics.namespace(t)
@@ -96,7 +99,10 @@ def angle(process: GaussianProcess, t: Any, sigma_data: float) -> Any:
 
 
 def velocity(
-  process: GaussianProcess, predicted: Prediction, t: Any, sigma_data: float
+  process: GaussianProcess,
+  predicted: Prediction,
+  t: ArrayLike,
+  sigma_data: float,
 ) -> jax.Array:
   """Returns V = cos a d eps - sin a x0 of a prediction at t, like x0."""
   cos, sin = (
@@ -116,11 +122,13 @@ class Under:
     process: the one that it is asked under.
   """
 
-  model: Any
+  model: Model
   own: GaussianProcess = dataclasses.field(metadata={"static": True})
   process: GaussianProcess = dataclasses.field(metadata={"static": True})
 
-  def __call__(self, x: jax.Array, t: Any, label: Any = None) -> Prediction:
+  def __call__(
+    self, x: jax.Array, t: ArrayLike, label: ArrayLike | None = None
+  ) -> Prediction:
     """Returns (x0, eps) at x [batch, ...], at t of `process`.
 
     The model is asked at the same sigma / alpha, or at the end of its own times
@@ -136,7 +144,7 @@ class Under:
 
 
 def under(
-  model: Any, process: GaussianProcess, own: GaussianProcess | None = None
+  model: Model, process: GaussianProcess, own: GaussianProcess | None = None
 ) -> Under:
   """Returns the model under another process.
 
@@ -161,7 +169,7 @@ def under(
 
 
 def field(
-  model: Any, sigma_data: float, own: GaussianProcess | None = None
+  model: Model, sigma_data: float, own: GaussianProcess | None = None
 ) -> Callable[..., jax.Array]:
   """Returns V(y, a[, label]), the velocity of any model in TrigFlow.
 
@@ -178,7 +186,7 @@ def field(
   to = dataclasses.replace(process(sigma_data), noise=own.noise)
   there = under(model, to, own)
 
-  def velocity_at(y: jax.Array, a: Any, *label: Any) -> jax.Array:
+  def velocity_at(y: jax.Array, a: PyTree, *label: Any) -> jax.Array:
     floating(a, "an angle of TrigFlow")
     if checks.concrete(a):
       # float32 rounds pi / 2 up
@@ -196,7 +204,7 @@ def field(
   return velocity_at
 
 
-def floating(t: Any, what: str) -> None:
+def floating(t: ArrayLike, what: str) -> None:
   """Raises a TypeError for integer times: nothing is differentiated in them."""
   dtype = jnp.result_type(t)
   if not jnp.issubdtype(dtype, jnp.floating):
@@ -207,7 +215,7 @@ def floating(t: Any, what: str) -> None:
     )
 
 
-def check_sigma_data(x: Any, sigma_data: float) -> None:
+def check_sigma_data(x: PyTree, sigma_data: float) -> None:
   """Raises a ValueError if sigma_data is more than 20 % off the data's spread.
 
   Args:

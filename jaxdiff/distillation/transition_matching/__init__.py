@@ -23,7 +23,6 @@ Reference: Shaul et al. (2025), https://arxiv.org/abs/2506.23589.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +39,8 @@ from jaxdiff.distillation.transition_matching import fhtm
 from jaxdiff.distillation.transition_matching import kernels
 from jaxdiff.distillation.transition_matching.models import Transitions
 from jaxdiff.distillation.transition_matching.models import transitions
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import DTypeLike
 
 __all__ = [
   "Transitions",
@@ -112,9 +113,9 @@ def sample(
   *,
   steps: int | None = None,
   head_steps: int = 16,
-  label: Any = None,
-  guidance: Any = None,
-  dtype: Any = jnp.float32,
+  label: ArrayLike | None = None,
+  guidance: ArrayLike | None = None,
+  dtype: DTypeLike = jnp.float32,
 ) -> jax.Array:
   """Returns n samples, f[n, ...].
 

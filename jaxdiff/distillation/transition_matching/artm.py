@@ -14,8 +14,6 @@ which makes the factors smooth. Both are divided by their standard deviation.
 Reference: Shaul et al. (2025), https://arxiv.org/abs/2506.23589, section 2.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -23,10 +21,16 @@ from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.distillation.transition_matching import kernels
 from jaxdiff.distillation.transition_matching.models import Transitions
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 
 def learn(
-  key: jax.Array, model: Transitions, x: jax.Array, label: Any, index: Any
+  key: jax.Array,
+  model: Transitions,
+  x: jax.Array,
+  label: ArrayLike,
+  index: ArrayLike,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns features and what the head is to draw from them, at random t."""
   time_key, noise_key = jax.random.split(key)
@@ -43,12 +47,12 @@ def learn(
 def draw(
   key: jax.Array,
   model: Transitions,
-  like: Any,
-  label: Any,
+  like: PyTree,
+  label: ArrayLike,
   *,
   steps: int,
   head_steps: int,
-  guidance: Any = None,
+  guidance: ArrayLike | None = None,
 ) -> jax.Array:
   """Returns samples like `like`; see `sample` of this package."""
 

@@ -31,12 +31,18 @@ from jaxdiff import tree
 from jaxdiff.distillation.transition_matching import kernels
 from jaxdiff.distillation.transition_matching.models import Transitions
 from jaxdiff.oracles import GaussianMixture
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 Kernel = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def learn(
-  key: jax.Array, model: Transitions, x: jax.Array, label: Any, index: Any
+  key: jax.Array,
+  model: Transitions,
+  x: jax.Array,
+  label: ArrayLike,
+  index: ArrayLike,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns features and what the head is to draw from them, at random t."""
   time_key, noise_key = jax.random.split(key)
@@ -52,12 +58,12 @@ def learn(
 def draw(
   key: jax.Array,
   model: Transitions,
-  like: Any,
-  label: Any,
+  like: PyTree,
+  label: ArrayLike,
   *,
   steps: int,
   head_steps: int,
-  guidance: Any = None,
+  guidance: ArrayLike | None = None,
 ) -> jax.Array:
   """Returns samples like `like`; see `sample` of this package."""
   tokens = jax.eval_shape(model.split, like)

@@ -13,17 +13,21 @@ enough to know X_T.
 Reference: Shaul et al. (2025), https://arxiv.org/abs/2506.23589, section 2.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.distillation.transition_matching import kernels
 from jaxdiff.distillation.transition_matching.models import Transitions
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 
 def learn(
-  key: jax.Array, model: Transitions, x: jax.Array, label: Any, index: Any
+  key: jax.Array,
+  model: Transitions,
+  x: jax.Array,
+  label: ArrayLike,
+  index: ArrayLike,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns features and what the head is to draw from them, of all t."""
   tau = jnp.arange(1, model.steps + 1, dtype=x.dtype) / model.steps
@@ -37,12 +41,12 @@ def learn(
 def draw(
   key: jax.Array,
   model: Transitions,
-  like: Any,
-  label: Any,
+  like: PyTree,
+  label: ArrayLike,
   *,
   steps: int,
   head_steps: int,
-  guidance: Any = None,
+  guidance: ArrayLike | None = None,
 ) -> jax.Array:
   """Returns samples like `like`; see `sample` of this package."""
   n, _, c = jax.eval_shape(model.split, like).shape

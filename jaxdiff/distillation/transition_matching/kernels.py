@@ -9,7 +9,6 @@ serve several draws of (s, B_0) in training and all inner steps in sampling.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +16,18 @@ import jax.numpy as jnp
 from jaxdiff import sampling
 from jaxdiff import tree
 from jaxdiff.distillation.transition_matching.models import Transitions
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def states(
-  key: jax.Array, process: str, x: jax.Array, tau: jax.Array, index: Any = None
+  key: jax.Array,
+  process: str,
+  x: jax.Array,
+  tau: jax.Array,
+  index: ArrayLike | None = None,
 ) -> jax.Array:
   """Returns the supervising process X_t at times tau, f[k, batch, ...].
 
@@ -55,7 +60,7 @@ def flow_loss(
   h: jax.Array,
   target: jax.Array,
   repeat: int,
-  index: Any = None,
+  index: ArrayLike | None = None,
 ) -> jax.Array:
   """Returns the loss of the head for features h of a single backbone pass.
 
@@ -80,7 +85,7 @@ def flow_loss(
 
 
 def velocity(
-  model: Transitions, h: jax.Array, guidance: Any = None
+  model: Transitions, h: jax.Array, guidance: ArrayLike | None = None
 ) -> Velocity:
   """Returns (s, B) -> u of the head, guided if `guidance` is given.
 
@@ -106,7 +111,7 @@ def velocity(
 
 
 def flow_sample(
-  key: jax.Array, velocity: Velocity, like: Any, steps: int
+  key: jax.Array, velocity: Velocity, like: PyTree, steps: int
 ) -> jax.Array:
   """Returns B by Euler's method on s, f[batch, n, c].
 
@@ -122,7 +127,7 @@ def flow_sample(
   return sampling.run(key, advance, s, start)[0]
 
 
-def both(x: jax.Array, guidance: Any) -> jax.Array:
+def both(x: jax.Array, guidance: ArrayLike) -> jax.Array:
   """Returns x twice if there is guidance: for the label, for its absence."""
   return x if guidance is None else jnp.concatenate([x, x])
 
@@ -135,13 +140,13 @@ def shifted(tokens: jax.Array) -> jax.Array:
 def write(
   key: jax.Array,
   model: Transitions,
-  cache: Any,
+  cache: PyTree,
   first: int,
-  like: Any,
+  like: PyTree,
   c: jax.Array,
-  label: Any,
+  label: ArrayLike,
   head_steps: int,
-  guidance: Any = None,
+  guidance: ArrayLike | None = None,
 ) -> jax.Array:
   """Returns tokens written one after another, f[batch, k, c].
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxdiff import checks
 from jaxdiff.networks.transitions import TransitionNetwork
-
-PyTree = Any
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 VARIANTS = ("dtm", "artm", "fhtm")
 PROCESSES = ("linear", "independent")
@@ -59,7 +59,7 @@ class Transitions:
     """Returns what a method of the network does with these parameters."""
     return self.network.apply({"params": self.params}, *args, method=method)
 
-  def std(self, tau: Any) -> jax.Array:
+  def std(self, tau: ArrayLike) -> jax.Array:
     """Returns the standard deviation of X_t at tau."""
     return jnp.hypot(1.0 - tau, tau * self.data_std)
 

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from jaxdiff import archives
+from jaxdiff.types import PyTree
 
 WEIGHTS = pathlib.Path(__file__).with_name("digits.npz")
 SHAPE = (8, 8, 1)
@@ -83,7 +84,7 @@ def train(
   return params
 
 
-def save(params: Any, path: pathlib.Path = WEIGHTS) -> None:
+def save(params: PyTree, path: pathlib.Path = WEIGHTS) -> None:
   """Writes params as an .npz of arrays named `layer/leaf`."""
   np.savez_compressed(path, **flax.traverse_util.flatten_dict(params, sep="/"))
 

@@ -16,6 +16,8 @@ from jaxdiff.metrics.features import checksum
 from jaxdiff.metrics.features import digits
 from jaxdiff.metrics.features import efficientnet
 from jaxdiff.metrics.features import inception
+from jaxdiff.types import ArrayLike
+from jaxdiff.types import PyTree
 
 _FID = "6726825d"  # how the SHA-256 of the published weights begins
 
@@ -40,11 +42,11 @@ class Extractor:
   name: str
   distance: str
   apply: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array | None]]
-  params: Any = None
+  params: PyTree = None
   check: Callable[[np.ndarray], None] = lambda images: None
   weights: str = ""
 
-  def __call__(self, images: Any) -> jax.Array:
+  def __call__(self, images: ArrayLike) -> jax.Array:
     self.check(images)
     return _run(self.apply)(self.params, images)[0]
 
@@ -211,7 +213,7 @@ def _inception(weights: str | None) -> Extractor:
   )
 
 
-def _inception_apply(params: Any, images: jax.Array) -> Any:
+def _inception_apply(params: PyTree, images: jax.Array) -> Any:
   network = inception.InceptionV3()
   pooled, logits = network.apply({"params": params}, pixels_8_bit(images))
   # The Inception score is defined by logits without their bias: its first code
@@ -231,7 +233,7 @@ def _effnet(weights: str | None) -> Extractor:
   )
 
 
-def _effnet_apply(params: Any, images: jax.Array) -> Any:
+def _effnet_apply(params: PyTree, images: jax.Array) -> Any:
   network = efficientnet.EfficientNetLite0()
   return network.apply({"params": params}, pixels_8_bit(images))
 
@@ -248,7 +250,7 @@ def _digits(weights: str | None) -> Extractor:
   )
 
 
-def _digits_apply(params: Any, images: jax.Array) -> Any:
+def _digits_apply(params: PyTree, images: jax.Array) -> Any:
   return digits.DigitsClassifier().apply({"params": params}, images)
 
 
@@ -258,7 +260,7 @@ def _pixels(weights: str | None) -> Extractor:
   return Extractor("pixels", "FD-pixels", _pixels_apply)
 
 
-def _pixels_apply(params: Any, images: jax.Array) -> Any:
+def _pixels_apply(params: PyTree, images: jax.Array) -> Any:
   del params
   if images.dtype == jnp.uint8:  # in the units of floats
     images = images.astype(jnp.float32) / 127.5 - 1.0
