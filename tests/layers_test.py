@@ -15,6 +15,7 @@ from tests import ROOT
 # Lowest first; units of one line do not know each other. A layer of the
 # diagram may be several lines here, where one of its modules builds on others.
 LAYERS = [
+  ("00", ("types",)),
   ("0a", ("archives", "checks", "control", "locks", "numerics", "pickles")),
   ("0b", ("checkpoints", "jacobians", "modules", "parallel", "tree")),
   ("1a", ("data", "metrics", "networks", "predictions", "processes")),
