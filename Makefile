@@ -43,7 +43,7 @@ define WITH_XLA
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest parity lint docs bench evidence clean
+.PHONY: help demo test test-oldest parity lint types docs bench evidence clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) \
@@ -79,6 +79,10 @@ parity: $(STAMP)  ## networks and metrics against torch's (installs it: 1 GB)
 lint: $(STAMP)  ## style and likely bugs, changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## a type checker on what users write (installs mypy)
+	$(BIN)/python -m pip install -q -e ".[types]"
+	$(BIN)/python -m mypy tests/typing_programs.py
 
 docs: $(STAMP)  ## the documentation as pages for a browser; fails on broken links
 	$(BIN)/python -m pip install -q -e ".[docs]"

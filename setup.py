@@ -66,6 +66,7 @@ EXTRAS = {
     *WEIGHTS,
   ],
   "peers": ["diffusers", "torch"],
+  "types": ["mypy>=2.4"],
   "test": [
     "ipykernel>=6.29",
     "mpmath>=1.3",

@@ -464,6 +464,24 @@ def _check_range(value, name, least=None, above=None, below=None, other=""):
     raise ValueError(f"{name} is a finite number{other}, got {given(value)}")
 
 
+_Takes = typing.ParamSpec("_Takes")
+_Gives = typing.TypeVar("_Gives")
+
+
+@typing.overload
+def door(function: Callable[_Takes, _Gives]) -> Callable[_Takes, _Gives]: ...
+
+
+@typing.overload
+def door(
+  function: None = None,
+  *,
+  least: Mapping[str, float] | None = None,
+  above: Mapping[str, float] | None = None,
+  host: bool = False,
+) -> Callable[[Callable[_Takes, _Gives]], Callable[_Takes, _Gives]]: ...
+
+
 def door(
   function: Callable | None = None,
   *,
@@ -502,7 +520,7 @@ def door(
   return checked
 
 
-def sampler(function: Callable) -> Callable:
+def sampler(function: Callable[_Takes, _Gives]) -> Callable[_Takes, _Gives]:
   """Holds the callers of a sampler to `door`, and to the order of all samplers.
 
   Every sampler is called by position as (key, model, what is walked, x), all

@@ -29,7 +29,7 @@ from jaxdiff.types import ArrayLike
 from jaxdiff.types import DTypeLike
 from jaxdiff.types import PyTree
 
-Model = Callable[[PyTree, jax.Array], predictions.Prediction]
+Model = Callable[[Any, jax.Array], predictions.Prediction]
 
 
 class State(NamedTuple):

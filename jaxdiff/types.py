@@ -26,7 +26,7 @@ PyTree = object
 class Model(Protocol):
   """A denoiser as a function; jaxdiff asks it nothing else."""
 
-  def __call__(self, x: Any, t: ArrayLike, /) -> tuple[Any, Any]:
+  def __call__(self, x: Any, t: Any, /) -> tuple[Any, Any]:
     """Returns the clean data and the noise that x at time t is made of."""
     ...
 
