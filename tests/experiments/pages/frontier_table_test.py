@@ -69,6 +69,26 @@ def test_a_cell_is_measured_and_read_again(tmp_path):
     frontier_table.measure("g2_nowhere", config)
 
 
+def test_the_rule_alone_is_measured_anew(tmp_path):
+  """What it was before keeps its number, under the name of its version."""
+  config = base.get_config()
+  config.out = str(tmp_path)
+  config.choice.held_out_noises = 16
+  config.choice.reference_steps = 10
+  config.choice.held_out_calls = (5,)
+  frontier_table.measure_rule("g2_edm", config)
+  old = dict(solver="default", grid="angular", rmse=9.0, median=9.0)
+  before = dict(cells={"g2_edm": [dict(calls=5, rule=old, best=old)]}, mnist=[])
+  before["mnist"] = [dict(old, calls=5)]
+  found = frontier_table.gather(config, before, rule=True)
+  (row,) = found["cells"]["g2_edm"]
+  assert 0 < row["rule"]["rmse"] < 9.0
+  assert row["best"] == dict(old, solver="default of 0.1.0")
+  assert found["mnist"][0]["solver"] == "default of 0.1.0"
+  again = frontier_table.gather(config, found)
+  assert again == found
+
+
 def test_a_sweep_takes_grids_of_its_own():
   config = base.get_config()
   config.solvers, config.calls = (
