@@ -98,4 +98,9 @@ def main() -> None:
   # The names of experiments/ themselves, wherever the folder is installed.
   home = __package__.rpartition(".")[0]
   sys.argv = [f"jaxdiff {name}", *flags]
-  runpy.run_module(f"{home}.{found[name]}", run_name="__main__", alter_sys=True)
+  runpy.run_module(
+    f"{home}.{found[name]}",
+    init_globals=dict(INSTALLED=True),  # for help texts: how it was typed
+    run_name="__main__",
+    alter_sys=True,
+  )

@@ -1,5 +1,6 @@
 """How every script starts: flags, errors in a line, and a quiet terminal."""
 
+import ast
 import errno
 import importlib
 import os
@@ -58,7 +59,21 @@ def run(main: Callable[[], None]) -> None:
       return 1
     return 0
 
+  script = sys.modules["__main__"]
+  if getattr(script, "INSTALLED", False):
+    script.__doc__ = as_typed(script.__doc__ or "")
   app.run(checked, flags_parser=_parse)
+
+
+def as_typed(text: str) -> str:
+  """Returns a help text for who typed `jaxdiff NAME`.
+
+  Args:
+    text: with commands as in a checkout, `python -m experiments.NAME`.
+  """
+  words = lambda m: "jaxdiff " + m[1].replace(".", " ").replace("_", "-")
+  text = re.sub(r"python -m experiments\.([\w.]+\w)", words, text)
+  return re.sub(r"=experiments/configs/(\w+)\.py", r"=\1", text)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -133,6 +148,8 @@ def define_config_file(
 ) -> None:
   """Defines --config=FILE, a file of configs/ or one's own.
 
+  The help lists the files of the same kind, each with its first line.
+
   Args:
     default: name of a file of configs/, without its suffix; None for none.
     help_string: help of the flag.
@@ -141,7 +158,29 @@ def define_config_file(
   from ml_collections import config_flags
 
   path = None if default is None else str(_CONFIGS / f"{default}.py")
-  config_flags.DEFINE_config_file("config", path, help_string, **options)
+  listed = "\n".join(configs(default))
+  config_flags.DEFINE_config_file(
+    "config", path, f"{help_string} There are\n{listed}\n", **options
+  )
+
+
+def configs(kind: str | None) -> list[str]:
+  """Returns the files of configs/ of a kind, a line each: name and what it is.
+
+  Args:
+    kind: name of one of them; None for those of experiments/train.py.
+  """
+  found = {}
+  first = lambda name: name and name.split("_")[0]
+  others = ("base", "distill", "frontier", "learn", "search")
+  kind = first(kind) if first(kind) in others else None
+  for file in sorted(_CONFIGS.glob("[a-z]*.py")):
+    text = file.read_text("utf-8")
+    own = first(file.stem)
+    if own == kind or (kind is None and own not in others):
+      found[file.stem] = ast.get_docstring(ast.parse(text)).partition("\n")[0]
+  width = max(map(len, found))
+  return [f"{name:{width}}  {what}" for name, what in found.items()]
 
 
 def define_config(config: Any, help_string: str) -> None:

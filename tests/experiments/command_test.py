@@ -72,9 +72,24 @@ def test_what_a_user_runs_comes_before_benchmarks_and_pages():
 def test_a_command_of_two_words_is_the_script_in_the_folder():
   done = jaxdiff("bench", "overhead", "--help")
   assert done.returncode == 1  # absl's way
-  assert "experiments.bench.overhead" in done.stdout
+  assert "\n  jaxdiff bench overhead\n" in done.stdout
+  assert "python -m" not in done.stdout
   done = jaxdiff("bench", "overhaed")
   assert "did you mean 'bench overhead'?" in done.stderr
+
+
+def test_help_lists_the_configurations_with_what_they_are():
+  done = jaxdiff("train", "--help")
+  assert "jaxdiff train --config=digits" in done.stdout
+  text = " ".join(done.stdout.split())
+  for name, what in (
+    ("patches32", "U-Net for 32x32 colour patches"),
+    ("folder", "U-Net for a folder of your own pictures."),
+  ):
+    assert f"{name} {what}" in text
+  assert "frontier_mixture" not in text
+  text = " ".join(jaxdiff("frontier", "--help").stdout.split())
+  assert "frontier_digits The frontier on a trained network" in text
 
 
 def test_an_unknown_command_gets_the_nearest_name():
