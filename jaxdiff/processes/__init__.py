@@ -17,6 +17,7 @@ from jaxdiff.processes.noise import check_normal
 from jaxdiff.processes.noise import describe
 from jaxdiff.processes.noise import is_normal
 from jaxdiff.processes.noise import Normal
+from jaxdiff.processes.path import path_noise
 from jaxdiff.processes.pfgmpp import pfgmpp
 from jaxdiff.processes.pfgmpp import StudentT
 
@@ -30,6 +31,7 @@ __all__ = [
   "edm",
   "from_alpha_sigma",
   "is_normal",
+  "path_noise",
   "pfgmpp",
   "rectified_flow",
   "resshift",
