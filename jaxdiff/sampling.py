@@ -501,8 +501,9 @@ def sample(
     index: i32[batch], indices of the samples; 0, 1, ... by default.
     noise: what somebody else drew for a stochastic table, to compare with
       another library, or `processes.path_noise`: standard normal, like x with
-      a leading axis of the table's rows, added after every call; `Draws(before, after)` where the
-      table draws before a call (churn). None draws it from the key.
+      a leading axis of the table's rows, added after every call;
+      `Draws(before, after)` where the table draws before a call (churn). None
+      draws it from the key.
     collect: what to keep of the steps; the result is then (samples, kept).
     check_finite: whether to look for NaN and infinities, and to raise.
     progress: whether to show a progress bar, one tick a network call.

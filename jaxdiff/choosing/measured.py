@@ -7,7 +7,7 @@ program: tables are padded to one shape and walked for a given number of rows.
 
 Two references of different kinds, UniPC on `vp_quadratic` and iPNDM on
 `log_snr`, must agree to a third of the best table's error; they are given twice
-the calls until they do, up to eight times. If they never agree, the report says
+the calls until they do, up to four times. If they never agree, the report says
 at what noise level they part: the model's ODE is then not resolved there, and
 errors below their distance mean nothing.
 
@@ -42,7 +42,7 @@ from jaxdiff.types import DTypeLike
 Tables = Mapping[str, Tableau]
 
 _REFERENCE = 50  # calls of a reference, or five times those of the tables
-_DOUBLINGS = 3
+_DOUBLINGS = 2
 _AGREE = 1 / 3  # of the best table's error
 _FINALISTS, _AGAIN = 3, 4  # tables run again, and on how many times the noises
 
@@ -137,15 +137,15 @@ def cost(calls: int | Sequence[int], *, count: int = COUNT) -> tuple[int, int]:
   Example:
     >>> import jaxdiff as jd
     >>> jd.choosing.cost(10)
-    (680, 4472)
+    (680, 2612)
   """
   budgets = _budgets(calls)
   first = max(_REFERENCE, 5 * max(budgets))
   again = _AGAIN * _FINALISTS * sum(budgets)
-  least = count * sum(budgets) + again + (2 + _AGAIN * len(budgets)) * first
+  least = count * sum(budgets) + again + (2 + _AGAIN) * first
   doubled = first * 2**_DOUBLINGS
   most = (1 + _DOUBLINGS) * count * sum(budgets) + again
-  most += 2 * (2 * doubled - first) + _AGAIN * len(budgets) * doubled
+  most += 2 * (2 * doubled - first) + _AGAIN * doubled
   return least, most + 2 * _PIECES * _PIECE + widths.CALLS
 
 
@@ -230,7 +230,8 @@ def choose(
 
   with tqdm.tqdm(disable=not progress, unit="call", desc="choose") as bench.bar:
     squares, found = _measure(bench, todo, pairs)
-    rows = {n: _ranked(bench, n, todo[n], squares[n], found) for n in budgets}
+    more = _more(bench, todo, found)
+    rows = {n: _ranked(bench, n, todo[n], squares[n], more) for n in budgets}
     gap = _rmse(found.squares)
     converged = gap <= _AGREE * min(ranked[0].rmse for ranked in rows.values())
     parted = None if converged else _parted(bench, width)
@@ -323,7 +324,15 @@ def _contenders(named, squares, slack):
   return [name for name, error in errors.items() if error <= bound]
 
 
-def _ranked(bench, n, named, squares, found):
+def _more(bench, todo, found):
+  """Returns further noises and where the ODE leads from them, for all calls."""
+  if all(len(named) == 1 for named in todo.values()):
+    return []  # nothing to decide between
+  starts = [bench.start(batch) for batch in range(1, 1 + _AGAIN)]
+  return [(x, bench.run(found.table, x)) for x in starts]
+
+
+def _ranked(bench, n, named, squares, more):
   """Returns the rows of one number of calls, the best first.
 
   The best few are run from more noises, and ranked among themselves by all.
@@ -331,14 +340,10 @@ def _ranked(bench, n, named, squares, found):
   order = sorted(squares, key=lambda name: _rmse(squares[name]))
   finalists = order[:_FINALISTS] if len(order) > 1 else []
   squares = dict(squares)
-  for batch in range(1, 1 + _AGAIN):
-    if not finalists:
-      break
-    x = bench.start(batch)
-    end = bench.run(found.table, x)
+  for x, end in more:
     for name in finalists:
-      more = _squares(bench.run(named[name], x), end)
-      squares[name] = np.concatenate([squares[name], more])
+      further = _squares(bench.run(named[name], x), end)
+      squares[name] = np.concatenate([squares[name], further])
   finalists.sort(key=lambda name: _rmse(squares[name]))
   return [
     Measured(
