@@ -5,7 +5,9 @@
   python -m experiments.frontier \
       --config=experiments/configs/frontier_digits.py
 
-One or two minutes on two cores, in float32. EXPECTATION
+Two minutes on two cores, in float32, half of them for `choose`. Expect it at or
+near the lowest error at each number of calls and the default beside it from 8
+calls on, with an rmse near 0.01 at 10.
 """
 
 import ml_collections
