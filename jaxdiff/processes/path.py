@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checks
+from jaxdiff import control
 from jaxdiff import tree
 from jaxdiff.processes.gaussian import GaussianProcess
 from jaxdiff.processes.noise import check_normal
@@ -118,18 +119,19 @@ def path_noise(
     middle += deviation * draw(jax.random.fold_in(inner, node))
     return (jnp.where(side, middle, a), jnp.where(side, b, middle)), None
 
-  def value(nodes, sides, weights):
+  def value(_, at):
+    nodes, sides, weights = at
     steps = (
       nodes,
       sides,
       jnp.asarray(mean, dtype),
       jnp.asarray(deviation, dtype),
     )
-    (a, b), _ = jax.lax.scan(halved, (first, last), steps)
-    return weights[0] * a + weights[1] * b
+    (a, b), _ = control.scan(halved, (first, last), steps)
+    return (), weights[0] * a + weights[1] * b
 
   weights = jnp.asarray(_between(lam, low, high, depth, eta), dtype)
-  u = jax.lax.map(lambda at: value(*at), (nodes, sides, weights))
+  _, u = control.scan(value, (), (nodes, sides, weights))
   lead = (-1,) + (1,) * len(shape)
   keep = jnp.asarray(np.exp(-eta * h).reshape(lead), dtype)
   scale = np.sqrt(np.where(h > 0, -np.expm1(-2.0 * eta * h), 1.0))

@@ -16,6 +16,7 @@ def found():
   )
 
 
+@pytest.mark.slow  # a process of its own, half a minute
 @pytest.mark.parametrize("name", measures_run.CALLS)
 def test_a_batch_on_an_explicit_mesh_has_the_same_measures(name):
   away = found()[name]

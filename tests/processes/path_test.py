@@ -79,7 +79,7 @@ STRONG = {  # eta, and the order that was measured
   "spec",
   [
     "ddim(eta=1.0)",
-    "dpmpp_2m_sde",
+    pytest.param("dpmpp_2m_sde", marks=pytest.mark.slow),
     pytest.param("dpmpp_3m_sde", marks=pytest.mark.slow),
     pytest.param("sa_solver", marks=pytest.mark.slow),
   ],

@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 
 from experiments.evidence import documents
 from experiments.evidence import report
@@ -52,6 +53,7 @@ def test_the_width_of_a_mixture_is_that_of_its_samples():
   assert 5.0 < held_out.width_of(law) < 5.2
 
 
+@pytest.mark.slow
 def test_a_model_is_measured_cell_by_cell(monkeypatch):
   """Few calls of one law: each number is an error, the best are the least."""
   monkeypatch.setattr(held_out, "CALLS", (3, 5))
