@@ -150,7 +150,8 @@ def test_padded_run_of_a_length_equals_the_scan():
     scan = sampling.sample(KEY, model, one, x)
     padded = tables.pad(one, 32, 4)
     loop = sampling.sample(KEY, model, padded, x, length=one.nfe)
-    np.testing.assert_allclose(scan, loop, rtol=2e-6, atol=1e-6)
+    # two programs, the scan's without an anchor: equal up to rounding
+    np.testing.assert_allclose(scan, loop, rtol=1e-5, atol=1e-5)
 
 
 def test_a_stack_under_vmap_equals_the_tables_one_by_one():
